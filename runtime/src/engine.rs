@@ -1,0 +1,100 @@
+//! What must an execution library offer to serve here?
+//!
+//! Two levels: a compiled model, shared by all threads, and sessions, each leased by one thread at a time. To add
+//! an engine, write a crate under `engines/` that implements [`Engine`] and name it in the server's list.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tiltyard_types::{Signature, Tensor};
+
+use crate::onnx::Graph;
+
+/// An execution library.
+pub trait Engine: Send + Sync {
+    /// The name in configuration, metrics and logs, such as `onnxruntime`.
+    fn name(&self) -> &'static str;
+
+    /// Which build of the library this is. Part of a deployment's digest, since builds may answer differently.
+    fn build(&self) -> EngineBuild;
+
+    /// Makes a model ready to run. Takes as long as it takes (seconds for large models): never called on a thread
+    /// that serves requests. A provider that is missing is an error, never a silent run elsewhere.
+    fn compile(&self, model: &ModelFile, options: &CompileOptions) -> Result<Box<dyn CompiledModel>, EngineError>;
+}
+
+/// An engine's own identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineBuild {
+    /// The library's version, such as `1.32.0`.
+    pub version: String,
+    /// The file it was loaded from; `None` when it is compiled in.
+    pub library: Option<PathBuf>,
+    /// The execution providers it can use, such as `cpu` and `cuda`.
+    pub providers: Vec<String>,
+}
+
+/// A model file that was read and understood as far as no engine is needed for.
+#[derive(Clone, Debug)]
+pub struct ModelFile {
+    /// Where it lies; external data is looked up beside it.
+    pub path: PathBuf,
+    /// Its content.
+    pub bytes: Bytes,
+    /// What the file says about itself.
+    pub graph: Graph,
+}
+
+/// How to compile a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Execution providers in order of preference; empty means `cpu`.
+    pub providers: Vec<String>,
+    /// Threads that one run may use.
+    pub intra_threads: usize,
+}
+
+impl Default for CompileOptions {
+    fn default() -> CompileOptions {
+        CompileOptions { providers: Vec::new(), intra_threads: 1 }
+    }
+}
+
+/// A model that can be run, shared by all threads.
+pub trait CompiledModel: Send + Sync {
+    /// The contract, in the graph's order. [`Session::run`] takes and gives tensors in this order.
+    fn signature(&self) -> &Signature;
+
+    /// The provider that was chosen among those preferred.
+    fn provider(&self) -> &str;
+
+    /// Opens a session. Cheap where the library can share the compiled model.
+    fn open(&self) -> Result<Box<dyn Session>, EngineError>;
+}
+
+/// One thread's way to run a model.
+pub trait Session: Send {
+    /// Runs the model once and computes the outputs at the positions `wanted`, which are given back in that order.
+    ///
+    /// `inputs` has one entry per input of the signature, aligned (see [`Tensor::aligned`]) and already checked
+    /// against it; `None` stands for an optional input that was left out. The outputs are in memory of this
+    /// process, not the library's: they may outlive the session.
+    fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError>;
+}
+
+/// Why an engine could not compile or run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine lacks something this model needs; another engine may have it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The model file is at fault: no engine will run it.
+    #[error("{0}")]
+    BadModel(String),
+    /// The values of this request are at fault, such as an index outside a table.
+    #[error("{0}")]
+    BadInput(String),
+    /// The run failed for another reason.
+    #[error("{0}")]
+    Failed(String),
+}

@@ -1,0 +1,96 @@
+//! How are artifacts and requests named?
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+/// A SHA-256 digest: of an artifact, or of a deployment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Wraps the 32 bytes of a SHA-256.
+    pub const fn new(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first 12 hexadecimal digits, for people.
+    pub fn short(&self) -> String {
+        self.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Text that is not 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest is 64 hexadecimal digits")]
+pub struct ParseDigestError;
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Digest, ParseDigestError> {
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(ParseDigestError);
+        }
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digit = |c: u8| (c as char).to_digit(16).ok_or(ParseDigestError);
+            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+        }
+        Ok(Digest(bytes))
+    }
+}
+
+/// The server's own name for a request, a UUIDv7 made when the request is accepted. A client's `id` is something
+/// else: it is echoed, and two requests may share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// Wraps a UUID.
+    pub const fn new(uuid: Uuid) -> RequestId {
+        RequestId(uuid)
+    }
+
+    /// The prediction id of one row: `<request id>:<row>`.
+    pub fn prediction(&self, row: usize) -> String {
+        format!("{}:{row}", self.0)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_round_trip() {
+        let digest = Digest::new(std::array::from_fn(|i| i as u8 * 7));
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        assert_eq!("zz".parse::<Digest>(), Err(ParseDigestError));
+        assert_eq!("é".repeat(32).parse::<Digest>(), Err(ParseDigestError));
+    }
+}
