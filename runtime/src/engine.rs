@@ -18,6 +18,11 @@ pub trait Engine: Send + Sync {
     /// Which build of the library this is. Part of a deployment's digest, since builds may answer differently.
     fn build(&self) -> EngineBuild;
 
+    /// Why this engine is not to be trusted with a graph unless golden examples prove it; `None` where it is.
+    fn doubt(&self, _graph: &Graph) -> Option<String> {
+        None
+    }
+
     /// Makes a model ready to run. Takes as long as it takes (seconds for large models): never called on a thread
     /// that serves requests. A provider that is missing is an error, never a silent run elsewhere.
     fn compile(&self, model: &ModelFile, options: &CompileOptions) -> Result<Box<dyn CompiledModel>, EngineError>;

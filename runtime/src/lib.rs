@@ -3,5 +3,18 @@
 //! Deployments live here: load, prove, warm, queue, batch, execute, drain. This crate knows no network and
 //! publishes nothing; it defines what an engine is and is handed the engines.
 
+pub mod artifact;
+pub mod batch;
+pub mod choose;
+pub mod compare;
+pub mod deployment;
 pub mod engine;
+pub mod golden;
+pub mod job;
+pub mod load;
 pub mod onnx;
+pub mod pool;
+pub mod prove;
+pub mod queue;
+pub mod repository;
+pub mod stats;

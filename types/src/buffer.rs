@@ -53,7 +53,7 @@ impl Buffer {
 
     /// Whether `bytes` begins at an address that every element type accepts.
     pub fn is_aligned(bytes: &[u8]) -> bool {
-        bytes.as_ptr().addr() % Buffer::ALIGNMENT == 0
+        bytes.as_ptr().addr().is_multiple_of(Buffer::ALIGNMENT)
     }
 }
 

@@ -7,6 +7,7 @@ mod buffer;
 mod dtype;
 mod error;
 mod id;
+pub mod json;
 mod moment;
 mod request;
 mod shape;

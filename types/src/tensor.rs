@@ -189,7 +189,7 @@ impl Tensor {
             return None;
         }
         let shape = self.shape.with_rows(range.len());
-        let per_row = if total == 0 { 0 } else { self.elements() / total };
+        let per_row = self.elements().checked_div(total).unwrap_or(0);
         let elements = range.start * per_row..range.end * per_row;
         let data = match &self.data {
             TensorData::Fixed(bytes) => {

@@ -1,0 +1,150 @@
+//! Which engine shall run a model that several can run?
+//!
+//! One that answers rightly: golden examples were checked before, and where there are none, engines must agree. Among
+//! those the faster one, if it is faster by more than a tenth; else the one preferred. The choice is kept per
+//! (artifact, machine, engine builds), so that restarts agree.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tiltyard_types::{Digest, Tensor};
+
+use crate::compare::{Tolerance, compare};
+use crate::engine::{CompiledModel, Engine};
+use crate::load::{LoadError, Loader, Understood, shown_duration, timing_inputs};
+
+/// How long one engine is timed at most.
+const TIMING_MAX: Duration = Duration::from_millis(200);
+
+/// Runs that are timed at most, and at least.
+const RUNS: std::ops::RangeInclusive<usize> = 3..=50;
+
+/// An engine's own way to run the model.
+pub struct Candidate {
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// The model compiled on it.
+    pub compiled: Box<dyn CompiledModel>,
+}
+
+/// A choice as it is kept on disk.
+#[derive(Serialize, Deserialize)]
+struct Choice {
+    engine: String,
+}
+
+/// Takes the best of `candidates`, which are in order of preference and not empty.
+pub(crate) fn choose(
+    loader: &Loader,
+    understood: &Understood,
+    mut candidates: Vec<Candidate>,
+) -> Result<Candidate, LoadError> {
+    if candidates.len() > 1 {
+        let file = loader.profiles.as_ref().map(|folder| choice_file(folder, understood, &candidates));
+        let kept = file.as_ref().and_then(read_choice);
+        let position = kept.and_then(|name| candidates.iter().position(|candidate| candidate.engine.name() == name));
+        let position = position.unwrap_or_else(|| {
+            let position = measure(loader, understood, &mut candidates);
+            if let (Some(file), Some(chosen)) = (&file, candidates.get(position)) {
+                keep_choice(file, chosen.engine.name());
+            }
+            position
+        });
+        return Ok(candidates.swap_remove(position));
+    }
+    candidates.pop().ok_or(LoadError { reason: "no engine is at hand".into(), incomplete: false })
+}
+
+/// Leaves out engines that disagree with the preferred one, times the rest, and gives the winner's position.
+fn measure(loader: &Loader, understood: &Understood, candidates: &mut Vec<Candidate>) -> usize {
+    let inputs = timing_inputs(understood, candidates[0].compiled.signature());
+    let answers: Vec<Option<Vec<Tensor>>> = candidates.iter().map(|candidate| answer(candidate, &inputs)).collect();
+    let preferred = answers[0].clone();
+    let mut agrees = answers.iter().map(|answer| agree(answer, &preferred));
+    candidates.retain(|candidate| {
+        let keep = agrees.next().unwrap_or(false);
+        if !keep {
+            tracing::warn!(engine = candidate.engine.name(), "this engine answers differently and is not used");
+        }
+        keep
+    });
+    let times: Vec<Duration> = candidates.iter().map(|candidate| time(loader, candidate, &inputs)).collect();
+    let mut best = 0;
+    for (position, time) in times.iter().enumerate().skip(1) {
+        if time.mul_f64(1.1) < times[best] {
+            best = position;
+        }
+    }
+    for (candidate, time) in candidates.iter().zip(&times) {
+        tracing::debug!(engine = candidate.engine.name(), time = shown_duration(*time), "timed");
+    }
+    best
+}
+
+fn answer(candidate: &Candidate, inputs: &[Vec<Option<Tensor>>]) -> Option<Vec<Tensor>> {
+    let wanted: Vec<usize> = (0..candidate.compiled.signature().outputs.len()).collect();
+    candidate.compiled.open().ok()?.run(inputs.first()?, &wanted).ok()
+}
+
+/// Whether both answered the same, or the preferred engine cannot tell either.
+fn agree(answer: &Option<Vec<Tensor>>, preferred: &Option<Vec<Tensor>>) -> bool {
+    match (answer, preferred) {
+        (Some(answer), Some(preferred)) => {
+            answer.iter().zip(preferred).all(|(a, b)| compare(a, b, Tolerance::default()).is_ok())
+        }
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// The median time of a run; no end where it fails.
+fn time(loader: &Loader, candidate: &Candidate, inputs: &[Vec<Option<Tensor>>]) -> Duration {
+    let (Ok(mut session), Some(inputs)) = (candidate.compiled.open(), inputs.first()) else { return Duration::MAX };
+    let wanted: Vec<usize> = (0..candidate.compiled.signature().outputs.len()).collect();
+    let started = (loader.clock)();
+    let mut times = Vec::new();
+    while times.len() < *RUNS.end() && (times.len() < *RUNS.start() || (loader.clock)() - started < TIMING_MAX) {
+        let before = (loader.clock)();
+        if session.run(inputs, &wanted).is_err() {
+            return Duration::MAX;
+        }
+        times.push((loader.clock)() - before);
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// One file per artifact, machine and set of engine builds: when one of them changes, it is measured anew.
+fn choice_file(folder: &std::path::Path, understood: &Understood, candidates: &[Candidate]) -> PathBuf {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu_name = cpu.lines().find(|line| line.starts_with("model name")).unwrap_or("");
+    let mut text = format!("{}\n{cpu_name}\n{}\n", understood.artifact, std::env::consts::ARCH);
+    for candidate in candidates {
+        text += &format!("{} {}\n", candidate.engine.name(), candidate.engine.build().version);
+    }
+    folder.join(format!("{}.json", Digest::new(Sha256::digest(text).into())))
+}
+
+fn read_choice(file: &PathBuf) -> Option<String> {
+    let choice: Choice = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    Some(choice.engine)
+}
+
+/// A folder that cannot be written costs the next start a measurement, nothing else.
+fn keep_choice(file: &PathBuf, engine: &str) {
+    let write = || -> std::io::Result<()> {
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let temporary = file.with_extension("tmp");
+        fs::write(&temporary, serde_json::to_vec(&Choice { engine: engine.to_owned() })?)?;
+        fs::rename(temporary, file)
+    };
+    if let Err(error) = write() {
+        tracing::debug!(%error, file = %file.display(), "the choice of engine is not kept");
+    }
+}

@@ -1,0 +1,351 @@
+//! What is a version that is ready to answer?
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
+
+use crate::batch;
+use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
+use crate::job::{Answer, Job, Pending, Reply};
+use crate::onnx::Graph;
+use crate::pool::Pool;
+use crate::queue::{Queue, QueuePolicy, Refused, Take};
+use crate::repository::settings::Settings;
+use crate::stats::{RunTimes, Stats};
+
+/// What the load found out about a version: its identity and how it will be run.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The model's name.
+    pub model: String,
+    /// The version.
+    pub version: u64,
+    /// Digest of the files.
+    pub artifact: Digest,
+    /// Digest of the files, the effective configuration, and the engine with its build and provider.
+    pub digest: Digest,
+    /// The engine's name.
+    pub engine: &'static str,
+    /// Its build.
+    pub build: EngineBuild,
+    /// The execution provider it runs on.
+    pub provider: String,
+    /// Bytes of all its files.
+    pub size: u64,
+    /// When it was loaded, on the wall clock.
+    pub loaded: SystemTime,
+    /// How long loading took, all proofs included.
+    pub load_time: Duration,
+    /// Golden examples that it passed.
+    pub goldens: usize,
+}
+
+/// Whether requests' rows may share a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchAxis {
+    /// The model has none: a request is one run.
+    None,
+    /// There is one, but rows are not proved to be independent; the reason is for people.
+    Unproved(String),
+    /// Rows answered the same alone, together, permuted and beside other neighbours.
+    Proved,
+}
+
+/// A version made ready to answer.
+pub struct Deployment {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its contract.
+    pub signature: Signature,
+    /// What the file says about itself.
+    pub graph: Graph,
+    /// What its owner says.
+    pub settings: Settings,
+    /// Whether rows may share a run.
+    pub batch_axis: BatchAxis,
+    /// The queue's bounds.
+    pub policy: QueuePolicy,
+    /// An example request with its answer, where one is known: documentation shows it.
+    pub example: Option<crate::golden::Golden>,
+    /// What it has done.
+    pub stats: Stats,
+    compiled: Box<dyn CompiledModel>,
+    sessions: Mutex<Vec<Box<dyn Session>>>,
+    waiting: Mutex<Waiting>,
+}
+
+/// The queue, and how many workers were sent to it: under one lock, so that no wake-up is lost.
+struct Waiting {
+    queue: Queue<Job>,
+    workers: usize,
+}
+
+/// Parts that only loading can make.
+pub(crate) struct Parts {
+    pub(crate) identity: Identity,
+    pub(crate) graph: Graph,
+    pub(crate) settings: Settings,
+    pub(crate) batch_axis: BatchAxis,
+    pub(crate) policy: QueuePolicy,
+    pub(crate) example: Option<crate::golden::Golden>,
+    pub(crate) compiled: Box<dyn CompiledModel>,
+}
+
+impl Deployment {
+    pub(crate) fn new(parts: Parts) -> Deployment {
+        Deployment {
+            signature: parts.compiled.signature().clone(),
+            identity: parts.identity,
+            graph: parts.graph,
+            settings: parts.settings,
+            batch_axis: parts.batch_axis,
+            policy: parts.policy,
+            example: parts.example,
+            stats: Stats::default(),
+            compiled: parts.compiled,
+            sessions: Mutex::new(Vec::new()),
+            waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
+        }
+    }
+
+    /// The rows one run may take: 0 where requests are never batched.
+    pub fn rows_max(&self) -> usize {
+        if self.batch_axis == BatchAxis::Proved { self.policy.rows_max } else { 0 }
+    }
+
+    /// Requests that wait.
+    pub fn queue_len(&self) -> usize {
+        lock(&self.waiting).queue.len()
+    }
+
+    /// How many rows `inputs` carry. Fails when inputs disagree about it, or carry none where rows are the axis.
+    pub fn rows(&self, inputs: &[Option<Tensor>]) -> Result<usize> {
+        if self.batch_axis == BatchAxis::None {
+            return Ok(1);
+        }
+        let mut lengths = inputs.iter().zip(&self.signature.inputs).filter_map(|(tensor, spec)| {
+            Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?))
+        });
+        let Some((first_name, rows)) = lengths.next() else { return Ok(1) };
+        match lengths.find(|(_, other)| *other != rows) {
+            Some((name, other)) => Err(Error::invalid(format!(
+                "inputs disagree about the number of rows: {first_name:?} has {rows}, {name:?} has {other}"
+            ))),
+            None => Ok(rows),
+        }
+    }
+
+    /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
+    /// returned receiver; dropping it cancels the request. Fails when the queue is full or draining.
+    pub fn enqueue(
+        self: &Arc<Self>,
+        inputs: Vec<Option<Tensor>>,
+        wanted: Vec<usize>,
+        deadline: Option<Moment>,
+        pool: &Pool,
+    ) -> Result<Pending> {
+        let rows = self.rows(&inputs)?;
+        let (reply, pending) = Reply::new();
+        let now = pool.now();
+        let shares = self.batch_axis == BatchAxis::Proved;
+        let job = Job { inputs, wanted, rows, shares, deadline, enqueued: now, reply };
+        let send_worker = {
+            let mut waiting = lock(&self.waiting);
+            let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
+            let send = useful && waiting.workers < self.policy.runs_max;
+            waiting.workers += usize::from(send);
+            send
+        };
+        if send_worker {
+            pool.send(Arc::clone(self));
+        }
+        Ok(pending)
+    }
+
+    /// Refuses requests from now on; those that wait are still run.
+    pub fn drain(&self) {
+        lock(&self.waiting).queue.drain();
+    }
+
+    /// Whether nothing waits and nothing runs.
+    pub fn is_idle(&self) -> bool {
+        lock(&self.waiting).queue.is_empty()
+    }
+
+    /// Runs the model on this thread, outside the queue: for golden examples, proofs and tools.
+    pub fn run_alone(&self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+        let aligned: Vec<Option<Tensor>> = inputs.iter().map(|input| input.as_ref().map(Tensor::aligned)).collect();
+        self.with_session(|session| session.run(&aligned, wanted))
+    }
+
+    /// A worker's visit: runs one batch if there is one. Says what became of it.
+    pub(crate) fn visit(&self, pool: &Pool) -> Visit {
+        let mut dead = Vec::new();
+        let now = pool.now();
+        let take = {
+            let mut waiting = lock(&self.waiting);
+            let take = waiting.queue.take(now, &mut dead);
+            if !matches!(take, Take::Batch(_)) {
+                waiting.workers -= 1;
+            }
+            take
+        };
+        for job in dead {
+            // A cancelled job's client has gone: this answer then reaches nobody.
+            let late = "the deadline passed while the request waited";
+            job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
+        }
+        match take {
+            Take::Idle => Visit::Left,
+            Take::Wait(until) => Visit::LeftUntil(until),
+            Take::Batch(jobs) => {
+                self.run_batch(jobs, now, pool);
+                lock(&self.waiting).queue.finish();
+                Visit::Ran
+            }
+        }
+    }
+
+    /// Sends a worker if something waits and there is room for one: called when a wait is over.
+    pub(crate) fn wake(self: &Arc<Self>, pool: &Pool) {
+        let send = {
+            let mut waiting = lock(&self.waiting);
+            let send = waiting.queue.len() > 0 && waiting.workers < self.policy.runs_max;
+            waiting.workers += usize::from(send);
+            send
+        };
+        if send {
+            pool.send(Arc::clone(self));
+        }
+    }
+
+    fn run_batch(&self, jobs: Vec<Job>, taken: Moment, pool: &Pool) {
+        match self.run_together(&jobs, taken, pool) {
+            Ok(answers) => {
+                for (job, answer) in jobs.into_iter().zip(answers) {
+                    job.reply.send(Ok(answer));
+                }
+            }
+            // One job's values may have failed the whole batch: strangers must not pay for them.
+            Err(_) if jobs.len() > 1 => {
+                for job in jobs {
+                    self.run_batch(vec![job], taken, pool);
+                }
+            }
+            Err(error) => jobs.into_iter().for_each(|job| job.reply.send(Err(error.clone()))),
+        }
+    }
+
+    /// Assemble, run, split.
+    fn run_together(&self, jobs: &[Job], taken: Moment, pool: &Pool) -> Result<Vec<Answer>> {
+        let internal = |error: batch::BatchError| Error::new(ErrorKind::Engine, error.to_string());
+        let inputs = match jobs {
+            [job] => job.inputs.iter().map(|input| input.as_ref().map(Tensor::aligned)).collect(),
+            _ => {
+                let views: Vec<&[Option<Tensor>]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
+                batch::gather(&views).map_err(internal)?
+            }
+        };
+        let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let assembled = pool.now();
+        let outputs = self.with_session(|session| session.run(&inputs, &wanted)).map_err(|error| self.failure(error))?;
+        let ran = pool.now();
+        if outputs.len() != wanted.len() {
+            let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
+            return Err(Error::new(ErrorKind::Engine, message));
+        }
+        let rows: Vec<usize> = jobs.iter().map(|job| job.rows).collect();
+        let apart = match jobs {
+            [_] => vec![outputs],
+            _ => batch::split(&outputs, &rows).map_err(internal)?,
+        };
+        let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
+        let batch_rows = rows.iter().sum();
+        self.stats.executed(batch_rows, times);
+        Ok(jobs
+            .iter()
+            .zip(apart)
+            .map(|(job, outputs)| {
+                let outputs = job
+                    .wanted
+                    .iter()
+                    .filter_map(|position| outputs.get(wanted.binary_search(position).ok()?).cloned())
+                    .collect();
+                Answer { outputs, queue: taken - job.enqueued, times, batch_rows }
+            })
+            .collect())
+    }
+
+    /// Leases a session. One that panicked is not used again.
+    fn with_session<T>(
+        &self,
+        run: impl FnOnce(&mut dyn Session) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let idle = lock(&self.sessions).pop();
+        let mut session = match idle {
+            Some(session) => session,
+            None => self.compiled.open()?,
+        };
+        match catch_unwind(AssertUnwindSafe(|| run(session.as_mut()))) {
+            Ok(result) => {
+                lock(&self.sessions).push(session);
+                result
+            }
+            Err(panic) => Err(EngineError::Failed(format!("the engine panicked: {}", panic_text(&*panic)))),
+        }
+    }
+
+    fn failure(&self, error: EngineError) -> Error {
+        let Identity { model, version, engine, .. } = &self.identity;
+        match error {
+            EngineError::BadInput(message) => {
+                Error::invalid(format!("model {model:?} version {version} cannot take these values: {message}"))
+            }
+            EngineError::Unsupported(message) | EngineError::BadModel(message) | EngineError::Failed(message) => {
+                Error::new(ErrorKind::Engine, format!("model {model:?} version {version} failed on {engine}: {message}"))
+            }
+        }
+    }
+
+    fn refusal(&self, refused: Refused<Job>) -> Error {
+        let Identity { model, version, .. } = &self.identity;
+        let (kind, message, job) = match refused {
+            Refused::Full(job) => {
+                (ErrorKind::Overloaded, format!("{} requests wait for model {model:?} already", self.policy.jobs_max), job)
+            }
+            Refused::Draining(job) => (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job),
+        };
+        let error = Error::new(kind, message).retry_after(Duration::from_secs(1));
+        job.reply.send(Err(error.clone()));
+        error
+    }
+}
+
+/// What became of a worker's visit.
+pub(crate) enum Visit {
+    /// It ran a batch and may come again.
+    Ran,
+    /// There was nothing; the worker is free.
+    Left,
+    /// There will be something at this moment; the worker is free.
+    LeftUntil(Moment),
+}
+
+/// The text of a panic, where it has one.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+        .unwrap_or_else(|| "without a message".to_owned())
+}
+
+/// Locks are held for a few instructions and never across an engine's run; a panic between cannot leave a half-made
+/// state, so poisoning is ignored.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,264 @@
+//! How does a version's folder become a deployment?
+//!
+//! Read → digest → settings → compile on the engines that may → golden examples → choose → prove the batch axis. No
+//! step touches what serves already; the first that fails says why.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+use tiltyard_types::{Digest, Signature, Tensor};
+
+use crate::choose::{self, Candidate};
+use crate::deployment::{BatchAxis, Deployment, Identity, Parts};
+use crate::engine::{CompileOptions, Engine, EngineError, ModelFile};
+use crate::golden::Golden;
+use crate::onnx::Graph;
+use crate::pool::Clock;
+use crate::prove;
+use crate::queue::QueuePolicy;
+use crate::repository::settings::Settings;
+use crate::repository::{FoundVersion, MODEL_FILE, onnx_files};
+
+/// What loading needs from its surroundings.
+pub struct Loader {
+    /// The engines that may be used, in order of preference.
+    pub engines: Vec<Arc<dyn Engine>>,
+    /// Whether the first engine that works is taken. False compares their speed.
+    pub first_engine_wins: bool,
+    /// Where measured choices are kept, so that restarts agree; `None` keeps none.
+    pub profiles: Option<PathBuf>,
+    /// Bounds for models whose settings name none.
+    pub defaults: QueuePolicy,
+    /// The process's clock.
+    pub clock: Clock,
+}
+
+/// Why a version did not become ready.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct LoadError {
+    /// What is wrong, with its cure where there is one.
+    pub reason: String,
+    /// Whether the files changed while they were read: somebody is still copying, so a later look may find it whole.
+    pub incomplete: bool,
+}
+
+impl LoadError {
+    fn new(reason: impl Into<String>) -> LoadError {
+        LoadError { reason: reason.into(), incomplete: false }
+    }
+}
+
+/// A version as far as it is understood without an engine.
+pub struct Understood {
+    /// The file with the graph.
+    pub file: ModelFile,
+    /// Digest of all files.
+    pub artifact: Digest,
+    /// What the owner says.
+    pub settings: Settings,
+    /// The examples it must answer.
+    pub goldens: Vec<Golden>,
+}
+
+impl Loader {
+    /// Makes a version ready. Takes as long as it takes; never called on a thread that serves requests.
+    pub fn load(&self, model: &str, version: u64, found: &FoundVersion) -> Result<Arc<Deployment>, LoadError> {
+        let started = (self.clock)();
+        let understood = understand(found)?;
+        let candidates = self.candidates(&understood)?;
+        let Candidate { engine, compiled } = choose::choose(self, &understood, candidates)?;
+        let example = understood.goldens.first().cloned();
+        let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
+        let policy = self.policy(&understood.settings);
+        let build = engine.build();
+        let digest = deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), policy, &batch_axis);
+        let identity = Identity {
+            model: model.to_owned(),
+            version,
+            artifact: understood.artifact,
+            digest,
+            engine: engine.name(),
+            build,
+            provider: compiled.provider().to_owned(),
+            size: found.fingerprint.size(),
+            loaded: SystemTime::now(),
+            load_time: (self.clock)() - started,
+            goldens: understood.goldens.len(),
+        };
+        Ok(Arc::new(Deployment::new(Parts {
+            identity,
+            graph: understood.file.graph,
+            settings: understood.settings,
+            batch_axis,
+            policy,
+            example,
+            compiled,
+        })))
+    }
+
+    /// Compiles on every engine that may run the model. Fails with every engine's reason where none can.
+    fn candidates(&self, understood: &Understood) -> Result<Vec<Candidate>, LoadError> {
+        let wanted = &understood.settings.engines;
+        if let Some(unknown) = wanted.iter().find(|name| self.engines.iter().all(|engine| engine.name() != *name)) {
+            let known = self.engines.iter().map(|engine| engine.name()).collect::<Vec<_>>().join(", ");
+            return Err(LoadError::new(format!(
+                "engine {unknown:?} is asked for and not at hand; there is {known}{}",
+                if unknown == "onnxruntime" { ". Install it with: tiltyard engine install onnxruntime" } else { "" }
+            )));
+        }
+        let mut allowed: Vec<&Arc<dyn Engine>> =
+            self.engines.iter().filter(|engine| wanted.is_empty() || wanted.iter().any(|name| name == engine.name())).collect();
+        allowed.sort_by_key(|engine| wanted.iter().position(|name| name == engine.name()));
+        let first_wins = self.first_engine_wins || !wanted.is_empty();
+        let (mut candidates, mut reasons) = (Vec::new(), Vec::new());
+        for engine in allowed {
+            match self.candidate(engine, understood) {
+                Ok(candidate) => candidates.push(candidate),
+                Err(reason) => reasons.push(format!("{}: {reason}", engine.name())),
+            }
+            if first_wins && !candidates.is_empty() {
+                break;
+            }
+        }
+        if candidates.is_empty() {
+            return Err(LoadError::new(if reasons.is_empty() { "no engine is at hand".into() } else { reasons.join("; ") }));
+        }
+        Ok(candidates)
+    }
+
+    fn candidate(&self, engine: &Arc<dyn Engine>, understood: &Understood) -> Result<Candidate, String> {
+        if understood.goldens.is_empty()
+            && let Some(doubt) = engine.doubt(&understood.file.graph)
+        {
+            return Err(doubt);
+        }
+        let options = CompileOptions {
+            providers: understood.settings.providers.clone(),
+            intra_threads: understood.settings.threads.unwrap_or(1),
+        };
+        let compiled = engine.compile(&understood.file, &options).map_err(|error| error.to_string())?;
+        understood.settings.check(compiled.signature())?;
+        let mut session = compiled.open().map_err(|error| error.to_string())?;
+        for golden in &understood.goldens {
+            golden.check(compiled.signature(), session.as_mut())?;
+        }
+        drop(session);
+        Ok(Candidate { engine: Arc::clone(engine), compiled })
+    }
+
+    fn batch_axis(
+        &self,
+        understood: &Understood,
+        compiled: &dyn crate::engine::CompiledModel,
+        example: Option<&Golden>,
+    ) -> Result<BatchAxis, LoadError> {
+        let signature = compiled.signature();
+        let settings = &understood.settings;
+        let open = |error: EngineError| LoadError::new(error.to_string());
+        if settings.batching.enabled == Some(false) && settings.declared_rows_max() == Some(0) {
+            return Ok(BatchAxis::None);
+        }
+        if settings.batching.enabled == Some(false) {
+            return Ok(match prove::has_batch_axis(signature) {
+                true => BatchAxis::Unproved("switched off in its settings".into()),
+                false => BatchAxis::None,
+            });
+        }
+        let arranged: Option<Vec<Option<Tensor>>> = example.and_then(|golden| golden.arranged(signature).ok());
+        let mut session = compiled.open().map_err(open)?;
+        let axis = prove::prove(signature, arranged.as_deref(), session.as_mut());
+        match (&axis, settings.declared_rows_max()) {
+            (BatchAxis::None, Some(rows)) if rows > 0 => Err(LoadError::new(format!(
+                "config.pbtxt: max_batch_size is {rows}, but the graph has no dynamic first axis on every input and output: {signature}"
+            ))),
+            _ => Ok(axis),
+        }
+    }
+
+    fn policy(&self, settings: &Settings) -> QueuePolicy {
+        let defaults = self.defaults;
+        QueuePolicy {
+            rows_max: settings.batching.rows_max.unwrap_or(defaults.rows_max).max(1),
+            delay_max: settings.batching.delay_max.unwrap_or(defaults.delay_max),
+            jobs_max: settings.batching.queue_max.unwrap_or(defaults.jobs_max).max(1),
+            runs_max: settings.instances.unwrap_or(defaults.runs_max).max(1),
+        }
+    }
+}
+
+/// Reads a version as far as no engine is needed: file, graph, digest, settings, golden examples.
+pub fn understand(found: &FoundVersion) -> Result<Understood, LoadError> {
+    let result = understand_files(found);
+    // Files that changed under our hands are somebody still copying: whatever we read does not count.
+    if found.files.fingerprint() != found.fingerprint {
+        return Err(LoadError { reason: "its files are still being written".into(), incomplete: true });
+    }
+    result
+}
+
+fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
+    let settings = Settings::read(&found.files).map_err(LoadError::new)?;
+    let path = model_path(found, settings.model_file.as_deref())?;
+    let bytes = std::fs::read(&path).map_err(|error| LoadError::new(format!("{}: {error}", path.display())))?;
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let bytes = bytes::Bytes::from(bytes);
+    let graph = Graph::read(&bytes).map_err(|error| LoadError::new(format!("{file_name}: {error}")))?;
+    graph.check_external_files(&path).map_err(|error| LoadError::new(format!("{file_name}: {error}")))?;
+    settings.check(&graph.signature).map_err(LoadError::new)?;
+    let goldens = Golden::read_all(&found.files).map_err(LoadError::new)?;
+    let artifact = found.files.digest().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
+    Ok(Understood { file: ModelFile { path, bytes, graph }, artifact, settings, goldens })
+}
+
+/// The file with the graph: the one the settings name, or `model.onnx`, or the only `.onnx` file there is.
+fn model_path(found: &FoundVersion, named: Option<&str>) -> Result<PathBuf, LoadError> {
+    let wanted = named.unwrap_or(MODEL_FILE);
+    if let Some((_, path)) = found.files.iter().find(|(name, _)| *name == wanted) {
+        return Ok(path.to_owned());
+    }
+    match onnx_files(&found.folder).unwrap_or_default().as_slice() {
+        [only] if named.is_none() => Ok(only.clone()),
+        [] => Err(LoadError::new(format!("no {wanted} in {}", shown(&found.folder)))),
+        several => Err(LoadError::new(format!(
+            "no {wanted} in {}, which has {}; name one with model_file in model.toml",
+            shown(&found.folder),
+            several.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect::<Vec<_>>().join(", ")
+        ))),
+    }
+}
+
+fn shown(folder: &Path) -> String {
+    folder.display().to_string()
+}
+
+/// Covers everything that can change an answer: files, engine, build, provider and how rows are put together.
+fn deployment_digest(
+    understood: &Understood,
+    engine: &str,
+    build: &str,
+    provider: &str,
+    policy: QueuePolicy,
+    axis: &BatchAxis,
+) -> Digest {
+    let rows_max = if *axis == BatchAxis::Proved { policy.rows_max } else { 1 };
+    let threads = understood.settings.threads.unwrap_or(1);
+    let text = format!(
+        "artifact {}\nengine {engine} {build}\nprovider {provider}\nthreads {threads}\nrows_max {rows_max}\n",
+        understood.artifact
+    );
+    Digest::new(Sha256::digest(text).into())
+}
+
+/// Inputs to time a model with, in its signature's order: an example's, or made-up ones.
+pub(crate) fn timing_inputs(understood: &Understood, signature: &Signature) -> Vec<Vec<Option<Tensor>>> {
+    let example = understood.goldens.first().and_then(|golden| golden.arranged(signature).ok());
+    example.map_or_else(|| prove::made_up_rows(signature, 8).into_iter().take(1).collect(), |inputs| vec![inputs])
+}
+
+/// A duration as people read it.
+pub(crate) fn shown_duration(duration: Duration) -> String {
+    format!("{duration:.1?}")
+}

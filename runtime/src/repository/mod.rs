@@ -1,0 +1,276 @@
+//! Which models and versions lie in a folder?
+//!
+//! The layout is Triton's: `<root>/<name>/<version>/model.onnx`. Looking never fails as a whole: what cannot be
+//! served is a problem with its place and its cure, and harms no neighbour.
+
+pub mod pbtxt;
+pub mod policy;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::artifact::{Files, Fingerprint, is_temporary};
+
+/// The file that holds the graph, unless the settings name another.
+pub const MODEL_FILE: &str = "model.onnx";
+
+/// Model-level files that shape answers: they are part of each version's artifact.
+pub const SETTINGS_FILES: [&str; 2] = ["model.toml", "config.pbtxt"];
+
+/// What a look at the root found.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Scan {
+    /// Models by name.
+    pub models: BTreeMap<String, FoundModel>,
+    /// What lies there but cannot be served.
+    pub problems: Vec<Problem>,
+}
+
+/// A model's folder.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct FoundModel {
+    /// The model-level files that are there, by name.
+    pub settings_files: Files,
+    /// The versions by number.
+    pub versions: BTreeMap<u64, FoundVersion>,
+}
+
+/// One version's files, unread.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct FoundVersion {
+    /// The folder the version lies in.
+    pub folder: PathBuf,
+    /// The version's own files together with the model-level ones: all that its digest covers.
+    pub files: Files,
+    /// Sizes and times when it was looked at.
+    pub fingerprint: Fingerprint,
+}
+
+/// Something that cannot be served, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong and what would cure it.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(path: &Path, message: impl Into<String>) -> Problem {
+        Problem { path: path.to_owned(), message: message.into() }
+    }
+}
+
+/// Looks at `root`: a folder of models, a single `.onnx` file, or a folder that holds just one.
+///
+/// Fails only when the root itself cannot be read.
+pub fn scan(root: &Path) -> io::Result<Scan> {
+    let mut scan = Scan::default();
+    if fs::metadata(root)?.is_file() {
+        scan.add_lone_file(root);
+        return Ok(scan);
+    }
+    if let Some(file) = lone_model(root)? {
+        scan.add_lone_folder(root, &file);
+        return Ok(scan);
+    }
+    for (name, folder) in subfolders(root)? {
+        match scan_model(&folder, &mut scan.problems) {
+            Ok(Some(model)) => {
+                scan.models.insert(name, model);
+            }
+            Ok(None) => {}
+            Err(error) => scan.problems.push(Problem::new(&folder, format!("cannot be read: {error}"))),
+        }
+    }
+    Ok(scan)
+}
+
+/// Looks at one model's folder. `None` where there is no version to serve.
+fn scan_model(folder: &Path, problems: &mut Vec<Problem>) -> io::Result<Option<FoundModel>> {
+    let mut model = FoundModel::default();
+    for name in SETTINGS_FILES {
+        let path = folder.join(name);
+        if path.is_file() {
+            model.settings_files.add(name, path);
+        }
+    }
+    for (name, version_folder) in subfolders(folder)? {
+        match name.parse::<u64>() {
+            Ok(number) if number > 0 && !name.starts_with('0') => {
+                match scan_version(&version_folder, &model.settings_files) {
+                    Ok(version) => {
+                        model.versions.insert(number, version);
+                    }
+                    Err(error) => {
+                        problems.push(Problem::new(&version_folder, format!("cannot be read: {error}")));
+                    }
+                }
+            }
+            _ if name.bytes().all(|byte| byte.is_ascii_digit()) => problems.push(Problem::new(
+                &version_folder,
+                "not a version: versions are positive integers without leading zeros",
+            )),
+            _ => {}
+        }
+    }
+    if model.versions.is_empty() {
+        problems.push(Problem::new(
+            folder,
+            format!("no version: expected a numbered folder with the model, such as {}", layout(folder)),
+        ));
+        return Ok(None);
+    }
+    Ok(Some(model))
+}
+
+fn scan_version(folder: &Path, settings_files: &Files) -> io::Result<FoundVersion> {
+    let mut files = Files::below(folder)?;
+    for (name, path) in settings_files.iter() {
+        files.add(format!("../{name}"), path.to_owned());
+    }
+    let fingerprint = files.fingerprint();
+    Ok(FoundVersion { folder: folder.to_owned(), files, fingerprint })
+}
+
+impl Scan {
+    fn add_lone_file(&mut self, file: &Path) {
+        let mut files = Files::default();
+        files.add(MODEL_FILE, file.to_owned());
+        let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
+        let fingerprint = files.fingerprint();
+        let name = file.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
+        self.add_only_version(name, FoundVersion { folder, files, fingerprint }, Files::default());
+    }
+
+    fn add_lone_folder(&mut self, root: &Path, file: &Path) {
+        let absolute = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+        let name = absolute.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+        let mut files = match Files::below(root) {
+            Ok(files) => files,
+            Err(error) => return self.problems.push(Problem::new(root, format!("cannot be read: {error}"))),
+        };
+        files.add(MODEL_FILE, file.to_owned());
+        let mut settings_files = Files::default();
+        for settings in SETTINGS_FILES {
+            if root.join(settings).is_file() {
+                settings_files.add(settings, root.join(settings));
+            }
+        }
+        let fingerprint = files.fingerprint();
+        self.add_only_version(name, FoundVersion { folder: root.to_owned(), files, fingerprint }, settings_files);
+    }
+
+    fn add_only_version(&mut self, name: String, version: FoundVersion, settings_files: Files) {
+        let versions = BTreeMap::from([(1, version)]);
+        self.models.insert(name, FoundModel { settings_files, versions });
+    }
+}
+
+/// The one `.onnx` file directly in `root`, if there is exactly one and no folder looks like a model.
+fn lone_model(root: &Path) -> io::Result<Option<PathBuf>> {
+    let models = onnx_files(root)?;
+    let [only] = models.as_slice() else { return Ok(None) };
+    let holds_models = subfolders(root)?.iter().any(|(_, folder)| {
+        subfolders(folder).is_ok_and(|inner| inner.iter().any(|(name, _)| name.parse::<u64>().is_ok()))
+    });
+    Ok((!holds_models).then(|| only.clone()))
+}
+
+/// The `.onnx` files directly in a folder, sorted.
+pub fn onnx_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_some_and(|name| is_temporary(&name.to_string_lossy()));
+        if !hidden && path.extension().is_some_and(|extension| extension == "onnx") && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Folders directly below `folder` by name; hidden ones and those of tools (`__pycache__`) left out.
+fn subfolders(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if let Ok(name) = entry.file_name().into_string()
+            && !is_temporary(&name)
+            && !name.starts_with('_')
+            && path.is_dir()
+        {
+            found.insert(name, path);
+        }
+    }
+    Ok(found)
+}
+
+fn layout(folder: &Path) -> String {
+    let name = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
+    format!("{name}/1/{MODEL_FILE}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(paths: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for path in paths {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        root
+    }
+
+    #[track_caller]
+    fn check(paths: &[&str], served: &[(&str, &[u64])], problems: usize) {
+        let root = make(paths);
+        let scan = scan(root.path()).unwrap();
+        let found: Vec<(&str, Vec<u64>)> =
+            scan.models.iter().map(|(name, model)| (name.as_str(), model.versions.keys().copied().collect())).collect();
+        let expected: Vec<(&str, Vec<u64>)> = served.iter().map(|(name, versions)| (*name, versions.to_vec())).collect();
+        assert_eq!(found, expected);
+        assert_eq!(scan.problems.len(), problems, "{:?}", scan.problems);
+    }
+
+    #[test]
+    fn layouts_that_people_have() {
+        check(&["a/1/model.onnx", "a/12/model.onnx", "b/3/model.onnx"], &[("a", &[1, 12]), ("b", &[3])], 0);
+        check(&["README.md", "make.py", "a/1/model.onnx", ".git/1/x", "__pycache__/1/x"], &[("a", &[1])], 0);
+        check(&["a/model.onnx"], &[], 1);
+        check(&["a/01/model.onnx", "a/0/model.onnx"], &[], 3);
+        check(&["a/1/model.onnx", "a/golden/x.json", "a/latest/model.onnx"], &[("a", &[1])], 0);
+    }
+
+    #[test]
+    fn a_lone_model_is_version_1() {
+        let root = make(&["churn.onnx", "notes.txt"]);
+        let by_file = scan(&root.path().join("churn.onnx")).unwrap();
+        assert_eq!(by_file.models.keys().collect::<Vec<_>>(), ["churn"]);
+        let by_folder = scan(root.path()).unwrap();
+        assert_eq!(by_folder.models.len(), 1);
+        assert_eq!(by_folder.models.values().next().unwrap().versions.keys().collect::<Vec<_>>(), [&1]);
+    }
+
+    #[test]
+    fn settings_are_part_of_each_version() {
+        let root = make(&["a/model.toml", "a/1/model.onnx", "a/2/model.onnx"]);
+        let scan = scan(root.path()).unwrap();
+        for version in scan.models["a"].versions.values() {
+            assert_eq!(version.files.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["../model.toml", "model.onnx"]);
+        }
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_is_an_error() {
+        assert!(scan(Path::new("/nowhere/at/all")).is_err());
+    }
+}

@@ -1,0 +1,411 @@
+//! What does a model's owner say about it, beyond what its graph says itself?
+//!
+//! `model.toml` is ours; `config.pbtxt` is Triton's and is read where present. Where both speak of the same thing,
+//! `model.toml` wins. Neither is needed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use tiltyard_types::{Dim, Signature, TensorSpec};
+
+use super::pbtxt::{self, PbtxtConfig};
+use super::policy::VersionPolicy;
+use crate::artifact::Files;
+
+/// The effective settings of a model.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Settings {
+    /// For people.
+    pub description: String,
+    /// Engines that may be used, in order of preference; empty leaves it to the server.
+    pub engines: Vec<String>,
+    /// Execution providers in order of preference; empty means cpu.
+    pub providers: Vec<String>,
+    /// Which versions to serve; `None` leaves it to the server.
+    pub version_policy: Option<VersionPolicy>,
+    /// The file with the graph, where it is not `model.onnx`.
+    pub model_file: Option<String>,
+    /// How to batch.
+    pub batching: BatchingSettings,
+    /// Sessions that may run at once; `None` leaves it to the server.
+    pub instances: Option<usize>,
+    /// Threads that one run may use.
+    pub threads: Option<usize>,
+    /// Columns of wide inputs, for row scoring.
+    pub columns: Vec<Column>,
+    /// Names along the last axis, by output.
+    pub labels: BTreeMap<String, Vec<String>>,
+    /// Free parameters, reported in the model's configuration.
+    pub parameters: BTreeMap<String, String>,
+    /// Runs that `config.pbtxt` asks for before the model is ready: rows, and how often.
+    pub warmups: Vec<(u32, u32)>,
+    /// Fields of `config.pbtxt` that are understood but not acted on, by name.
+    pub ignored: Vec<String>,
+    /// Inputs and outputs that `config.pbtxt` declares; they must agree with the graph.
+    declared: Option<(Vec<pbtxt::Tensor>, Vec<pbtxt::Tensor>, u32)>,
+}
+
+/// How a model's requests may share a run.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchingSettings {
+    /// False: never batch rows of different requests. None: where it is proved safe.
+    pub enabled: Option<bool>,
+    /// Rows in one run at most.
+    pub rows_max: Option<usize>,
+    /// How long the first request may wait for company.
+    #[serde(deserialize_with = "duration")]
+    pub delay_max: Option<Duration>,
+    /// Requests that may wait at once.
+    pub queue_max: Option<usize>,
+}
+
+/// A column of a wide input.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Column {
+    /// The name that row scoring uses.
+    pub name: String,
+    /// The input it is part of; may be left out where the model has one input.
+    pub input: Option<String>,
+    /// The kind of values.
+    #[serde(rename = "type", default)]
+    pub kind: ColumnKind,
+    /// The unit, for people.
+    pub unit: Option<String>,
+    /// The smallest value seen in training.
+    pub minimum: Option<f64>,
+    /// The largest value seen in training.
+    pub maximum: Option<f64>,
+    /// The values a categorical column takes; for a numeric input, the position is what the model sees.
+    #[serde(default)]
+    pub categories: Vec<String>,
+    /// For people.
+    pub description: Option<String>,
+}
+
+/// The kinds of values a column takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnKind {
+    /// Any number.
+    #[default]
+    Number,
+    /// A whole number.
+    Integer,
+    /// True or false.
+    Boolean,
+    /// Text.
+    String,
+}
+
+/// `model.toml` as it is written.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    description: String,
+    engine: OneOrMany,
+    providers: Vec<String>,
+    version_policy: Option<String>,
+    model_file: Option<String>,
+    instances: Option<usize>,
+    threads: Option<usize>,
+    batching: BatchingSettings,
+    columns: Vec<Column>,
+    outputs: BTreeMap<String, WrittenOutput>,
+    parameters: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Default for OneOrMany {
+    fn default() -> OneOrMany {
+        OneOrMany::Many(Vec::new())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenOutput {
+    #[serde(default)]
+    labels: Vec<String>,
+}
+
+impl Settings {
+    /// Reads the model-level files among `files`. The error names the file, the place and what was expected.
+    pub fn read(files: &Files) -> Result<Settings, String> {
+        let mut settings = Settings::default();
+        let paths: BTreeMap<&str, &Path> = files.iter().collect();
+        if let Some(path) = paths.get("config.pbtxt") {
+            let text = fs::read_to_string(path).map_err(|error| format!("config.pbtxt: {error}"))?;
+            let config = pbtxt::parse(&text).map_err(|error| format!("config.pbtxt: {error}"))?;
+            settings.apply_pbtxt(config)?;
+            settings.read_label_files(path.parent().unwrap_or(Path::new(".")))?;
+        }
+        if let Some(path) = paths.get("model.toml") {
+            let text = fs::read_to_string(path).map_err(|error| format!("model.toml: {error}"))?;
+            let written: Written = toml::from_str(&text).map_err(|error| format!("model.toml: {error}"))?;
+            settings.apply_toml(written)?;
+        }
+        Ok(settings)
+    }
+
+    /// The rows `config.pbtxt` allows in one run, where it says so; 0 means that there is no batch axis.
+    pub fn declared_rows_max(&self) -> Option<u32> {
+        self.declared.as_ref().map(|(_, _, rows_max)| *rows_max)
+    }
+
+    /// Checks names, data types and shapes that the settings mention against the graph's own.
+    pub fn check(&self, signature: &Signature) -> Result<(), String> {
+        if let Some((inputs, outputs, rows_max)) = &self.declared {
+            check_declared("input", inputs, &signature.inputs, *rows_max > 0)?;
+            check_declared("output", outputs, &signature.outputs, *rows_max > 0)?;
+        }
+        for column in &self.columns {
+            let known = match &column.input {
+                Some(input) => signature.inputs.iter().any(|spec| spec.name == *input),
+                None => signature.inputs.len() == 1,
+            };
+            if !known {
+                let input = column.input.as_deref().unwrap_or("(none named)");
+                return Err(format!("model.toml: column {:?} is of input {input}, which the model lacks", column.name));
+            }
+        }
+        match self.labels.keys().find(|name| signature.outputs.iter().all(|output| output.name != **name)) {
+            Some(unknown) => Err(format!("labels are given for output {unknown:?}, which the model lacks")),
+            None => Ok(()),
+        }
+    }
+
+    fn apply_toml(&mut self, written: Written) -> Result<(), String> {
+        if !written.description.is_empty() {
+            self.description = written.description;
+        }
+        let engines = match written.engine {
+            OneOrMany::One(name) if name == "auto" => Vec::new(),
+            OneOrMany::One(name) => vec![name],
+            OneOrMany::Many(names) => names,
+        };
+        if !engines.is_empty() {
+            self.engines = engines;
+        }
+        if !written.providers.is_empty() {
+            self.providers = written.providers;
+        }
+        if let Some(policy) = written.version_policy {
+            self.version_policy = Some(policy.parse().map_err(|error| format!("model.toml: {error}"))?);
+        }
+        self.model_file = written.model_file.or(self.model_file.take());
+        self.instances = written.instances.or(self.instances);
+        self.threads = written.threads.or(self.threads);
+        let ours = written.batching;
+        let theirs = &mut self.batching;
+        theirs.enabled = ours.enabled.or(theirs.enabled);
+        theirs.rows_max = ours.rows_max.or(theirs.rows_max);
+        theirs.delay_max = ours.delay_max.or(theirs.delay_max);
+        theirs.queue_max = ours.queue_max.or(theirs.queue_max);
+        self.columns = written.columns;
+        for (output, WrittenOutput { labels }) in written.outputs {
+            self.labels.insert(output, labels);
+        }
+        self.parameters.extend(written.parameters);
+        Ok(())
+    }
+
+    fn apply_pbtxt(&mut self, config: PbtxtConfig) -> Result<(), String> {
+        self.engines = pbtxt_engines(&config)?;
+        self.version_policy = config.version_policy;
+        self.model_file = config.default_model_filename;
+        self.parameters.extend(config.parameters);
+        self.ignored = config.ignored;
+        if let Some(group) = config.instance_groups.first() {
+            self.instances = group.count.map(|count| count as usize);
+            match group.kind.as_str() {
+                "KIND_GPU" => self.providers = vec!["cuda".into()],
+                "KIND_MODEL" => self.ignored.push("instance_group.kind: KIND_MODEL".into()),
+                _ => {}
+            }
+            if config.instance_groups.len() > 1 {
+                self.ignored.push("instance_group: all but the first".into());
+            }
+        }
+        if let Some(batching) = config.dynamic_batching {
+            self.batching.delay_max = batching.queue_delay_max;
+            self.batching.queue_max = batching.queue_size_max.filter(|&size| size > 0).map(|size| size as usize);
+        }
+        if let Some(rows_max) = config.max_batch_size {
+            self.batching.rows_max = Some(rows_max as usize).filter(|&rows| rows > 0);
+            self.batching.enabled = Some(rows_max > 0);
+        }
+        self.warmups = config.warmups.iter().map(|warmup| (warmup.batch_size.max(1), warmup.count.clamp(1, 1000))).collect();
+        for output in &config.outputs {
+            if let Some(file) = &output.label_filename {
+                self.labels.insert(output.name.clone(), vec![file.clone()]);
+            }
+        }
+        self.declared = Some((config.inputs, config.outputs, config.max_batch_size.unwrap_or(0)));
+        Ok(())
+    }
+
+    /// Replaces the names of label files by the labels in them, one per line.
+    fn read_label_files(&mut self, folder: &Path) -> Result<(), String> {
+        for labels in self.labels.values_mut() {
+            let file = labels.join("");
+            let inside = Path::new(&file).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+            if !inside {
+                return Err(format!("config.pbtxt: label file {file:?} is not inside the model's folder"));
+            }
+            let text = fs::read_to_string(folder.join(&file)).map_err(|error| format!("label file {file:?}: {error}"))?;
+            *labels = text.lines().map(str::to_owned).collect();
+        }
+        Ok(())
+    }
+}
+
+/// Triton's platform and backend, as engines of ours.
+fn pbtxt_engines(config: &PbtxtConfig) -> Result<Vec<String>, String> {
+    let named = config.backend.as_deref().or(config.platform.as_deref()).unwrap_or("");
+    match named {
+        "" | "onnxruntime" | "onnxruntime_onnx" | "onnx_onnxv1" => Ok(Vec::new()),
+        "tract" => Ok(vec!["tract".into()]),
+        other => Err(format!(
+            "config.pbtxt: backend {other:?} is not offered; expected \"onnxruntime\" (platform \"onnxruntime_onnx\")"
+        )),
+    }
+}
+
+/// Compares what `config.pbtxt` declares with the graph. With `batched`, declared dims lack the batch axis.
+fn check_declared(what: &str, declared: &[pbtxt::Tensor], graph: &[TensorSpec], batched: bool) -> Result<(), String> {
+    for tensor in declared {
+        let Some(spec) = graph.iter().find(|spec| spec.name == tensor.name) else {
+            let known = graph.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(format!("config.pbtxt: {what} {:?} is not in the graph, which has {known}", tensor.name));
+        };
+        if let Some(dtype) = tensor.dtype
+            && dtype != spec.dtype
+        {
+            return Err(format!("config.pbtxt: {what} {:?} is {dtype} there and {} in the graph", tensor.name, spec.dtype));
+        }
+        let Some(dims) = &spec.dims else { continue };
+        let dims = if batched && !dims.is_empty() { &dims[1..] } else { &dims[..] };
+        let fits = dims.len() == tensor.dims.len()
+            && dims.iter().zip(&tensor.dims).all(|(dim, &declared)| match dim {
+                Dim::Fixed(length) => declared == -1 || usize::try_from(declared) == Ok(*length),
+                Dim::Dynamic(_) => true,
+            });
+        if !fits {
+            let batch_axis = if batched { " (without the batch axis, since max_batch_size is above 0)" } else { "" };
+            let expected: Vec<i64> = dims.iter().map(Dim::to_wire).collect();
+            return Err(format!(
+                "config.pbtxt: {what} {:?} has dims {:?}; the graph has {expected:?}{batch_axis}",
+                tensor.name, tensor.dims
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Reads `"2ms"`, `"1s"`, `"500us"`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = match unit {
+        "us" | "µs" => Duration::from_micros(1),
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        _ => Duration::ZERO,
+    };
+    match number.parse::<u32>() {
+        Ok(number) if !unit.is_zero() => Ok(Some(unit * number)),
+        _ => Err(serde::de::Error::custom(format!("{text:?} is no duration: expected such as \"500us\", \"2ms\", \"1s\""))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use tiltyard_types::DataType;
+
+    fn read(toml: Option<&str>, pbtxt: Option<&str>) -> Result<Settings, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut files = Files::default();
+        for (name, text) in [("model.toml", toml), ("config.pbtxt", pbtxt)] {
+            if let Some(text) = text {
+                let path: PathBuf = folder.path().join(name);
+                fs::write(&path, text).unwrap();
+                files.add(name, path);
+            }
+        }
+        Settings::read(&files)
+    }
+
+    fn signature() -> Signature {
+        let spec = |name: &str, last| TensorSpec {
+            name: name.into(),
+            dtype: DataType::Fp32,
+            dims: Some(vec![Dim::Dynamic(None), Dim::Fixed(last)]),
+            optional: false,
+        };
+        Signature { inputs: vec![spec("x", 30)], outputs: vec![spec("y", 2)] }
+    }
+
+    #[test]
+    fn nothing_is_needed() {
+        assert_eq!(read(None, None), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn toml_overrides_pbtxt() {
+        let settings = read(
+            Some("[batching]\nrows_max = 16\ndelay_max = \"2ms\"\n[[columns]]\nname = \"age\"\nminimum = 18"),
+            Some("max_batch_size: 8 dynamic_batching { max_queue_delay_microseconds: 100 } optimization { cuda { graphs: true } }"),
+        )
+        .unwrap();
+        assert_eq!(settings.batching.rows_max, Some(16));
+        assert_eq!(settings.batching.delay_max, Some(Duration::from_millis(2)));
+        assert_eq!(settings.columns[0].minimum, Some(18.0));
+        assert!(settings.ignored.iter().any(|name| name.starts_with("optimization")), "{:?}", settings.ignored);
+        assert_eq!(settings.check(&signature()), Ok(()));
+    }
+
+    #[track_caller]
+    fn refused(toml: Option<&str>, pbtxt: Option<&str>, expected: &str) {
+        let error = match read(toml, pbtxt) {
+            Ok(settings) => settings.check(&signature()).unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        refused(Some("descripton = \"x\""), None, "unknown field `descripton`");
+        refused(Some("[batching]\ndelay_max = \"soon\""), None, "no duration");
+        refused(Some("[[columns]]\nname = \"age\"\ninput = \"z\""), None, "column \"age\"");
+        refused(Some("[outputs.q]\nlabels = [\"a\"]"), None, "output \"q\"");
+        refused(Some("version_policy = \"newest\""), None, "expected \"latest:N\"");
+        refused(None, Some("backend: \"pytorch\""), "backend \"pytorch\" is not offered");
+        refused(None, Some("input [{ name: \"z\" data_type: TYPE_FP32 dims: [30] }]"), "not in the graph");
+        refused(None, Some("input [{ name: \"x\" data_type: TYPE_INT8 dims: [-1, 30] }]"), "INT8 there and FP32");
+        refused(
+            None,
+            Some("max_batch_size: 4 input [{ name: \"x\" data_type: TYPE_FP32 dims: [-1, 30] }]"),
+            "has dims [-1, 30]; the graph has [30] (without the batch axis",
+        );
+        refused(
+            None,
+            Some("output [{ name: \"y\" data_type: TYPE_FP32 dims: [2] label_filename: \"../../etc/passwd\" }]"),
+            "not inside",
+        );
+    }
+}

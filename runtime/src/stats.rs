@@ -1,0 +1,279 @@
+//! What has a deployment done so far, in numbers?
+//!
+//! Counters are atomics in shards, one picked per thread, so that threads do not fight over a cache line. Reading
+//! adds the shards up.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tiltyard_types::ErrorKind;
+
+/// Upper bounds of the histograms' buckets, in nanoseconds: 10 µs to 10 s in steps of 1, 2.5, 5.
+pub const BUCKETS_NS: [u64; 19] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Batch sizes are counted one by one up to this many rows, larger ones together.
+pub const BATCH_ROWS_COUNTED_MAX: usize = 256;
+
+const SHARDS: usize = 4;
+
+/// A count and a sum of times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// How many.
+    pub count: u64,
+    /// Their sum in nanoseconds.
+    pub nanos: u64,
+}
+
+/// A histogram over [`BUCKETS_NS`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Histogram {
+    /// Observations per bucket, not cumulated; the last is for those above every bound.
+    pub buckets: [u64; BUCKETS_NS.len() + 1],
+    /// Their sum in nanoseconds.
+    pub nanos: u64,
+}
+
+impl Histogram {
+    /// The number of observations.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+/// The times of one run of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunTimes {
+    /// Gathering rows.
+    pub assemble: Duration,
+    /// Inside the engine.
+    pub run: Duration,
+    /// Cutting the outputs apart.
+    pub split: Duration,
+}
+
+/// A deployment's counters.
+#[derive(Default)]
+pub struct Stats {
+    shards: [Shard; SHARDS],
+    last_request_ms: AtomicU64,
+    batches: Batches,
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Shard {
+    success: Total,
+    failures: [Total; ErrorKind::ALL.len()],
+    rows: AtomicU64,
+    executions: AtomicU64,
+    queue: Buckets,
+    run: Buckets,
+    total: Buckets,
+    assemble: Total,
+    split: Total,
+}
+
+#[derive(Default)]
+struct Total {
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+#[derive(Default)]
+struct Buckets {
+    buckets: [AtomicU64; BUCKETS_NS.len() + 1],
+    nanos: AtomicU64,
+}
+
+/// Executions and their time by the number of rows; the last entry is for larger batches.
+struct Batches(Box<[BatchTotals]>);
+
+#[derive(Default)]
+struct BatchTotals {
+    assemble: Total,
+    run: Total,
+    split: Total,
+}
+
+impl Default for Batches {
+    fn default() -> Batches {
+        Batches((0..BATCH_ROWS_COUNTED_MAX + 2).map(|_| BatchTotals::default()).collect())
+    }
+}
+
+impl Total {
+    fn add(&self, duration: Duration) {
+        self.count.fetch_add(1, Relaxed);
+        self.nanos.fetch_add(nanos(duration), Relaxed);
+    }
+
+    fn read(&self) -> Durations {
+        Durations { count: self.count.load(Relaxed), nanos: self.nanos.load(Relaxed) }
+    }
+}
+
+impl Buckets {
+    fn add(&self, duration: Duration) {
+        let value = nanos(duration);
+        let bucket = BUCKETS_NS.partition_point(|&bound| bound < value);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.nanos.fetch_add(value, Relaxed);
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The shard of this thread: threads are dealt out in turn.
+fn shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;
+    }
+    MINE.with(|mine| *mine)
+}
+
+/// All of a deployment's counters, read at about one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Requests answered well, with their total time.
+    pub success: Durations,
+    /// Requests that failed, with their total time, by the position of the kind in [`ErrorKind::ALL`].
+    pub failures: [Durations; ErrorKind::ALL.len()],
+    /// Rows answered well.
+    pub rows: u64,
+    /// Runs of the engine.
+    pub executions: u64,
+    /// Time between enqueue and take, per request.
+    pub queue: Histogram,
+    /// Time in the engine, per request: that of the batch it was in.
+    pub run: Histogram,
+    /// Time between accept and reply, per request.
+    pub total: Histogram,
+    /// Time spent gathering, per request's batch.
+    pub assemble: Durations,
+    /// Time spent cutting apart, per request's batch.
+    pub split: Durations,
+    /// When the last request arrived, in milliseconds since 1970; 0 for never.
+    pub last_request_ms: u64,
+    /// Per number of rows that occurred: rows, then the durations of assemble, run and split. Batches above
+    /// [`BATCH_ROWS_COUNTED_MAX`] rows are counted under one more than that.
+    pub batches: Vec<(usize, Durations, Durations, Durations)>,
+}
+
+impl Stats {
+    /// Counts a request that was answered well: `rows` rows in `total` time since it was accepted.
+    pub fn succeeded(&self, rows: usize, queue: Duration, times: RunTimes, total: Duration, unix_ms: u64) {
+        let shard = &self.shards[shard()];
+        shard.success.add(total);
+        shard.rows.fetch_add(rows as u64, Relaxed);
+        shard.queue.add(queue);
+        shard.run.add(times.run);
+        shard.total.add(total);
+        shard.assemble.add(times.assemble);
+        shard.split.add(times.split);
+        self.last_request_ms.store(unix_ms, Relaxed);
+    }
+
+    /// Counts a request that failed.
+    pub fn failed(&self, kind: ErrorKind, total: Duration, unix_ms: u64) {
+        let position = ErrorKind::ALL.iter().position(|&other| other == kind).unwrap_or(0);
+        self.shards[shard()].failures[position].add(total);
+        self.last_request_ms.store(unix_ms, Relaxed);
+    }
+
+    /// Counts one run of the engine over `rows` rows.
+    pub fn executed(&self, rows: usize, times: RunTimes) {
+        self.shards[shard()].executions.fetch_add(1, Relaxed);
+        let batch = &self.batches.0[rows.min(BATCH_ROWS_COUNTED_MAX + 1)];
+        batch.assemble.add(times.assemble);
+        batch.run.add(times.run);
+        batch.split.add(times.split);
+    }
+
+    /// Adds the shards up.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut sum = Snapshot { last_request_ms: self.last_request_ms.load(Relaxed), ..Snapshot::default() };
+        for shard in &self.shards {
+            add_total(&mut sum.success, &shard.success);
+            for (sum, total) in sum.failures.iter_mut().zip(&shard.failures) {
+                add_total(sum, total);
+            }
+            sum.rows += shard.rows.load(Relaxed);
+            sum.executions += shard.executions.load(Relaxed);
+            add_buckets(&mut sum.queue, &shard.queue);
+            add_buckets(&mut sum.run, &shard.run);
+            add_buckets(&mut sum.total, &shard.total);
+            add_total(&mut sum.assemble, &shard.assemble);
+            add_total(&mut sum.split, &shard.split);
+        }
+        for (rows, batch) in self.batches.0.iter().enumerate() {
+            if batch.run.count.load(Relaxed) > 0 {
+                sum.batches.push((rows, batch.assemble.read(), batch.run.read(), batch.split.read()));
+            }
+        }
+        sum
+    }
+}
+
+fn add_total(sum: &mut Durations, total: &Total) {
+    let read = total.read();
+    sum.count += read.count;
+    sum.nanos += read.nanos;
+}
+
+fn add_buckets(sum: &mut Histogram, histogram: &Buckets) {
+    for (sum, bucket) in sum.buckets.iter_mut().zip(&histogram.buckets) {
+        *sum += bucket.load(Relaxed);
+    }
+    sum.nanos += histogram.nanos.load(Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_from_many_threads_add_up() {
+        let stats = Stats::default();
+        let times = RunTimes { run: Duration::from_micros(30), ..RunTimes::default() };
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        stats.executed(3, times);
+                        stats.succeeded(3, Duration::ZERO, times, Duration::from_micros(60), 5);
+                    }
+                    stats.failed(ErrorKind::Deadline, Duration::from_secs(60), 6);
+                });
+            }
+        });
+        let sum = stats.snapshot();
+        assert_eq!((sum.success.count, sum.rows, sum.executions), (600, 1800, 600));
+        assert_eq!(sum.failures.iter().map(|failure| failure.count).sum::<u64>(), 6);
+        assert_eq!(sum.run.buckets[2], 600, "30 µs belongs under the bound of 50 µs");
+        assert_eq!(sum.batches, [(3, Durations { count: 600, nanos: 0 }, Durations { count: 600, nanos: 18_000_000 }, Durations { count: 600, nanos: 0 })]);
+    }
+}

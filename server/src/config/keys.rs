@@ -1,0 +1,192 @@
+//! Which settings are there?
+//!
+//! To add one, add an entry to the table below: its flag, its variable, its key in the file, its place in the help,
+//! the listing and the docs, and its field in [`Config`] follow from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tiltyard_runtime::repository::policy::VersionPolicy;
+
+use super::kinds::{self, Amount, Form, Host, LogFormat, LogLevel, ModelControl};
+use super::{ConfigError, RawConfig};
+
+/// One setting, as the table defines it.
+pub(super) struct KeyDefinition {
+    /// The heading it stands under.
+    pub(super) section: &'static str,
+    /// The key in the file, such as `http_port`.
+    pub(super) name: &'static str,
+    /// What stands for its value in help, such as `PORT`.
+    pub(super) placeholder: &'static str,
+    /// Which values are right.
+    pub(super) expected: &'static str,
+    /// How the file may spell it.
+    pub(super) form: Form,
+    /// What holds where nobody said otherwise.
+    pub(super) fallback: Fallback,
+    /// What it does, in a sentence or two.
+    pub(super) help: &'static str,
+}
+
+/// The value of a key that no source gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fallback {
+    /// As if this had been written; nothing stands for none.
+    Text(&'static str),
+    /// The value of another key, whichever source that has.
+    Like(&'static str),
+    /// The user's data folder, which the environment knows.
+    DataHome,
+}
+
+impl KeyDefinition {
+    /// The flag without its dashes, such as `http-port`.
+    pub(super) fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The variable, such as `TILTYARD_HTTP_PORT`.
+    pub(super) fn variable(&self) -> String {
+        format!("{}{}", super::environment::PREFIX, self.name.to_ascii_uppercase())
+    }
+
+    /// Whether the file may hold it: all but the key that says which file.
+    pub(super) fn in_file(&self) -> bool {
+        self.name != "config"
+    }
+
+    /// The default for people: its text, or where it comes from.
+    pub(super) fn fallback_shown(&self) -> String {
+        match self.fallback {
+            _ if !self.in_file() => "./tiltyard.toml where it exists".to_owned(),
+            Fallback::Text("") => "none".to_owned(),
+            Fallback::Text(text) => text.to_owned(),
+            Fallback::Like(other) => format!("that of {other}"),
+            Fallback::DataHome => "$XDG_DATA_HOME/tiltyard, else ~/.local/share/tiltyard".to_owned(),
+        }
+    }
+}
+
+/// Makes, of one table, the list of definitions, the settings as meant, and the step from written to meant.
+macro_rules! keys {
+    ($($section:literal { $($name:ident: $type:ty = $kind:ident, $fallback:expr, $help:literal;)* })*) => {
+        /// Every setting, in the table's order.
+        pub(super) const KEYS: &[KeyDefinition] = &[$($(KeyDefinition {
+            section: $section,
+            name: stringify!($name),
+            placeholder: kinds::$kind.placeholder,
+            expected: kinds::$kind.expected,
+            form: kinds::$kind.form,
+            fallback: $fallback,
+            help: $help,
+        },)*)*];
+
+        /// The settings as meant: typed, checked one by one, and complete.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $($(#[doc = $help] pub $name: $type,)*)*
+        }
+
+        impl Config {
+            /// Reads every value that is written; fails at the first that is not what its key expects.
+            pub(super) fn mean(raw: &RawConfig) -> Result<Config, ConfigError> {
+                Ok(Config { $($($name: raw.meaning(stringify!($name), &kinds::$kind)?,)*)* })
+            }
+        }
+    };
+}
+
+use Fallback::{DataHome, Like, Text};
+
+keys! {
+    "Models" {
+        models: PathBuf = PATH, Text("./models"),
+            "The folder of models, with one folder per model and in it one per version.";
+        model_control: ModelControl = MODEL_CONTROL, Text("watch"),
+            "Who decides what is loaded: none takes what is there at the start, watch follows the folder, explicit \
+             waits for clients to ask.";
+        load_model: Vec<String> = NAMES, Text(""),
+            "Models to load at the start under model_control explicit. The flag may be given several times.";
+        version_policy: VersionPolicy = VERSION_POLICY, Text("latest:2"),
+            "Which versions of a model are loaded where the model itself does not say.";
+        poll_interval: Duration = DURATION_ABOVE_ZERO, Text("1s"),
+            "How often the folder is looked at under model_control watch, on top of the notices of the file system.";
+        strict: bool = BOOLEAN, Text("false"),
+            "Refuse to start when a model fails to load, instead of serving the others.";
+    }
+    "Listening" {
+        host: Host = HOST, Text("127.0.0.1"),
+            "Where the data ports listen. Containers set 0.0.0.0.";
+        http_port: u16 = PORT, Text("8000"),
+            "The port for REST; gRPC is answered too. 0 chooses a free one.";
+        grpc_port: u16 = PORT, Text("8001"),
+            "The port for gRPC; REST is answered too. May be the same as http_port. 0 chooses a free one.";
+        admin_host: Host = HOST, Text("127.0.0.1"),
+            "Where the admin port listens.";
+        admin_port: u16 = PORT, Text("8002"),
+            "The port for administration and metrics. 0 chooses a free one.";
+        metrics_host: Host = HOST, Like("host"),
+            "Where metrics are answered.";
+        http_socket: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A Unix socket to answer REST on as well.";
+        grpc_socket: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A Unix socket to answer gRPC on as well.";
+        ports_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file to write the bound ports to, once the server listens.";
+    }
+    "Engines" {
+        engines: Vec<String> = ENGINES, Text("auto"),
+            "The engines that may be used, in order of preference; auto stands for all that are found.";
+        ort_lib: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The library of ONNX Runtime, where it is not in one of the usual places.";
+        threads: Amount = AMOUNT, Text("0"),
+            "Threads that run models; 0 takes as many as the control group grants.";
+        frontend_threads: Amount = AMOUNT, Text("0"),
+            "Threads that read requests and write responses; 0 chooses.";
+    }
+    "Batching" {
+        batch_rows_max: Amount = AMOUNT, Text("0"),
+            "The most rows in one batch; 0 lets the measured cost decide.";
+        batch_delay_max: Duration = DURATION, Text("0"),
+            "How long a request may wait for others to share its batch.";
+        queue_rows_max: Amount = AMOUNT, Text("0"),
+            "The most rows that may wait in one model version's queue; 0 chooses.";
+    }
+    "Limits" {
+        body_bytes_max: usize = SIZE, Text("64MiB"),
+            "The largest request, on every protocol.";
+        request_timeout: Duration = DURATION_ABOVE_ZERO, Text("30s"),
+            "The time a request has where the client gave none.";
+        requests_max: usize = COUNT, Text("4096"),
+            "The most requests in flight; more are refused at once.";
+        bytes_in_flight_max: usize = SIZE, Text("1GiB"),
+            "The most bytes of request bodies in memory; more are refused at once.";
+        connections_max: usize = COUNT, Text("10000"),
+            "The most open connections.";
+        header_timeout: Duration = DURATION_ABOVE_ZERO, Text("10s"),
+            "The time from a connection's start to the end of its first request's head.";
+        idle_timeout: Duration = DURATION_ABOVE_ZERO, Text("75s"),
+            "How long a connection may stay open between requests.";
+    }
+    "Shutdown" {
+        drain_notice: Duration = DURATION, Text("0s"),
+            "How long the server says it is not ready, but still accepts requests, before it drains.";
+        drain_timeout: Duration = DURATION, Text("30s"),
+            "How long requests in flight may take to finish at shutdown.";
+    }
+    "Logs and metrics" {
+        log_format: LogFormat = LOG_FORMAT, Text("auto"),
+            "How log lines look; auto is human on a terminal and json elsewhere.";
+        log_level: LogLevel = LOG_LEVEL, Text("info"),
+            "The least important lines that are still logged.";
+        triton_metrics: bool = BOOLEAN, Text("false"),
+            "Serve metrics under Triton's names (nv_inference_...) as well.";
+    }
+    "Files" {
+        config: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The file of settings. Not a key of that file.";
+        data_dir: PathBuf = PATH, DataHome,
+            "The folder for what the server remembers between runs.";
+    }
+}

@@ -1,0 +1,281 @@
+//! What kinds of values can a key have, and how is each read from text?
+//!
+//! To add a kind, add a constant: a key's entry names it, and what it expects is said in help, docs and errors.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tiltyard_runtime::repository::policy::VersionPolicy;
+
+/// Durations above this are refused: sums of moments must stay far from the end of time.
+const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
+
+/// How one kind of value is written, and what it then means.
+pub(super) struct Kind<T> {
+    /// What stands for the value in help, such as `PORT`.
+    pub(super) placeholder: &'static str,
+    /// What is right, for help, docs and errors.
+    pub(super) expected: &'static str,
+    /// How the file may spell it.
+    pub(super) form: Form,
+    /// The meaning; `None` for text that is not what was expected.
+    pub(super) parse: fn(&str) -> Option<T>,
+}
+
+/// Which TOML values a kind takes in the file. Flags and variables are always text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A string.
+    Text,
+    /// An integer.
+    Integer,
+    /// An integer or a string.
+    IntegerOrText,
+    /// `true` or `false`.
+    Boolean,
+    /// An array of strings or integers, or a string with commas.
+    List,
+}
+
+pub(super) const BOOLEAN: Kind<bool> =
+    Kind { placeholder: "BOOL", expected: "true or false", form: Form::Boolean, parse: |text| text.parse().ok() };
+
+pub(super) const PORT: Kind<u16> = Kind {
+    placeholder: "PORT",
+    expected: "a port from 1 to 65535, or 0 for any that is free",
+    form: Form::Integer,
+    parse: |text| text.parse().ok(),
+};
+
+pub(super) const COUNT: Kind<usize> = Kind {
+    placeholder: "COUNT",
+    expected: "an integer from 1",
+    form: Form::Integer,
+    parse: |text| text.parse().ok().filter(|count| *count > 0),
+};
+
+pub(super) const AMOUNT: Kind<Amount> = Kind {
+    placeholder: "COUNT",
+    expected: "an integer from 1, or 0 for automatic",
+    form: Form::Integer,
+    parse: |text| text.parse().ok().map(|count| NonZeroUsize::new(count).map_or(Amount::Auto, Amount::Exactly)),
+};
+
+pub(super) const SIZE: Kind<usize> = Kind {
+    placeholder: "SIZE",
+    expected: "a number of bytes above 0, such as 67108864, 64MiB or 64MB",
+    form: Form::IntegerOrText,
+    parse: parse_size,
+};
+
+pub(super) const DURATION: Kind<Duration> = Kind {
+    placeholder: "DURATION",
+    expected: "0, or an integer with a unit (us, ms, s, m, h), such as 500ms, up to 8760h",
+    form: Form::IntegerOrText,
+    parse: parse_duration,
+};
+
+pub(super) const DURATION_ABOVE_ZERO: Kind<Duration> = Kind {
+    placeholder: "DURATION",
+    expected: "an integer above 0 with a unit (us, ms, s, m, h), such as 500ms, up to 8760h",
+    form: Form::IntegerOrText,
+    parse: |text| parse_duration(text).filter(|duration| !duration.is_zero()),
+};
+
+pub(super) const PATH: Kind<PathBuf> = Kind {
+    placeholder: "PATH",
+    expected: "a path",
+    form: Form::Text,
+    parse: |text| (!text.is_empty()).then(|| PathBuf::from(text)),
+};
+
+pub(super) const OPTIONAL_PATH: Kind<Option<PathBuf>> = Kind {
+    placeholder: "PATH",
+    expected: "a path, or nothing for none",
+    form: Form::Text,
+    parse: |text| Some((!text.is_empty()).then(|| PathBuf::from(text))),
+};
+
+pub(super) const HOST: Kind<Host> =
+    Kind { placeholder: "HOST", expected: "an IP address or a host name", form: Form::Text, parse: parse_host };
+
+pub(super) const NAMES: Kind<Vec<String>> = Kind {
+    placeholder: "NAME",
+    expected: "names with commas between them",
+    form: Form::List,
+    parse: |text| if text.is_empty() { Some(Vec::new()) } else { parse_names(text) },
+};
+
+pub(super) const ENGINES: Kind<Vec<String>> = Kind {
+    placeholder: "ENGINES",
+    expected: "auto alone, or engines with commas between them, such as onnxruntime,tract",
+    form: Form::List,
+    parse: |text| match text {
+        "auto" => Some(Vec::new()),
+        names => parse_names(names).filter(|names| names.iter().all(|name| name != "auto")),
+    },
+};
+
+pub(super) const VERSION_POLICY: Kind<VersionPolicy> = Kind {
+    placeholder: "POLICY",
+    expected: "all, latest:N with N from 1, or versions with commas between them, such as 1,3",
+    form: Form::List,
+    parse: |text| text.parse().ok(),
+};
+
+/// A number that the server chooses unless it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// The server chooses.
+    Auto,
+    /// This many.
+    Exactly(NonZeroUsize),
+}
+
+impl Amount {
+    /// The number given, or else `auto`.
+    pub fn or(self, auto: usize) -> usize {
+        match self {
+            Amount::Auto => auto,
+            Amount::Exactly(count) => count.get(),
+        }
+    }
+}
+
+/// Where to listen: an address, or a name that is looked up when the socket is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An IP address.
+    Address(IpAddr),
+    /// A host name, such as `localhost`.
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Address(address) => address.fmt(f),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Declares a setting with a fixed set of names, and its kind.
+macro_rules! choice {
+    ($(#[$doc:meta])* $type:ident, $kind:ident, $placeholder:literal, $expected:literal {
+        $($(#[$variant_doc:meta])* $variant:ident = $name:literal),* $(,)?
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $type {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        pub(super) const $kind: Kind<$type> = Kind {
+            placeholder: $placeholder,
+            expected: $expected,
+            form: Form::Text,
+            parse: |text| match text {
+                $($name => Some($type::$variant),)*
+                _ => None,
+            },
+        };
+    };
+}
+
+choice! {
+    /// Who decides which models are loaded.
+    ModelControl, MODEL_CONTROL, "none|watch|explicit", "none, watch or explicit" {
+        /// Everything in the folder when the server starts, and nothing afterwards.
+        None = "none",
+        /// Everything in the folder, followed as it changes.
+        Watch = "watch",
+        /// What clients ask for.
+        Explicit = "explicit",
+    }
+}
+
+choice! {
+    /// How log lines look.
+    LogFormat, LOG_FORMAT, "auto|human|json", "auto, human or json" {
+        /// For people on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// For people.
+        Human = "human",
+        /// One JSON object per line.
+        Json = "json",
+    }
+}
+
+choice! {
+    /// The least important lines that are still logged.
+    LogLevel, LOG_LEVEL, "error|warn|info|debug|trace", "error, warn, info, debug or trace" {
+        /// Failures that need somebody.
+        Error = "error",
+        /// What is odd, and was dealt with.
+        Warn = "warn",
+        /// What an operator wants to know.
+        Info = "info",
+        /// What a developer wants to know.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+
+/// Splits `15ms` into 15 and `ms`; the number is plain decimal digits.
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit.trim_start()))
+}
+
+fn parse_size(text: &str) -> Option<usize> {
+    let (number, unit) = number_and_unit(text)?;
+    let factor: u64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return None,
+    };
+    usize::try_from(number.checked_mul(factor)?).ok().filter(|bytes| *bytes > 0)
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = number_and_unit(text)?;
+    let duration = match unit {
+        "" if number == 0 => Duration::ZERO,
+        "us" => Duration::from_micros(number),
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.checked_mul(60)?),
+        "h" => Duration::from_secs(number.checked_mul(3600)?),
+        _ => return None,
+    };
+    (duration <= DURATION_MAX).then_some(duration)
+}
+
+fn parse_host(text: &str) -> Option<Host> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse() {
+        return Some(Host::Address(address));
+    }
+    let letters_fit = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    // A last label of digits alone is a mistyped address, such as 127.0.0.300: no name ends so.
+    let last_label = text.trim_end_matches('.').rsplit('.').next()?;
+    let named = last_label.bytes().any(|byte| !byte.is_ascii_digit());
+    (letters_fit && named && text.len() <= 253).then(|| Host::Name(text.to_owned()))
+}
+
+fn parse_names(text: &str) -> Option<Vec<String>> {
+    text.split(',').map(str::trim).map(|name| (!name.is_empty()).then(|| name.to_owned())).collect()
+}

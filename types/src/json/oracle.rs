@@ -1,0 +1,1 @@
+//! Do other parsers agree?

@@ -1,0 +1,190 @@
+//! How is one tensor of a request read, whatever the order of its keys?
+
+use super::data::read_data;
+use super::element::{Integer, Parse};
+use super::reader::{Kind, Number, Reader};
+use crate::{DataType, Error, Parameter, Parameters, Result, Shape, Tensor};
+
+/// The most axes that a shape may have.
+pub const AXES_MAX: usize = 64;
+
+/// A tensor as the Open Inference Protocol writes it in JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorText {
+    /// The input's or output's name.
+    pub name: String,
+    /// The element type.
+    pub dtype: DataType,
+    /// The declared shape.
+    pub shape: Shape,
+    /// Its parameters.
+    pub parameters: Parameters,
+    /// Its elements; `None` where they come some other way, such as after the JSON. Whether that is right is for
+    /// the caller to say.
+    pub data: Option<Tensor>,
+}
+
+/// Reads one tensor object, its keys in any order: `name`, `shape`, `datatype`, `parameters`, `data`. Others are
+/// ignored. Where `datatype` is missing, `resolve` is asked for that of the name.
+///
+/// `data` after `shape` and `datatype` is read in one pass; before them it is checked, left, and read at the end.
+/// `null` for `parameters` or `data` means that there are none. Fails with a message that names the input, on what is
+/// no JSON, on missing and on doubled keys, and on data that is not of the declared type and shape.
+pub fn read_tensor(reader: &mut Reader<'_>, resolve: &dyn Fn(&str) -> Option<DataType>) -> Result<TensorText> {
+    let mut fields = Fields::default();
+    let outcome = reader.read_object(|key, reader| fields.take(key, reader));
+    let name = fields.name.clone();
+    outcome.and_then(|()| fields.complete(resolve)).map_err(|error| blame(name.as_deref(), &error))
+}
+
+/// Reads an object of parameters. Fails on values that are no boolean, number or string, and on a doubled key.
+pub fn read_parameters(reader: &mut Reader<'_>) -> Result<Parameters> {
+    let mut parameters = Parameters::new();
+    reader.read_object(|key, reader| {
+        let value = match reader.peek_kind()? {
+            Kind::Bool => Parameter::Bool(reader.read_bool()?),
+            Kind::String => Parameter::Text(reader.read_string()?.into_owned()),
+            Kind::Number => match reader.read_number()? {
+                Number::Int(value) => Parameter::Int(value),
+                Number::Uint(value) => Parameter::Uint(value),
+                Number::Float(value) => Parameter::Double(value),
+            },
+            kind => {
+                let (key, found) = (quoted(key), kind.described());
+                let message = format!("parameter {key}: expected a boolean, a number or a string, got {found}");
+                return Err(Error::invalid(message));
+            }
+        };
+        match parameters.insert(key.to_owned(), value) {
+            None => Ok(()),
+            Some(_) => Err(Error::invalid(format!("parameter {} is given twice", quoted(key)))),
+        }
+    })?;
+    Ok(parameters)
+}
+
+/// A name in quotes for a message, cut where it is long.
+fn quoted(name: &str) -> String {
+    const SHOWN_MAX: usize = 64;
+    match name.char_indices().nth(SHOWN_MAX) {
+        None => format!("{name:?}"),
+        Some((end, _)) => format!("{:?}…", &name[..end]),
+    }
+}
+
+fn blame(name: Option<&str>, error: &Error) -> Error {
+    Error::invalid(match name {
+        Some(name) => format!("input {}: {}", quoted(name), error.message()),
+        None => format!("input: {}", error.message()),
+    })
+}
+
+/// What was read of a tensor object so far.
+#[derive(Default)]
+struct Fields<'a> {
+    name: Option<String>,
+    dtype: Option<DataType>,
+    shape: Option<Shape>,
+    parameters: Option<Parameters>,
+    data: Option<Data<'a>>,
+}
+
+enum Data<'a> {
+    None,
+    Read(Tensor),
+    /// Checked to be JSON; the bookmark is where it begins.
+    Left(Reader<'a>),
+}
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, key: &str, reader: &mut Reader<'a>) -> Result<()> {
+        match key {
+            "name" => {
+                let name = reader.read_string()?.into_owned();
+                once(key, self.name.replace(name))
+            }
+            "datatype" => {
+                let dtype = reader.read_string()?.parse().map_err(|error| Error::invalid(format!("{error}")))?;
+                once(key, self.dtype.replace(dtype))
+            }
+            "shape" => {
+                let shape = read_shape(reader)?;
+                once(key, self.shape.replace(shape))
+            }
+            "parameters" => {
+                let parameters = if reader.peek_kind()? == Kind::Null {
+                    reader.read_null()?;
+                    Parameters::new()
+                } else {
+                    read_parameters(reader)?
+                };
+                once(key, self.parameters.replace(parameters))
+            }
+            "data" => {
+                let data = self.read_or_leave(reader)?;
+                once(key, self.data.replace(data))
+            }
+            _ => Ok(reader.skip_value().map(drop)?),
+        }
+    }
+
+    fn read_or_leave(&self, reader: &mut Reader<'a>) -> Result<Data<'a>> {
+        if reader.peek_kind()? == Kind::Null {
+            reader.read_null()?;
+            return Ok(Data::None);
+        }
+        let start = reader.clone();
+        if let (Some(dtype), Some(shape)) = (self.dtype, &self.shape) {
+            match read_data(reader, dtype, shape) {
+                Ok(tensor) => return Ok(Data::Read(tensor)),
+                // The message shall name the input: the data is read again when the name is known.
+                Err(_) if self.name.is_none() => *reader = start.clone(),
+                Err(error) => return Err(error),
+            }
+        }
+        reader.skip_value()?;
+        Ok(Data::Left(start))
+    }
+
+    fn complete(self, resolve: &dyn Fn(&str) -> Option<DataType>) -> Result<TensorText> {
+        let name = self.name.ok_or_else(|| Error::invalid("\"name\" is missing"))?;
+        let dtype = self.dtype.or_else(|| resolve(&name)).ok_or_else(|| Error::invalid("\"datatype\" is missing"))?;
+        let shape = self.shape.ok_or_else(|| Error::invalid("\"shape\" is missing"))?;
+        let data = match self.data {
+            None | Some(Data::None) => None,
+            Some(Data::Read(tensor)) => Some(tensor),
+            Some(Data::Left(mut reader)) => Some(read_data(&mut reader, dtype, &shape)?),
+        };
+        Ok(TensorText { name, dtype, shape, parameters: self.parameters.unwrap_or_default(), data })
+    }
+}
+
+fn once<T>(key: &str, before: Option<T>) -> Result<()> {
+    match before {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid(format!("key {key:?} appears twice"))),
+    }
+}
+
+fn read_shape(reader: &mut Reader<'_>) -> Result<Shape> {
+    let mut axes: Vec<usize> = Vec::new();
+    reader.read_array(|reader| {
+        let axis = axes.len();
+        if axis == AXES_MAX {
+            return Err(Error::invalid(format!("shape: expected at most {AXES_MAX} axes")));
+        }
+        reader.peek_kind()?;
+        let mut again = reader.clone();
+        // The wire's lengths are signed, 64 bits wide.
+        let length = Integer::<i64>::parse(reader).ok().and_then(|length| usize::try_from(length).ok());
+        match length {
+            Some(length) => axes.push(length),
+            None => {
+                let found = quoted(&String::from_utf8_lossy(again.skip_value()?));
+                return Err(Error::invalid(format!("shape: axis {axis}: expected a length, got {found}")));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(axes.into_iter().collect())
+}
