@@ -1,1 +1,23 @@
-//! x
+//! How does the process serve? Protocols, admission, the catalog's one writer, telemetry, admin and command line.
+
+mod admin;
+pub mod admission;
+pub mod catalog;
+pub mod cli;
+mod clock;
+pub mod config;
+pub mod cores;
+pub mod describe;
+pub mod engines;
+mod ids;
+pub mod infer;
+pub mod listen;
+pub mod local;
+pub mod logs;
+pub mod manage;
+mod protocol;
+pub mod reaper;
+pub mod service;
+pub mod start;
+pub mod telemetry;
+pub mod writer;

@@ -25,8 +25,9 @@ use tract_onnx::tract_hir::ops::konst::Const;
 use crate::convert::datum_type;
 use crate::refusal::{cause, contained, refusal, unknown};
 
-/// Lengths to try for dynamic axes other than the first: small ones, and those that networks are usually built for.
-const PROBE_LENGTHS: [usize; 7] = [1, 8, 16, 32, 64, 128, 224];
+/// Lengths to try for dynamic axes other than the first: small ones, those that networks are usually built for, and
+/// some with many divisors.
+const PROBE_LENGTHS: [usize; 9] = [1, 8, 16, 32, 48, 64, 128, 224, 240];
 
 /// Whether the exporter's notes on the shapes of values inside the graph are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub(crate) struct Blueprint {
     /// Operators that tract does not know.
     unknown: Vec<String>,
     has_value_info: bool,
+    weight_bytes: u64,
 }
 
 struct Source {
@@ -141,11 +143,17 @@ impl Blueprint {
         if let Some(name) = parsed.unresolved_inputs.first() {
             return Err(EngineError::BadModel(format!("the graph uses {name:?}, which nothing in it makes")));
         }
-        Ok(Blueprint { signature, model: parsed.model, sources, unknown, has_value_info })
+        let weight_bytes = weight_bytes(file, folder);
+        Ok(Blueprint { signature, model: parsed.model, sources, unknown, has_value_info, weight_bytes })
     }
 
     pub(crate) fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// About how large the weights are, which every plan may hold a copy of.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     pub(crate) fn has_value_info(&self) -> bool {
@@ -231,7 +239,8 @@ impl Blueprint {
         let dims = dims.iter().enumerate().map(|(axis, dim)| {
             let rows = || symbol("rows__".into());
             // Exporters write 0 for unknown too, which tract would take at its word.
-            let parsed = shipped.shape.dim(axis).filter(|dim| dim.concretize().is_some_and(|dim| dim.to_i64().is_err()));
+            let parsed =
+                shipped.shape.dim(axis).filter(|dim| dim.concretize().is_some_and(|dim| dim.to_i64().is_err()));
             match (dim, openness) {
                 (Dim::Fixed(length), _) => DimFact::from(length.to_dim()),
                 (_, Openness::RowsForced) if axis == 0 => rows(),
@@ -272,6 +281,12 @@ impl Blueprint {
         let runnable = typed.into_optimized()?.into_runnable_with_options(&options)?;
         Ok(Plan { runnable, ties: ties(facts), is_open: facts.iter().flatten().any(is_open) })
     }
+}
+
+fn weight_bytes(file: &ModelFile, folder: &Path) -> u64 {
+    let external = file.graph.external_files.iter();
+    let external = external.filter_map(|name| Some(std::fs::metadata(folder.join(name)).ok()?.len()));
+    external.sum::<u64>() + file.bytes.len() as u64
 }
 
 fn named(dim: &Dim) -> bool {

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use tiltyard_runtime::engine::{
-    CompileOptions, CompiledModel, Engine, EngineBuild, EngineError, ModelFile, Session,
-};
+use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine, EngineBuild, EngineError, ModelFile, Session};
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::Signature;
 
@@ -64,7 +62,8 @@ impl Engine for TractEngine {
     }
 
     fn doubt(&self, graph: &Graph) -> Option<String> {
-        needs_proof(graph).then(|| "tract has been seen to give wrong labels for tree ensembles, without an error".into())
+        needs_proof(graph)
+            .then(|| "tract has been seen to give wrong labels for tree ensembles, without an error".into())
     }
 
     /// Fails on providers other than `cpu`. Threads per run are not heeded: tract uses the calling one alone.

@@ -13,8 +13,11 @@ use tiltyard_types::{Shape, Signature};
 use crate::background::Background;
 use crate::blueprint::{Blueprint, Plan};
 
-/// Plans kept of one model, besides the open one.
+/// Plans kept of one model, besides the open one: so many, or fewer if the copies of the weights came to more bytes,
+/// but always a few.
 pub(crate) const PLANS_MAX: usize = 16;
+const PLANS_MIN: usize = 2;
+const PLAN_BYTES_MAX: u64 = 512 << 20;
 /// Shapes remembered of one model, with a plan or without.
 const SHAPES_MAX: usize = 64;
 /// How often a shape comes before a plan is built for it alone.
@@ -48,9 +51,9 @@ struct Slot {
     used: u64,
 }
 
-#[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
+    plans_max: usize,
     /// Counts lookups: the time by which the longest unused slot is found.
     lookups: u64,
 }
@@ -80,12 +83,13 @@ impl Plans {
         prefers_exact: bool,
         background: Arc<Background>,
     ) -> Plans {
+        let plans_max = plans_max(blueprint.weight_bytes());
         Plans {
             required: blueprint.required(),
             blueprint,
             open: open.map(Arc::new),
             prefers_exact,
-            slots: Mutex::default(),
+            slots: Mutex::new(Slots { slots: Vec::new(), plans_max, lookups: 0 }),
             built: Condvar::new(),
             background,
         }
@@ -122,17 +126,13 @@ impl Plans {
     fn exact_if_ready(self: &Arc<Self>, shapes: &[Option<Shape>]) -> Option<Arc<Plan>> {
         let mut slots = self.lock();
         let room = slots.has_room();
-        let slot = slots.entry(|key| matches!(key, Key::Exact(known) if known == shapes), || {
-            Key::Exact(shapes.to_vec())
-        });
+        let slot =
+            slots.entry(|key| matches!(key, Key::Exact(known) if known == shapes), || Key::Exact(shapes.to_vec()));
         match &mut slot.state {
             State::Ready(plan) => return Some(Arc::clone(plan)),
             State::Seen(sightings) => {
                 *sightings += 1;
-                if *sightings >= SIGHTINGS_MIN
-                    && room
-                    && self.background.ask(Arc::downgrade(self), slot.key.clone())
-                {
+                if *sightings >= SIGHTINGS_MIN && room && self.background.ask(Arc::downgrade(self), slot.key.clone()) {
                     slot.state = State::Queued;
                 }
             }
@@ -207,9 +207,20 @@ impl Plans {
     }
 
     #[cfg(test)]
+    pub(crate) fn has_exact(&self, shapes: &[Option<Shape>]) -> bool {
+        self.lock().ready().any(|slot| matches!(&slot.key, Key::Exact(known) if known == shapes))
+    }
+
+    #[cfg(test)]
     pub(crate) fn has_open(&self) -> bool {
         self.open.is_some()
     }
+}
+
+/// How many plans may be kept of a model whose weights are so large.
+fn plans_max(weight_bytes: u64) -> usize {
+    let affordable = PLAN_BYTES_MAX / weight_bytes.max(1);
+    usize::try_from(affordable).unwrap_or(usize::MAX).clamp(PLANS_MIN, PLANS_MAX)
 }
 
 impl Slots {
@@ -239,7 +250,7 @@ impl Slots {
     /// Takes out the plans that are too many, the longest unused first.
     fn evict(&mut self) -> Vec<Slot> {
         let mut evicted = Vec::new();
-        while self.ready().count() > PLANS_MAX
+        while self.ready().count() > self.plans_max
             && let Some(position) = self.oldest(|state| matches!(state, State::Ready(_)))
         {
             evicted.push(self.slots.swap_remove(position));
@@ -251,7 +262,7 @@ impl Slots {
     fn has_room(&self) -> bool {
         let coming = self.slots.iter().filter(|slot| matches!(slot.state, State::Queued | State::Building)).count();
         let idle = self.ready().filter(|slot| self.lookups.saturating_sub(slot.used) >= IDLE_REQUESTS_MIN).count();
-        self.ready().count() + coming < PLANS_MAX + idle
+        self.ready().count() + coming < self.plans_max + idle
     }
 
     fn ready(&self) -> impl Iterator<Item = &Slot> {
@@ -261,5 +272,15 @@ impl Slots {
     fn oldest(&self, may_go: impl Fn(&State) -> bool) -> Option<usize> {
         let candidates = self.slots.iter().enumerate().filter(|(_, slot)| may_go(&slot.state));
         candidates.min_by_key(|(_, slot)| slot.used).map(|(position, _)| position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_models_keep_fewer_plans() {
+        assert_eq!([0, 1 << 20, 64 << 20, 8 << 30].map(plans_max), [PLANS_MAX, PLANS_MAX, 8, PLANS_MIN]);
     }
 }

@@ -169,7 +169,7 @@ macro_rules! choice {
         $($(#[$variant_doc:meta])* $variant:ident = $name:literal),* $(,)?
     }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $type {
             $($(#[$variant_doc])* $variant,)*
         }

@@ -156,3 +156,118 @@ fn at_element(index: usize, fault: Fault) -> Fault {
         syntax => syntax,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use DataType::{Bf16, Bool, Bytes, Fp16, Fp32, Fp64, Int8, Int32, Int64, Uint8, Uint64};
+
+    fn read(text: &str, dtype: DataType, shape: &[usize]) -> Result<Tensor, String> {
+        let mut reader = Reader::new(text.as_bytes());
+        let tensor = read_data(&mut reader, dtype, &Shape::from(shape)).map_err(|error| error.message().to_owned())?;
+        reader.finish().map_err(|error| error.to_string())?;
+        Ok(tensor)
+    }
+
+    #[test]
+    fn good_data_is_read() {
+        fn check<T: crate::Element>(text: &str, shape: &[usize], expected: &[T]) {
+            let tensor = read(text, T::DTYPE, shape).unwrap();
+            assert_eq!(tensor.to_vec::<T>().as_deref(), Some(expected), "{text}");
+            assert_eq!(tensor.shape()[..], *shape, "{text}");
+        }
+        check("[1, 2.5, -3e1, 0.000]", &[2, 2], &[1f32, 2.5, -30., 0.]);
+        check("[[1, 2],\n [3,4]]", &[2, 2], &[1f32, 2., 3., 4.]);
+        check("[[[1],[2]],[[3],[4]]]", &[2, 2, 1], &[1u8, 2, 3, 4]);
+        check("[ ]", &[0], &[] as &[f64]);
+        check("[]", &[2, 0, 3], &[] as &[f64]);
+        check("[[], [ ]]", &[2, 0], &[] as &[f64]);
+        check("7", &[], &[7i32]);
+        check("[7]", &[], &[7i32]);
+        check("[3.0, 1e2, -0, 2.50e1, 1000e-3, 0e999999999999]", &[6], &[3i16, 100, 0, 25, 1, 0]);
+        check(
+            "[18446744073709551615, 9223372036854775809, 18446744073709551615.0]",
+            &[3],
+            &[u64::MAX, (1 << 63) + 1, u64::MAX],
+        );
+        check("[-9223372036854775808, 9223372036854775807]", &[2], &[i64::MIN, i64::MAX]);
+        check("[Infinity, -Infinity]", &[2], &[f32::INFINITY, f32::NEG_INFINITY]);
+        check("[1e-400, 1.7976931348623157e308]", &[2], &[0f64, f64::MAX]);
+    }
+
+    #[test]
+    fn what_is_no_number_by_name_becomes_nan() {
+        for dtype in [Fp16, Bf16, Fp32, Fp64] {
+            let tensor = read("[null, NaN]", dtype, &[2]).unwrap();
+            let nan = match dtype {
+                Fp64 => tensor.to_vec::<f64>().unwrap().iter().all(|value| value.is_nan()),
+                Fp32 => tensor.to_vec::<f32>().unwrap().iter().all(|value| value.is_nan()),
+                Fp16 => tensor.to_vec::<half::f16>().unwrap().iter().all(|value| value.is_nan()),
+                _ => tensor.to_vec::<half::bf16>().unwrap().iter().all(|value| value.is_nan()),
+            };
+            assert!(nan, "{dtype}");
+        }
+    }
+
+    #[test]
+    fn booleans_and_strings() {
+        let truth = read("[true, false, 0, 1, 1.0]", Bool, &[5]).unwrap();
+        assert_eq!(truth.to_vec::<u8>().unwrap(), [1, 0, 0, 1, 1]);
+        let strings = read(r#"[["a", ""], ["\u0000é", "b\n"]]"#, Bytes, &[2, 2]).unwrap();
+        assert_eq!(strings.as_strings().unwrap(), [&b"a"[..], b"", "\0é".as_bytes(), b"b\n"]);
+        assert!(read("[]", Bytes, &[0]).unwrap().as_strings().unwrap().is_empty());
+    }
+
+    #[test]
+    fn bad_data_is_told_what_was_expected() {
+        fn check(text: &str, dtype: DataType, shape: &[usize], expected: &str) {
+            assert_eq!(read(text, dtype, shape), Err(expected.to_owned()), "{text}");
+        }
+        check("[1, 2, 3]", Fp32, &[2, 2], "expected 4 elements for shape [2, 2], got 3");
+        check("[1, 2, 3]", Fp32, &[2], "expected 2 elements for shape [2], got 3");
+        check("[]", Fp32, &[], "expected 1 elements for shape [], got 0");
+        check("[[1, 2], [3]]", Fp32, &[2, 2], "data[1]: expected 2 elements for shape [2, 2], got 1");
+        check("[[1], [2]]", Fp32, &[3, 1], "data: expected 3 elements for shape [3, 1], got 2");
+        check("[[1], 2]", Fp32, &[2, 1], "data[1]: expected an array for shape [2, 1], got a number");
+        check("[[[1]]]", Fp32, &[1, 1], "element 0: expected a number, got an array");
+        check("[[1, 2]]", Fp32, &[1, 2, 1], "data[0][0]: expected an array for shape [1, 2, 1], got a number");
+        check("[1, [2]]", Fp32, &[2], "element 1: expected a number, got an array");
+        check("[[1], [2]]", Fp32, &[2], "expected a flat list for shape [2], got lists in a list");
+        check("[[1]]", Fp32, &[], "expected a flat list for shape [], got lists in a list");
+        check("[[]]", Fp32, &[0, 2], "data[0]: expected 2 elements for shape [0, 2], got 0");
+        check("1", Fp32, &[1], "expected an array of 1 elements for shape [1], got a number");
+        check("[1, \"2\"]", Fp32, &[2], "element 1: expected a number, got a string");
+        check("[1.5]", Int32, &[1], "element 0: expected an integer, got 1.5");
+        check("[1e-1]", Int32, &[1], "element 0: expected an integer, got 1e-1");
+        check("[NaN]", Int32, &[1], "element 0: expected an integer, got NaN");
+        check("[true]", Int32, &[1], "element 0: expected an integer, got a boolean");
+        check("[1, 2, 3, 300]", Uint8, &[4], "element 3: 300 is out of range for UINT8");
+        check("[-1]", Uint64, &[1], "element 0: -1 is out of range for UINT64");
+        check("[18446744073709551616]", Uint64, &[1], "element 0: 18446744073709551616 is out of range for UINT64");
+        check("[1e999999999999999999]", Int8, &[1], "element 0: 1e999999999999999999 is out of range for INT8");
+        check("[null]", Int64, &[1], "element 0: null is not a value of INT64");
+        check("[null]", Bytes, &[1], "element 0: null is not a value of BYTES");
+        check("[1]", Bytes, &[1], "element 0: expected a string, got 1");
+        check("[2]", Bool, &[1], "element 0: expected true, false, 0 or 1, got 2");
+        check("[\"true\"]", Bool, &[1], "element 0: expected a boolean, got a string");
+        check("[3.5e38]", Fp32, &[1], "element 0: 3.5e38 is out of range for FP32");
+        check("[-1e309]", Fp64, &[1], "element 0: -1e309 is out of range for FP64");
+        check("[65520]", Fp16, &[1], "element 0: 65520 is out of range for FP16");
+        check("[3.4e38]", Bf16, &[1], "element 0: 3.4e38 is out of range for BF16");
+        check("[1 2]", Fp32, &[2], "at byte 3: expected ',' or ']', found '2'");
+        check("[nil]", Fp32, &[1], "at byte 2: expected the word null, found 'i'");
+        let long = format!("[{}.5]", "1".repeat(100));
+        check(&long, Int8, &[1], &format!("element 0: expected an integer, got {}…", "1".repeat(40)));
+    }
+
+    #[test]
+    fn absurd_shapes_cost_nothing() {
+        fn check(shape: &[usize], expected: &str) {
+            for dtype in DataType::ALL {
+                assert_eq!(read("[]", dtype, shape), Err(expected.to_owned()));
+            }
+        }
+        check(&[1 << 40, 30], "expected 32985348833280 elements for shape [1099511627776, 30], got 0");
+        check(&[1 << 40, 1 << 40], &TensorError::TooManyElements(Shape::from([1 << 40, 1 << 40])).to_string());
+    }
+}

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 
 use super::JsonError;
-use super::number::{nearest_f32, nearest_f64, nearest_narrow, normalized};
+use super::number::{Decimal, nearest_f32, nearest_f64, nearest_narrow, normalized};
 use super::reader::{Kind, Reader};
 use crate::DataType;
 
@@ -146,7 +146,6 @@ fn float_word(reader: &mut Reader<'_>, dtype: DataType) -> Result<f64, Fault> {
 }
 
 /// Whether a number in digits begins here.
-#[inline(always)]
 fn at_number(reader: &Reader<'_>) -> bool {
     match reader.peek() {
         Some(b'0'..=b'9') => true,
@@ -162,12 +161,20 @@ impl Parse for Fp32 {
 
     #[inline(always)]
     fn parse(reader: &mut Reader<'_>) -> Result<f32, Fault> {
-        if !at_number(reader) {
-            return Ok(float_word(reader, DataType::Fp32)? as f32);
+        match reader.scan_quick(Decimal::to_f32) {
+            Some(value) => Ok(value),
+            None => parse_rare_f32(reader),
         }
-        let (decimal, token) = reader.scan_number()?;
-        nearest_f32(decimal, token).map_err(|_| out_of_range(token, DataType::Fp32))
     }
+}
+
+#[inline(never)]
+fn parse_rare_f32(reader: &mut Reader<'_>) -> Result<f32, Fault> {
+    if !at_number(reader) {
+        return Ok(float_word(reader, DataType::Fp32)? as f32);
+    }
+    let (decimal, token) = reader.scan_number()?;
+    nearest_f32(decimal, token).map_err(|_| out_of_range(token, DataType::Fp32))
 }
 
 pub(super) struct Fp64;
@@ -177,12 +184,20 @@ impl Parse for Fp64 {
 
     #[inline(always)]
     fn parse(reader: &mut Reader<'_>) -> Result<f64, Fault> {
-        if !at_number(reader) {
-            return float_word(reader, DataType::Fp64);
+        match reader.scan_quick(Decimal::to_f64) {
+            Some(value) => Ok(value),
+            None => parse_rare_f64(reader),
         }
-        let (decimal, token) = reader.scan_number()?;
-        nearest_f64(decimal, token).map_err(|_| out_of_range(token, DataType::Fp64))
     }
+}
+
+#[inline(never)]
+fn parse_rare_f64(reader: &mut Reader<'_>) -> Result<f64, Fault> {
+    if !at_number(reader) {
+        return float_word(reader, DataType::Fp64);
+    }
+    let (decimal, token) = reader.scan_number()?;
+    nearest_f64(decimal, token).map_err(|_| out_of_range(token, DataType::Fp64))
 }
 
 /// Reads a half or a brain float, as the single that equals it.
@@ -252,8 +267,16 @@ macro_rules! integers {
 
             #[inline(always)]
             fn parse(reader: &mut Reader<'_>) -> Result<$rust, Fault> {
-                let value = parse_integer(reader, DataType::$dtype)?;
-                <$rust>::try_from(value.0).map_err(|_| out_of_range(value.1, DataType::$dtype))
+                let quick = reader.scan_quick(|decimal| {
+                    let magnitude = decimal.mantissa as i64;
+                    let value = if decimal.negative { -magnitude } else { magnitude };
+                    if decimal.whole { <$rust>::try_from(value).ok() } else { None }
+                });
+                if let Some(value) = quick {
+                    return Ok(value);
+                }
+                let (value, token) = parse_rare_integer(reader, DataType::$dtype)?;
+                <$rust>::try_from(value).map_err(|_| out_of_range(token, DataType::$dtype))
             }
         })*
     };
@@ -265,22 +288,17 @@ integers! {
 }
 
 /// Reads a whole number with its text, whatever its size up to 30 digits.
-#[inline(always)]
-fn parse_integer<'a>(reader: &mut Reader<'a>, dtype: DataType) -> Result<(i128, &'a [u8]), Fault> {
+#[inline(never)]
+fn parse_rare_integer<'a>(reader: &mut Reader<'a>, dtype: DataType) -> Result<(i128, &'a [u8]), Fault> {
     if !at_number(reader) {
         return Err(wrong_kind(reader, "an integer", dtype));
     }
-    let (decimal, token) = reader.scan_number()?;
-    if decimal.exact && decimal.exponent == 0 {
-        let magnitude = i128::from(decimal.mantissa);
-        return Ok((if decimal.negative { -magnitude } else { magnitude }, token));
-    }
-    rare_integer(token, dtype).map(|value| (value, token))
+    let (_, token) = reader.scan_number()?;
+    whole_value(token, dtype).map(|value| (value, token))
 }
 
-/// The value of a number that has a fraction, an exponent or many digits, where it is whole.
-#[inline(never)]
-fn rare_integer(token: &[u8], dtype: DataType) -> Result<i128, Fault> {
+/// The value of a number however written, where it is whole.
+fn whole_value(token: &[u8], dtype: DataType) -> Result<i128, Fault> {
     const DIGITS_MAX: i64 = 30;
     let (point, digits) = normalized(token);
     if digits.is_empty() {

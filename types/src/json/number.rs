@@ -23,6 +23,8 @@ pub(super) struct Decimal {
 /// The most digits that always fit into the mantissa.
 const MANTISSA_DIGITS: usize = 19;
 
+const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
 const ZEROS: u64 = u64::from_le_bytes([b'0'; 8]);
 
 /// Eight bytes from `at` on; past the end there are NULs, which end every run of digits.
@@ -64,7 +66,6 @@ fn chunk_value(chunk: u64, count: usize) -> u64 {
 /// Appends the run of digits at `at` to the mantissa, which wraps; returns it with the position after the run.
 #[inline(always)]
 fn read_digits(text: &[u8], mut at: usize, mut mantissa: u64) -> (u64, usize) {
-    const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
     loop {
         let bytes = chunk(text, at) ^ ZEROS;
         let count = leading_digits(bytes);
@@ -98,8 +99,70 @@ fn leading_zero(at: usize) -> JsonError {
     JsonError::new(at, "a number must not begin with a zero and another digit")
 }
 
-/// Reads the number at `start`, which begins with a minus or a digit; returns it with the position after it.
+/// Reads the number at `start` with its length, if it has one of the two forms that most tensors are written in,
+/// `d.ddd` and `ddd`; it has then no exponent, at most 19 digits, and 18 of them at most after the point.
+///
+/// After the minus all positions are known to the compiler, so that no bounds are checked and no load waits for the
+/// one before it. What is longer, or near the end of the text, or wrong, is left to [`scan`].
 #[inline(always)]
+pub(super) fn scan_quick(text: &[u8], start: usize) -> Option<(Decimal, usize)> {
+    // A minus, a digit, a point, three chunks and a byte that ends the number.
+    const WINDOW: usize = 28;
+    let window: &[u8; WINDOW] = text.get(start..)?.first_chunk()?;
+    let negative = window[0] == b'-';
+    let window: &[u8; WINDOW - 1] = window[usize::from(negative)..].first_chunk()?;
+    let (decimal, length) = if window[1] == b'.' { scan_fraction(window) } else { scan_whole(window) }?;
+    Some((Decimal { negative, ..decimal }, length + usize::from(negative)))
+}
+
+#[inline(always)]
+fn load(window: &[u8; 27], at: usize) -> u64 {
+    u64::from_le_bytes(window[at..].first_chunk().copied().unwrap_or_default()) ^ ZEROS
+}
+
+#[inline(always)]
+fn scan_fraction(window: &[u8; 27]) -> Option<(Decimal, usize)> {
+    let lead = u64::from(window[0].wrapping_sub(b'0'));
+    let first = load(window, 2);
+    let mut count = leading_digits(first);
+    let mut mantissa;
+    if count == 8 {
+        mantissa = lead * POWERS[8] + chunk_value(first, 8);
+        let second = load(window, 10);
+        let more = leading_digits(second);
+        mantissa = mantissa * POWERS[more] + chunk_value(second, more);
+        count += more;
+        if more == 8 {
+            let third = load(window, 18);
+            let more = leading_digits(third);
+            if more > MANTISSA_DIGITS - 17 {
+                return None;
+            }
+            mantissa = mantissa * POWERS[more] + chunk_value(third, more);
+            count += more;
+        }
+    } else {
+        mantissa = lead * POWERS[count] + chunk_value(first, count);
+    }
+    let bad = lead > 9 || count == 0 || window[count + 2] | 0x20 == b'e';
+    let decimal = Decimal { negative: false, mantissa, exponent: -(count as i64), exact: true, whole: false };
+    (!bad).then_some((decimal, count + 2))
+}
+
+#[inline(always)]
+fn scan_whole(window: &[u8; 27]) -> Option<(Decimal, usize)> {
+    let digits = load(window, 0);
+    let count = leading_digits(digits);
+    let bad = count == 0 || count == 8 || (window[0] == b'0' && count > 1);
+    if bad || matches!(window[count], b'.' | b'e' | b'E') {
+        return None;
+    }
+    let mantissa = chunk_value(digits, count);
+    Some((Decimal { negative: false, mantissa, exponent: 0, exact: true, whole: true }, count))
+}
+
+/// Reads the number at `start`, a minus or a digit, of any form; returns it with the position after it.
+#[inline(never)]
 pub(super) fn scan(text: &[u8], start: usize) -> Result<(Decimal, usize), JsonError> {
     let negative = text.get(start) == Some(&b'-');
     let first = start + usize::from(negative);
@@ -107,11 +170,7 @@ pub(super) fn scan(text: &[u8], start: usize) -> Result<(Decimal, usize), JsonEr
     if lead > 9 {
         return Err(no_digit(text, first));
     }
-    // One digit and a point is how most tensors are written; to expect it is faster than to measure the run.
-    let (mut mantissa, mut at) = match text.get(first + 1) {
-        Some(b'.') => (u64::from(lead), first + 1),
-        _ => read_digits(text, first, 0),
-    };
+    let (mut mantissa, mut at) = read_digits(text, first, 0);
     if lead == 0 && at > first + 1 {
         return Err(leading_zero(first));
     }
@@ -170,10 +229,7 @@ pub(super) fn skip(text: &[u8], start: usize) -> Result<usize, JsonError> {
     if lead > 9 {
         return Err(no_digit(text, first));
     }
-    let mut at = match text.get(first + 1) {
-        Some(b'.') => first + 1,
-        _ => skip_digits(text, first),
-    };
+    let mut at = skip_digits(text, first);
     if lead == 0 && at > first + 1 {
         return Err(leading_zero(first));
     }
@@ -218,21 +274,21 @@ impl Decimal {
         (self.exact && mantissa >= 0).then_some(mantissa as f64 * scale)
     }
 
-    /// The nearest single, or `None` where it takes more than a multiplication to know.
+    /// The nearest single, or `None` where it takes more than a multiplication to know, or where it is infinite.
     ///
     /// The true value lies between two doubles; where both round to one single, so does everything in between.
     #[inline(always)]
-    fn to_f32(self) -> Option<f32> {
+    pub(super) fn to_f32(self) -> Option<f32> {
         let product = self.approximate()?;
         let low = (product * (1.0 - PRODUCT_ERROR)) as f32;
         let high = (product * (1.0 + PRODUCT_ERROR)) as f32;
         let sign = u32::from(self.negative) << 31;
-        (low == high).then(|| f32::from_bits(low.to_bits() | sign))
+        (low == high && low < f32::INFINITY).then(|| f32::from_bits(low.to_bits() | sign))
     }
 
     /// The nearest double, or `None` where it takes more than a division to know.
     #[inline(always)]
-    fn to_f64(self) -> Option<f64> {
+    pub(super) fn to_f64(self) -> Option<f64> {
         // Both are exact doubles, so that there is one rounding, that of the operation.
         const EXACT_SCALE_MAX: i64 = 22;
         let magnitude = if !self.exact {
@@ -242,7 +298,7 @@ impl Decimal {
             let scale = SCALES[60 + self.exponent.unsigned_abs() as usize];
             if self.exponent < 0 { mantissa / scale } else { mantissa * scale }
         } else if self.mantissa != 0 && (-27..=0).contains(&self.exponent) {
-            divide(self.mantissa, self.exponent.unsigned_abs() as u32)
+            divide(self.mantissa, self.exponent.unsigned_abs() as usize)
         } else {
             return None;
         };
@@ -250,18 +306,59 @@ impl Decimal {
     }
 }
 
+/// A power of five, shifted to have its highest bit set, by how much, and what stands for its reciprocal.
+struct Divisor {
+    value: u64,
+    shift: u32,
+    reciprocal: u64,
+}
+
+/// The powers of five that fit into 64 bits.
+const DIVISORS: [Divisor; 28] = {
+    let mut divisors = [const { Divisor { value: 0, shift: 0, reciprocal: 0 } }; 28];
+    let mut power = 0;
+    while power < divisors.len() {
+        let shift = 5u64.pow(power as u32).leading_zeros();
+        let value = 5u64.pow(power as u32) << shift;
+        // It is 2^64 and something; the something is kept.
+        let reciprocal = (u128::MAX / value as u128) as u64;
+        divisors[power] = Divisor { value, shift, reciprocal };
+        power += 1;
+    }
+    divisors
+};
+
 /// `mantissa / 10^power`, rounded once; the mantissa is not zero and the power is at most 27.
 ///
 /// The quotient by `5^power` is taken to at least 63 bits, and its lowest bit says whether anything was left over, so
 /// that the conversion to a double sees on which side of a half the true value lies. Powers of two change no digit.
-fn divide(mantissa: u64, power: u32) -> f64 {
-    let divisor = 5u64.pow(power);
-    let (shift, divisor_shift) = (mantissa.leading_zeros(), divisor.leading_zeros());
-    let numerator = u128::from(mantissa << shift) << 63;
-    let divisor = u128::from(divisor << divisor_shift);
-    let quotient = (numerator / divisor) as u64 | u64::from(numerator % divisor != 0);
-    let scale = i64::from(divisor_shift) - i64::from(shift) - i64::from(power) - 63;
-    quotient as f64 * f64::from_bits(((1023 + scale) as u64) << 52)
+#[inline(always)]
+fn divide(mantissa: u64, power: usize) -> f64 {
+    let divisor = &DIVISORS[power];
+    let shift = mantissa.leading_zeros();
+    let (quotient, remainder) = divide_wide(u128::from(mantissa << shift) << 63, divisor);
+    let sticky = quotient | u64::from(remainder != 0);
+    let scale = i64::from(divisor.shift) - i64::from(shift) - power as i64 - 63;
+    sticky as f64 * f64::from_bits(((1023 + scale) as u64) << 52)
+}
+
+/// Quotient and remainder of a number whose upper half is less than the divisor, by multiplication with the
+/// reciprocal (Möller and Granlund, "Improved division by invariant integers", algorithm 4).
+#[inline(always)]
+fn divide_wide(number: u128, divisor: &Divisor) -> (u64, u64) {
+    let (high, low) = ((number >> 64) as u64, number as u64);
+    let estimate = (u128::from(divisor.reciprocal) * u128::from(high)).wrapping_add(number);
+    let mut quotient = ((estimate >> 64) as u64).wrapping_add(1);
+    let mut remainder = low.wrapping_sub(quotient.wrapping_mul(divisor.value));
+    if remainder > estimate as u64 {
+        quotient = quotient.wrapping_sub(1);
+        remainder = remainder.wrapping_add(divisor.value);
+    }
+    if remainder >= divisor.value {
+        quotient = quotient.wrapping_add(1);
+        remainder -= divisor.value;
+    }
+    (quotient, remainder)
 }
 
 /// A finite number that the text overflows.
@@ -269,16 +366,14 @@ fn divide(mantissa: u64, power: u32) -> f64 {
 pub(super) struct OutOfRange;
 
 /// The single nearest to a scanned number, whose text is `token`.
-#[inline(always)]
 pub(super) fn nearest_f32(decimal: Decimal, token: &[u8]) -> Result<f32, OutOfRange> {
     match decimal.to_f32() {
-        Some(value) if value.is_finite() => Ok(value),
-        _ => slow_f32(token),
+        Some(value) => Ok(value),
+        None => slow_f32(token),
     }
 }
 
 /// The double nearest to a scanned number, whose text is `token`.
-#[inline(always)]
 pub(super) fn nearest_f64(decimal: Decimal, token: &[u8]) -> Result<f64, OutOfRange> {
     match decimal.to_f64() {
         Some(value) => Ok(value),
@@ -315,7 +410,7 @@ pub(super) fn nearest_narrow(
     let below = units.floor();
     let rounded = if units - below == 0.5 {
         // The text may lie a little beside the half that its double is.
-        match compare(token, magnitude) {
+        match compare(token, magnitude, (fraction_bits - exponent_min + 1) as usize) {
             Ordering::Less => below,
             Ordering::Equal => units.round_ties_even(),
             Ordering::Greater => below + 1.0,
@@ -326,10 +421,10 @@ pub(super) fn nearest_narrow(
     Ok(((rounded * unit) as f32).copysign(value as f32))
 }
 
-/// How the magnitude of a number's text compares with a double that is not zero, exactly.
-fn compare(token: &[u8], value: f64) -> Ordering {
-    // No half between two brain floats has more than 140 digits after the point.
-    let exact = format!("{value:.160}");
+/// How the magnitude of a number's text compares, exactly, with a double that is not zero and a multiple of
+/// `2^-places`, so that it has no more decimal places than that.
+fn compare(token: &[u8], value: f64, places: usize) -> Ordering {
+    let exact = format!("{value:.places$}");
     let (token_point, token_digits) = normalized(token);
     let (point, digits) = normalized(exact.as_bytes());
     token_point.cmp(&point).then_with(|| token_digits.cmp(&digits))

@@ -237,6 +237,30 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Goes to the end of an array without looking at what is in it: brackets are counted, strings are left out.
+    /// What is in it must be read later, from a bookmark at its start; only then is it known to be JSON.
+    pub(super) fn leave_array(&mut self) -> Result<(), JsonError> {
+        self.expect(Kind::Array)?;
+        let start = self.position;
+        let mut open = 0usize;
+        loop {
+            self.position = string::bracket_or_quote(self.text, self.position);
+            match self.peek() {
+                Some(b'[') => open += 1,
+                Some(b']') => open -= 1,
+                Some(b'"') => {
+                    self.position = string::skip(self.text, self.position + 1)?;
+                    continue;
+                }
+                _ => return Err(JsonError::new(start, "the array does not end")),
+            }
+            self.position += 1;
+            if open == 0 {
+                return Ok(());
+            }
+        }
+    }
+
     /// Ends the reading. Fails where anything but whitespace follows.
     pub fn finish(mut self) -> Result<(), JsonError> {
         self.skip_whitespace();
@@ -337,8 +361,17 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads the number at this position, a minus or a digit; gives it with its text.
+    /// Reads the number at this position, and answers what `convert` makes of it; where the number is of a rare form,
+    /// or `convert` refuses, nothing is read.
     #[inline(always)]
+    pub(super) fn scan_quick<T>(&mut self, convert: impl FnOnce(Decimal) -> Option<T>) -> Option<T> {
+        let (decimal, length) = number::scan_quick(self.text, self.position)?;
+        let value = convert(decimal)?;
+        self.position += length;
+        Some(value)
+    }
+
+    /// Reads the number at this position, a minus or a digit; gives it with its text.
     pub(super) fn scan_number(&mut self) -> Result<(Decimal, &'a [u8]), JsonError> {
         let (decimal, end) = number::scan(self.text, self.position)?;
         let token = &self.text[self.position..end];

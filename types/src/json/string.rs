@@ -5,19 +5,46 @@ use std::borrow::Cow;
 use super::JsonError;
 use super::reader::found;
 
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+const HIGH: u64 = ONES << 7;
+
+/// Marks the zero bytes of a word in their highest bits. A borrow may mark bytes after a zero wrongly, never before
+/// the first one.
+#[inline(always)]
+fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGH
+}
+
+/// The position of the next `[`, `]` or `"` from `at` on; the text's length where there is none.
+#[inline]
+pub(super) fn bracket_or_quote(text: &[u8], mut at: usize) -> usize {
+    let sought = |byte: &u8| matches!(byte, b'[' | b']' | b'"');
+    while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk::<32>()) {
+        // Both brackets have the bit of 0x40, which nothing in a list of numbers has but an exponent's letter.
+        let suspects = block.as_chunks().0.iter().fold(0, |suspects, bytes| {
+            let word = u64::from_le_bytes(*bytes);
+            suspects | (word & (ONES * 0x40)) | zero_bytes(word ^ (ONES * b'"' as u64))
+        });
+        if suspects != 0
+            && let Some(index) = block.iter().position(sought)
+        {
+            return at + index;
+        }
+        at += 32;
+    }
+    let rest = text.get(at..).unwrap_or_default();
+    at + rest.iter().position(sought).unwrap_or(rest.len())
+}
+
 /// The position of the first byte from `at` on that is not plain: a quote, a backslash, a control character, the end.
 #[inline]
 pub(super) fn plain_end(text: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
     while let Some(bytes) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*bytes);
         let quote = word ^ (ONES * b'"' as u64);
         let backslash = word ^ (ONES * b'\\' as u64);
-        // A borrow spoils only bytes after one that is found rightly, and the first is what counts.
-        let zero = |word: u64| word.wrapping_sub(ONES) & !word;
-        let control = word.wrapping_sub(ONES * 0x20) & !word;
-        let special = (zero(quote) | zero(backslash) | control) & HIGH;
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let special = zero_bytes(quote) | zero_bytes(backslash) | control;
         if special != 0 {
             return at + (special.trailing_zeros() / 8) as usize;
         }

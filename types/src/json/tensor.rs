@@ -27,7 +27,8 @@ pub struct TensorText {
 /// Reads one tensor object, its keys in any order: `name`, `shape`, `datatype`, `parameters`, `data`. Others are
 /// ignored. Where `datatype` is missing, `resolve` is asked for that of the name.
 ///
-/// `data` after `shape` and `datatype` is read in one pass; before them it is checked, left, and read at the end.
+/// `data` after `shape` and `datatype` is read in one pass; before them only its end is looked for, and it is read at the
+/// end of the object.
 /// `null` for `parameters` or `data` means that there are none. Fails with a message that names the input, on what is
 /// no JSON, on missing and on doubled keys, and on data that is not of the declared type and shape.
 pub fn read_tensor(reader: &mut Reader<'_>, resolve: &dyn Fn(&str) -> Option<DataType>) -> Result<TensorText> {
@@ -92,7 +93,7 @@ struct Fields<'a> {
 enum Data<'a> {
     None,
     Read(Tensor),
-    /// Checked to be JSON; the bookmark is where it begins.
+    /// To be read at the end; the bookmark is where it begins.
     Left(Reader<'a>),
 }
 
@@ -142,7 +143,11 @@ impl<'a> Fields<'a> {
                 Err(error) => return Err(error),
             }
         }
-        reader.skip_value()?;
+        if reader.peek_kind()? == Kind::Array {
+            reader.leave_array()?;
+        } else {
+            reader.skip_value()?;
+        }
         Ok(Data::Left(start))
     }
 
@@ -187,4 +192,113 @@ fn read_shape(reader: &mut Reader<'_>) -> Result<Shape> {
         Ok(())
     })?;
     Ok(axes.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<TensorText, String> {
+        let mut reader = Reader::new(text.as_bytes());
+        let tensor = read_tensor(&mut reader, &|name| (name == "known").then_some(DataType::Int64));
+        let tensor = tensor.map_err(|error| error.message().to_owned())?;
+        reader.finish().map_err(|error| error.to_string())?;
+        Ok(tensor)
+    }
+
+    #[test]
+    fn the_order_of_keys_does_not_matter() {
+        let fields = [
+            r#""name": "x""#,
+            r#""shape": [2, 1]"#,
+            r#""datatype": "FP32""#,
+            r#""data": [[0.5], [2]]"#,
+            r#""parameters": {"a": 1, "b": "]", "c": true, "d": 1.5, "e": 18446744073709551615}"#,
+            r#""other": {"name": ["]", {}]}"#,
+        ];
+        let expected = TensorText {
+            name: "x".to_owned(),
+            dtype: DataType::Fp32,
+            shape: Shape::from([2, 1]),
+            parameters: [
+                ("a".to_owned(), Parameter::Int(1)),
+                ("b".to_owned(), Parameter::Text("]".to_owned())),
+                ("c".to_owned(), Parameter::Bool(true)),
+                ("d".to_owned(), Parameter::Double(1.5)),
+                ("e".to_owned(), Parameter::Uint(u64::MAX)),
+            ]
+            .into(),
+            data: Some(Tensor::from_slice([2, 1], &[0.5f32, 2.]).unwrap()),
+        };
+        for turn in 0..fields.len() {
+            for swapped in 1..fields.len() {
+                let mut fields = fields;
+                fields.rotate_left(turn);
+                fields.swap(0, swapped);
+                let text = format!("{{{}}}", fields.join(", "));
+                assert_eq!(read(&text).as_ref(), Ok(&expected), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn data_may_be_elsewhere() {
+        let absent = r#"{"name": "x", "shape": [4], "datatype": "BYTES", "parameters": {"binary_data_size": 20}}"#;
+        let tensor = read(absent).unwrap();
+        assert_eq!((tensor.data, tensor.parameters.len()), (None, 1));
+        let null =
+            read(r#"{"data": null, "parameters": null, "name": "x", "shape": [4], "datatype": "BYTES"}"#).unwrap();
+        assert_eq!((null.data, null.parameters.len()), (None, 0));
+        let resolved = read(r#"{"name": "known", "shape": [1], "data": [3]}"#).unwrap();
+        assert_eq!(resolved.data, Some(Tensor::from_slice([1], &[3i64]).unwrap()));
+    }
+
+    #[test]
+    fn strings_with_brackets_do_not_end_the_data() {
+        let text = r#"{"data": ["]", "[[", "\"]", "\\"], "name": "x", "shape": [4], "datatype": "BYTES"}"#;
+        let tensor = read(text).unwrap().data.unwrap();
+        assert_eq!(tensor.as_strings().unwrap(), [&b"]"[..], b"[[", b"\"]", b"\\"]);
+    }
+
+    #[test]
+    fn errors_name_the_input() {
+        fn check(text: &str, expected: &str) {
+            assert_eq!(read(text), Err(expected.to_owned()), "{text}");
+        }
+        let short = "input \"x\": expected 2 elements for shape [2], got 1";
+        check(r#"{"name": "x", "shape": [2], "datatype": "FP32", "data": [1]}"#, short);
+        check(r#"{"shape": [2], "datatype": "FP32", "data": [1], "name": "x"}"#, short);
+        check(r#"{"data": [1], "shape": [2], "datatype": "FP32", "name": "x"}"#, short);
+        check(r#"{"shape": [2], "data": []}"#, "input: \"name\" is missing");
+        check(r#"{"name": "x", "shape": [2]}"#, "input \"x\": \"datatype\" is missing");
+        check(r#"{"name": "x", "datatype": "FP32"}"#, "input \"x\": \"shape\" is missing");
+        check(r#"{"name": "x", "name": "y"}"#, "input \"y\": key \"name\" appears twice");
+        check(r#"{"name": "x", "shape": [], "shape": []}"#, "input \"x\": key \"shape\" appears twice");
+        check(r#"{"name": "x", "data": [], "data": []}"#, "input \"x\": key \"data\" appears twice");
+        check(r#"{"name": "x", "shape": [-1]}"#, "input \"x\": shape: axis 0: expected a length, got \"-1\"");
+        check(r#"{"name": "x", "shape": [1, 2.5]}"#, "input \"x\": shape: axis 1: expected a length, got \"2.5\"");
+        check(r#"{"name": "x", "shape": [1e30]}"#, "input \"x\": shape: axis 0: expected a length, got \"1e30\"");
+        check(r#"{"name": "x", "shape": [null]}"#, "input \"x\": shape: axis 0: expected a length, got \"null\"");
+        check(r#"{"name": "x", "shape": 3}"#, "input \"x\": at byte 23: expected an array, found a number");
+        check(r#"{"name": 5}"#, "input: at byte 9: expected a string, found a number");
+        check(r#"{"data": [1, 2"#, "input: at byte 9: the array does not end");
+        check(
+            r#"{"data": [1 2], "name": "x", "shape": [2], "datatype": "FP32"}"#,
+            "input \"x\": at byte 12: expected ',' or ']', found '2'",
+        );
+        check(
+            r#"{"data": [{}, 1], "name": "x", "shape": [2], "datatype": "FP32"}"#,
+            "input \"x\": element 0: expected a number, got an object",
+        );
+        check(
+            r#"{"name": "x", "parameters": {"p": []}}"#,
+            "input \"x\": parameter \"p\": expected a boolean, a number or a string, got an array",
+        );
+        check(r#"{"name": "x", "parameters": {"p": 1, "p": 1}}"#, "input \"x\": parameter \"p\" is given twice");
+        check("[]", "input: at byte 0: expected an object, found an array");
+        let many = format!(r#"{{"name": "x", "shape": [{}1]}}"#, "1,".repeat(AXES_MAX));
+        check(&many, "input \"x\": shape: expected at most 64 axes");
+        let wrong = read(r#"{"name": "x", "datatype": "FLOAT"}"#).unwrap_err();
+        assert!(wrong.starts_with("input \"x\": unknown datatype \"FLOAT\": expected one of BOOL"), "{wrong}");
+    }
 }

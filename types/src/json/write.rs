@@ -81,8 +81,25 @@ fn write_list<T: Copy>(elements: &[T], out: &mut Vec<u8>, write: impl Fn(T, &mut
     out.push(b']');
 }
 
+/// Writes a whole number of at most seven digits as a float; answers whether it was one.
+///
+/// Pixels and counts are such numbers, and the general way takes longest for them. A zero is left to it for its sign.
+#[inline(always)]
+fn write_small_whole(value: f64, out: &mut Vec<u8>) -> bool {
+    let whole = value as i32;
+    if f64::from(whole) != value || whole == 0 || whole.unsigned_abs() > 9_999_999 {
+        return false;
+    }
+    write_signed(whole.into(), out);
+    out.extend_from_slice(b".0");
+    true
+}
+
 #[inline(always)]
 fn write_f32(value: f32, out: &mut Vec<u8>, non_finite: NonFinite) {
+    if write_small_whole(value.into(), out) {
+        return;
+    }
     if value.is_finite() {
         out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
     } else {
@@ -92,6 +109,9 @@ fn write_f32(value: f32, out: &mut Vec<u8>, non_finite: NonFinite) {
 
 #[inline(always)]
 fn write_f64(value: f64, out: &mut Vec<u8>, non_finite: NonFinite) {
+    if write_small_whole(value, out) {
+        return;
+    }
     if value.is_finite() {
         out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
     } else {
@@ -154,4 +174,61 @@ pub fn write_string(string: &str, out: &mut Vec<u8>) {
         at = end + 1;
     }
     out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::Shape;
+
+    fn written(tensor: &Tensor, non_finite: NonFinite) -> String {
+        let mut out = b"before".to_vec();
+        write_data(tensor, &mut out, non_finite).unwrap();
+        String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
+    }
+
+    #[test]
+    fn elements_are_written_flat() {
+        fn check<T: crate::Element>(elements: &[T], expected: &str) {
+            let tensor = Tensor::from_slice([elements.len(), 1], elements).unwrap();
+            assert_eq!(written(&tensor, NonFinite::Bare), expected);
+        }
+        check::<f32>(&[], "[]");
+        check(&[0u8, 255], "[0,255]");
+        check(&[u64::MAX], "[18446744073709551615]");
+        check(&[i64::MIN, -1, 0, i64::MAX], "[-9223372036854775808,-1,0,9223372036854775807]");
+        check(&[i8::MIN, i8::MAX], "[-128,127]");
+        check(&[0.1f32, 1.0, -255.0, 0.0, -0.0, 1.0e-45], "[0.1,1.0,-255.0,0.0,-0.0,1e-45]");
+        check(&[0.1f64, 0.30000000000000004, 1e300], "[0.1,0.30000000000000004,1e300]");
+        check(&[f16::from_f32(0.1), f16::MAX], "[0.099975586,65504.0]");
+        check(&[bf16::from_f32(1.5)], "[1.5]");
+    }
+
+    #[test]
+    fn booleans_and_words() {
+        let truth = Tensor::fixed(DataType::Bool, Shape::from([2]), vec![1, 0]).unwrap();
+        assert_eq!(written(&truth, NonFinite::Bare), "[true,false]");
+        let wild = Tensor::from_slice([3], &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]).unwrap();
+        assert_eq!(written(&wild, NonFinite::Bare), "[NaN,Infinity,-Infinity]");
+        assert_eq!(written(&wild, NonFinite::Null), "[null,null,null]");
+    }
+
+    #[test]
+    fn strings_are_escaped_or_refused() {
+        let strings = |elements: &[&'static [u8]]| {
+            let elements: Vec<Bytes> = elements.iter().map(|element| Bytes::from_static(element)).collect();
+            Tensor::strings(Shape::from([elements.len()]), elements).unwrap()
+        };
+        let good = strings(&[b"", "a\"b\\c\n\r\t\0\u{1f}é🦀".as_bytes(), b"plain, and longer than a word"]);
+        assert_eq!(
+            written(&good, NonFinite::Bare),
+            r#"["","a\"b\\c\n\r\t\u0000\u001fé🦀","plain, and longer than a word"]"#
+        );
+        let mut out = b"before".to_vec();
+        let refused = write_data(&strings(&[b"a", b"\xff"]), &mut out, NonFinite::Bare);
+        assert_eq!((refused, &out[..]), (Err(NotUtf8 { element: 1 }), &b"before"[..]));
+    }
 }

@@ -1,0 +1,80 @@
+//! What does the admin port answer? Metrics, health, and what is loaded.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tiltyard_runtime::deployment::BatchAxis;
+
+use crate::catalog::Version;
+use crate::service::Service;
+use crate::telemetry;
+
+/// Answers one request on the admin port.
+pub(crate) fn answer<B>(service: &Arc<Service>, triton_metrics: bool, request: &Request<B>) -> Response<Full<Bytes>> {
+    let (status, content_type, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(service, triton_metrics))
+        }
+        (&Method::GET | &Method::HEAD, "/health/live" | "/v2/health/live") => (StatusCode::OK, "text/plain", String::new()),
+        (&Method::GET | &Method::HEAD, "/health/ready" | "/v2/health/ready") => {
+            let status = if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            (status, "text/plain", String::new())
+        }
+        (&Method::GET | &Method::HEAD, "/admin/models") => {
+            (StatusCode::OK, "application/json", Value::Array(models(service)).to_string())
+        }
+        (method, path) => {
+            let error = json!({ "error": format!("nothing is at {method} {path}") });
+            (StatusCode::NOT_FOUND, "application/json", error.to_string())
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Every version, with what is known of it.
+pub(crate) fn models(service: &Service) -> Vec<Value> {
+    let catalog = service.inference.catalog.load();
+    let versions = catalog.models.iter().flat_map(|(name, model)| {
+        model.versions.iter().map(move |(number, version)| model_form(name, *number, version))
+    });
+    versions.collect()
+}
+
+fn model_form(name: &str, number: u64, version: &Version) -> Value {
+    let (state, reason) = version.state.index();
+    let mut form = json!({ "name": name, "version": number.to_string(), "state": state, "reason": reason });
+    if let Some(deployment) = &version.deployment {
+        let identity = &deployment.identity;
+        let batch_reason = match &deployment.batch_axis {
+            BatchAxis::None => "no batch axis",
+            BatchAxis::Unproved(reason) => reason,
+            BatchAxis::Proved => "rows are proved independent",
+        };
+        let facts = json!({
+            "engine": identity.engine,
+            "engine_version": identity.build.version,
+            "provider": identity.provider,
+            "batch_rows_max": deployment.rows_max(),
+            "batch_reason": batch_reason,
+            "signature": deployment.signature.to_string(),
+            "digest": identity.digest.to_string(),
+            "artifact": identity.artifact.to_string(),
+            "size_bytes": identity.size,
+            "loaded": identity.loaded.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            "load_seconds": identity.load_time.as_secs_f64(),
+            "goldens": identity.goldens,
+        });
+        if let (Some(form), Value::Object(facts)) = (form.as_object_mut(), facts) {
+            form.extend(facts);
+        }
+    }
+    form
+}

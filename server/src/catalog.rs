@@ -1,0 +1,166 @@
+//! What can answer, right now?
+//!
+//! A catalog never changes. The writer makes a new one for each load, unload or plan and publishes it with one
+//! atomic store; a request loads it once and keeps it to its end, so that all it sees agrees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tiltyard_runtime::deployment::Deployment;
+use tiltyard_types::{Error, ErrorKind, Result};
+
+/// Everything that can answer, at one moment.
+#[derive(Clone, Default)]
+pub struct Catalog {
+    /// Counts up with each new catalog.
+    pub revision: u64,
+    /// Models by name, with all their versions and what became of them.
+    pub models: BTreeMap<String, Model>,
+}
+
+/// A model's versions.
+#[derive(Clone, Default)]
+pub struct Model {
+    /// By number.
+    pub versions: BTreeMap<u64, Version>,
+    /// The arms of the endpoint of the same name, resolved: whom a request without a version may reach.
+    pub arms: Vec<Arm>,
+}
+
+/// A version and its state.
+#[derive(Clone)]
+pub struct Version {
+    /// Where it stands.
+    pub state: VersionState,
+    /// What answers, if it is ready. A version that is being replaced still answers with its old bytes.
+    pub deployment: Option<Arc<Deployment>>,
+}
+
+/// Where a version stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionState {
+    /// Being made ready.
+    Loading,
+    /// Answers.
+    Ready,
+    /// Does not answer, for this reason.
+    Failed(String),
+    /// Was taken out on request.
+    Unloaded,
+}
+
+/// One deployment in an endpoint's plan.
+#[derive(Clone)]
+pub struct Arm {
+    /// Its part in the plan.
+    pub role: Role,
+    /// What answers.
+    pub deployment: Arc<Deployment>,
+}
+
+/// An arm's part in a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Answers all that no challenger takes.
+    Champion,
+    /// Not part of a plan: the client named the version.
+    Pinned,
+}
+
+impl Role {
+    /// The name in metrics and headers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Champion => "champion",
+            Role::Pinned => "pinned",
+        }
+    }
+}
+
+/// Whom a request reaches.
+#[derive(Clone)]
+pub struct Route {
+    /// The deployment that answers.
+    pub deployment: Arc<Deployment>,
+    /// Its part.
+    pub role: Role,
+}
+
+impl Catalog {
+    /// Resolves what a client named: with a version that version, else the endpoint's arm. Fails with what there is
+    /// instead.
+    pub fn route(&self, name: &str, version: Option<u64>) -> Result<Route> {
+        let model = self.models.get(name).ok_or_else(|| self.unknown_model(name))?;
+        let Some(number) = version else {
+            return match model.arms.first() {
+                Some(arm) => Ok(Route { deployment: Arc::clone(&arm.deployment), role: arm.role }),
+                None => Err(model.not_ready(name)),
+            };
+        };
+        let version = model.versions.get(&number).ok_or_else(|| {
+            let known = model.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            Error::not_found(format!("unknown version {number} of model {name:?}: there is {known}"))
+        })?;
+        match &version.deployment {
+            Some(deployment) => Ok(Route { deployment: Arc::clone(deployment), role: Role::Pinned }),
+            None => Err(version.not_ready(name, number)),
+        }
+    }
+
+    /// All deployments that answer, in the order of model and version.
+    pub fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
+        self.models.values().flat_map(|model| model.versions.values()).filter_map(|version| version.deployment.as_ref())
+    }
+
+    /// The failure for a name that is not there.
+    pub fn unknown_model(&self, name: &str) -> Error {
+        const SHOWN_MAX: usize = 12;
+        let shown: String = name.chars().take(200).collect();
+        let mut known: Vec<String> = self.models.keys().take(SHOWN_MAX).map(|name| format!("{name:?}")).collect();
+        if self.models.len() > SHOWN_MAX {
+            known.push(format!("… ({} in all)", self.models.len()));
+        }
+        let known = if known.is_empty() { "no models".to_owned() } else { known.join(", ") };
+        Error::not_found(format!("unknown model {shown:?}: this server has {known}"))
+    }
+}
+
+impl Model {
+    /// Puts the newest ready version into the endpoint of the model's name.
+    pub fn resolve_arms(&mut self) {
+        let newest = self.versions.values().rev().find_map(|version| version.deployment.as_ref());
+        self.arms =
+            newest.map(|deployment| Arm { role: Role::Champion, deployment: Arc::clone(deployment) }).into_iter().collect();
+    }
+
+    fn not_ready(&self, name: &str) -> Error {
+        match self.versions.iter().next_back() {
+            Some((number, version)) => version.not_ready(name, *number),
+            None => Error::new(ErrorKind::NotReady, format!("model {name:?} has no version that is ready")),
+        }
+    }
+}
+
+impl Version {
+    fn not_ready(&self, name: &str, number: u64) -> Error {
+        let why = match &self.state {
+            VersionState::Loading => "is still loading".to_owned(),
+            VersionState::Failed(reason) => format!("failed to load: {reason}"),
+            VersionState::Unloaded => "is unloaded".to_owned(),
+            VersionState::Ready => "is not ready".to_owned(),
+        };
+        Error::new(ErrorKind::NotReady, format!("model {name:?} version {number} {why}"))
+    }
+}
+
+impl VersionState {
+    /// The state and reason as the repository index has them.
+    pub fn index(&self) -> (&'static str, &str) {
+        match self {
+            VersionState::Loading => ("LOADING", ""),
+            VersionState::Ready => ("READY", ""),
+            VersionState::Failed(reason) => ("UNAVAILABLE", reason),
+            VersionState::Unloaded => ("UNAVAILABLE", "unloaded"),
+        }
+    }
+}

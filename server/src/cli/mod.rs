@@ -1,0 +1,197 @@
+//! Which command was asked for, and how does the process end?
+
+mod check;
+mod completions;
+mod config;
+mod engine;
+pub mod exit;
+mod models;
+mod output;
+mod predict;
+mod progress;
+pub(crate) mod serve;
+mod settings;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+
+use self::exit::{Exit, Failure};
+use crate::config::command_flags;
+
+const ABOUT: &str = "Serve ONNX models over the Open Inference Protocol, REST and gRPC";
+
+const HELP_END: &str = "\
+Without a command, tiltyard serves the models in ./models; all flags of serve work without its name too.
+Addresses: REST on 127.0.0.1:8000, gRPC on 127.0.0.1:8001, metrics and admin on 127.0.0.1:8002.
+
+Examples:
+  tiltyard                                      serve ./models
+  tiltyard --models ~/models --http-port 9000   serve another folder on another port
+  tiltyard check ~/models                       what would be served, and what is wrong
+  tiltyard models                               what a running server serves
+  tiltyard predict risk --file patients.csv     ask a running server
+  tiltyard engine install onnxruntime           bring the faster engine
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
+
+const SERVE_EXAMPLES: &str = "\
+A folder of models has a folder per model and in it one per version: models/risk/1/model.onnx. A single .onnx file, or
+a folder with one, is fine too. Every setting is also a variable and a key of ./tiltyard.toml; `tiltyard config` shows
+which value holds, and why.
+
+Examples:
+  tiltyard serve
+  tiltyard serve --models churn.onnx
+  tiltyard serve --host 0.0.0.0 --models /models --log-format json
+  tiltyard serve --http-port 0 --grpc-port 0 --admin-port 0 --ports-file ports.json
+  tiltyard serve --model-control explicit --load-model risk --load-model digits";
+
+/// The whole command line.
+fn command() -> Command {
+    // The flags of `serve` are taken without its name as well, but told only in its own help: there are many.
+    let flags = command_flags().into_iter().map(|flag| flag.hide(true));
+    Command::new("tiltyard")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .override_usage("tiltyard [FLAGS OF SERVE]\n       tiltyard COMMAND [OPTIONS]")
+        .subcommand_value_name("COMMAND")
+        .disable_help_subcommand(true)
+        .args(flags)
+        .arg(output::flag())
+        .subcommand(serve_command())
+        .subcommand(predict::command())
+        .subcommand(models::command())
+        .subcommand(check::command())
+        .subcommand(engine::command())
+        .subcommand(config::command())
+        .subcommand(completions::command())
+        .after_help(HELP_END)
+}
+
+fn serve_command() -> Command {
+    Command::new("serve")
+        .about("Serve a folder of models until told to end")
+        .args(command_flags())
+        .after_help(SERVE_EXAMPLES)
+}
+
+/// Does what the command line asks. Never panics on a closed standard output.
+pub fn main() -> ExitCode {
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and the version come here too. Where nobody reads them, there is nobody to tell.
+            drop(error.print());
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match run(&matches) {
+        Ok(code) => code,
+        Err(failure) => {
+            let message = failure.to_string();
+            if !message.is_empty() {
+                output::note(format_args!("error: {message}"));
+            }
+            failure.exit().into()
+        }
+    }
+}
+
+fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    refuse_misplaced(matches)?;
+    let done = |()| Exit::Done.into();
+    match matches.subcommand() {
+        None => serve(matches),
+        Some(("serve", matches)) => serve(matches),
+        Some(("predict", matches)) => predict::run(matches).map(done),
+        Some(("models", matches)) => models::run(matches).map(done),
+        Some(("check", matches)) => check::run(matches).map(done),
+        Some(("engine", matches)) => engine::run(matches).map(done),
+        Some(("config", matches)) => config::run(matches).map(done),
+        Some(("completions", matches)) => completions::run(matches).map(done),
+        Some((unknown, _)) => Err(Failure::usage(format!("unknown command {unknown:?}"))),
+    }
+}
+
+fn serve(matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    Ok(serve::run(settings::load(matches)?))
+}
+
+/// Flags in a place where they would be silently without effect are mistakes.
+fn refuse_misplaced(matches: &ArgMatches) -> Result<(), Failure> {
+    let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let subcommand = matches.subcommand_name();
+    if matches!(subcommand, None | Some("serve")) && given(output::OUTPUT) {
+        return Err(Failure::usage("--output is for the other commands; the form of serve's log is --log-format"));
+    }
+    let flags = command_flags();
+    let flag = flags.iter().find(|flag| given(flag.get_id().as_str())).and_then(|flag| flag.get_long());
+    match (flag, subcommand) {
+        (Some(flag), Some(command)) => {
+            Err(Failure::usage(format!("--{flag} is without effect before a command: write tiltyard {command} … --{flag} …")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    /// Parses a line, and says which command with which value of `--http-port` it is, or how it is wrong.
+    fn parsed(line: &str) -> String {
+        let matches = match command().try_get_matches_from(line.split_whitespace()) {
+            Ok(matches) => matches,
+            Err(error) => return error.kind().to_string(),
+        };
+        if let Err(failure) = refuse_misplaced(&matches) {
+            return failure.to_string();
+        }
+        let (name, matches) = matches.subcommand().unwrap_or(("", &matches));
+        let port = matches.try_get_one::<String>("http_port").ok().flatten();
+        let form = matches.try_get_one::<String>(output::OUTPUT).ok().flatten();
+        [Some(name.to_owned()), port.cloned(), form.cloned()].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn lines_that_people_type() {
+        let check = |line: &str, expected: &str| assert_eq!(parsed(line), expected, "{line}");
+        check("tiltyard", "");
+        check("tiltyard --http-port 9000 --strict --models m", " 9000");
+        check("tiltyard serve --http-port 9000 --load-model a --load-model b", "serve 9000");
+        check("tiltyard models --output json", "models json");
+        check("tiltyard --output json models", "models json");
+        check("tiltyard config --http-port 9000", "config 9000");
+        check("tiltyard engine list --output json", "engine");
+        check("tiltyard check", "check");
+        check("tiltyard check m --engines tract,onnxruntime", "check");
+        check("tiltyard completions bash", "completions");
+    }
+
+    #[test]
+    fn lines_that_are_wrong() {
+        let check = |line: &str, expected: &str| {
+            let found = parsed(line);
+            assert!(found.contains(expected), "{line}: {found}");
+        };
+        check("tiltyard srve", "unrecognized subcommand");
+        check("tiltyard --htp-port 1", "unexpected argument");
+        check("tiltyard models --output yaml", "invalid value");
+        check("tiltyard --output json", "--output is for the other commands");
+        check("tiltyard serve --output json", "--output is for the other commands");
+        check("tiltyard --models m predict risk --data {}", "write tiltyard predict … --models …");
+        check("tiltyard --strict serve", "write tiltyard serve … --strict …");
+        check("tiltyard engine", "subcommand");
+        check("tiltyard engine install", "required");
+        check("tiltyard engine install triton", "invalid value");
+        check("tiltyard completions cmd", "invalid value");
+    }
+}

@@ -1,0 +1,221 @@
+//! What do a deployment's metadata, configuration and figures look like to a Triton client?
+//!
+//! Each is made once, as the gRPC message; REST writes the same messages as JSON.
+
+use std::sync::Arc;
+
+use tiltyard_proto::inference as pb;
+use tiltyard_runtime::deployment::{BatchAxis, Deployment};
+use tiltyard_runtime::repository::policy::VersionPolicy;
+use tiltyard_runtime::stats::{Durations, Histogram, Snapshot};
+use tiltyard_types::{DataType, ErrorKind, TensorSpec};
+
+use crate::catalog::Model;
+
+/// The name of this server in its metadata.
+pub const SERVER_NAME: &str = "tiltyard";
+
+/// The protocol extensions that are really offered.
+pub const EXTENSIONS: [&str; 9] = [
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+    "schedule_policy",
+];
+
+/// The Open Inference Protocol's name for what is served here.
+const PLATFORM: &str = "onnx_onnxv1";
+
+/// Server metadata.
+pub fn server_metadata() -> pb::ServerMetadataResponse {
+    pb::ServerMetadataResponse {
+        name: SERVER_NAME.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+    }
+}
+
+/// Model metadata. `versions` are those that answer.
+pub fn model_metadata(name: &str, model: &Model, deployment: &Deployment) -> pb::ModelMetadataResponse {
+    let tensors = |specs: &[TensorSpec]| {
+        specs
+            .iter()
+            .map(|spec| pb::model_metadata_response::TensorMetadata {
+                name: spec.name.clone(),
+                datatype: spec.dtype.name().to_owned(),
+                shape: spec.wire_dims(),
+            })
+            .collect()
+    };
+    let ready = model.versions.iter().filter(|(_, version)| version.deployment.is_some());
+    let mut properties = std::collections::BTreeMap::new();
+    if !deployment.settings.description.is_empty() {
+        properties.insert("description".to_owned(), deployment.settings.description.clone());
+    }
+    properties.insert("engine".to_owned(), deployment.identity.engine.to_owned());
+    properties.insert("digest".to_owned(), deployment.identity.digest.to_string());
+    pb::ModelMetadataResponse {
+        name: name.to_owned(),
+        versions: ready.map(|(number, _)| number.to_string()).collect(),
+        platform: PLATFORM.to_owned(),
+        inputs: tensors(&deployment.signature.inputs),
+        outputs: tensors(&deployment.signature.outputs),
+        properties,
+    }
+}
+
+/// The configuration a Triton user would have had to write. A model whose rows are batched has `max_batch_size` above
+/// 0 and dims without the batch axis.
+pub fn model_config(name: &str, deployment: &Deployment, default_policy: &VersionPolicy) -> pb::ModelConfig {
+    let rows_max = deployment.rows_max();
+    let dims = |spec: &TensorSpec| {
+        let dims = spec.wire_dims();
+        if rows_max > 0 { dims.get(1..).unwrap_or(&[]).to_vec() } else { dims }
+    };
+    let settings = &deployment.settings;
+    let policy = settings.version_policy.as_ref().unwrap_or(default_policy);
+    pb::ModelConfig {
+        name: name.to_owned(),
+        platform: "onnxruntime_onnx".to_owned(),
+        backend: deployment.identity.engine.to_owned(),
+        version_policy: Some(version_policy(policy)),
+        max_batch_size: i32::try_from(rows_max).unwrap_or(i32::MAX),
+        input: deployment
+            .signature
+            .inputs
+            .iter()
+            .map(|spec| pb::ModelInput {
+                name: spec.name.clone(),
+                data_type: config_type(spec.dtype) as i32,
+                dims: dims(spec),
+                optional: spec.optional,
+                ..Default::default()
+            })
+            .collect(),
+        output: deployment
+            .signature
+            .outputs
+            .iter()
+            .map(|spec| pb::ModelOutput {
+                name: spec.name.clone(),
+                data_type: config_type(spec.dtype) as i32,
+                dims: dims(spec),
+                ..Default::default()
+            })
+            .collect(),
+        instance_group: vec![pb::ModelInstanceGroup {
+            name: format!("{name}_0"),
+            kind: instance_kind(&deployment.identity.provider) as i32,
+            count: i32::try_from(deployment.policy.runs_max).unwrap_or(i32::MAX),
+            ..Default::default()
+        }],
+        default_model_filename: settings.model_file.clone().unwrap_or_else(|| "model.onnx".to_owned()),
+        parameters: settings
+            .parameters
+            .iter()
+            .map(|(key, value)| (key.clone(), pb::ModelParameter { string_value: value.clone() }))
+            .collect(),
+        scheduling_choice: (deployment.batch_axis == BatchAxis::Proved).then(|| {
+            pb::model_config::SchedulingChoice::DynamicBatching(pb::ModelDynamicBatching {
+                max_queue_delay_microseconds: u64::try_from(deployment.policy.delay_max.as_micros()).unwrap_or(u64::MAX),
+                ..Default::default()
+            })
+        }),
+        ..Default::default()
+    }
+}
+
+fn version_policy(policy: &VersionPolicy) -> pb::ModelVersionPolicy {
+    use pb::model_version_policy::{All, Latest, PolicyChoice, Specific};
+    let choice = match policy {
+        VersionPolicy::Latest(count) => {
+            PolicyChoice::Latest(Latest { num_versions: u32::try_from(*count).unwrap_or(u32::MAX) })
+        }
+        VersionPolicy::All => PolicyChoice::All(All {}),
+        VersionPolicy::Specific(versions) => PolicyChoice::Specific(Specific {
+            versions: versions.iter().map(|&version| i64::try_from(version).unwrap_or(i64::MAX)).collect(),
+        }),
+    };
+    pb::ModelVersionPolicy { policy_choice: Some(choice) }
+}
+
+fn instance_kind(provider: &str) -> pb::model_instance_group::Kind {
+    match provider {
+        "cpu" => pb::model_instance_group::Kind::Cpu,
+        _ => pb::model_instance_group::Kind::Gpu,
+    }
+}
+
+/// The name that configurations use for a data type.
+pub fn config_type(dtype: DataType) -> pb::DataType {
+    match dtype {
+        DataType::Bool => pb::DataType::TypeBool,
+        DataType::Uint8 => pb::DataType::TypeUint8,
+        DataType::Uint16 => pb::DataType::TypeUint16,
+        DataType::Uint32 => pb::DataType::TypeUint32,
+        DataType::Uint64 => pb::DataType::TypeUint64,
+        DataType::Int8 => pb::DataType::TypeInt8,
+        DataType::Int16 => pb::DataType::TypeInt16,
+        DataType::Int32 => pb::DataType::TypeInt32,
+        DataType::Int64 => pb::DataType::TypeInt64,
+        DataType::Fp16 => pb::DataType::TypeFp16,
+        DataType::Bf16 => pb::DataType::TypeBf16,
+        DataType::Fp32 => pb::DataType::TypeFp32,
+        DataType::Fp64 => pb::DataType::TypeFp64,
+        DataType::Bytes => pb::DataType::TypeString,
+    }
+}
+
+/// A deployment's figures since it was loaded.
+pub fn model_statistics(name: &str, deployment: &Arc<Deployment>) -> pb::ModelStatistics {
+    let sum = deployment.stats.snapshot();
+    let failed = failures(&sum);
+    let stats = pb::InferStatistics {
+        success: Some(duration(sum.success)),
+        fail: Some(duration(failed)),
+        queue: Some(histogram(&sum.queue)),
+        compute_input: Some(duration(sum.assemble)),
+        compute_infer: Some(histogram(&sum.run)),
+        compute_output: Some(duration(sum.split)),
+        cache_hit: Some(pb::StatisticDuration::default()),
+        cache_miss: Some(pb::StatisticDuration::default()),
+    };
+    let batches = sum.batches.iter().map(|(rows, assemble, run, split)| pb::InferBatchStatistics {
+        batch_size: *rows as u64,
+        compute_input: Some(duration(*assemble)),
+        compute_infer: Some(duration(*run)),
+        compute_output: Some(duration(*split)),
+    });
+    pb::ModelStatistics {
+        name: name.to_owned(),
+        version: deployment.identity.version.to_string(),
+        last_inference: sum.last_request_ms,
+        inference_count: sum.rows,
+        execution_count: sum.executions,
+        inference_stats: Some(stats),
+        batch_stats: batches.collect(),
+        ..Default::default()
+    }
+}
+
+/// All failures together, those of clients that went away left out, as Triton counts.
+fn failures(sum: &Snapshot) -> Durations {
+    let counted = ErrorKind::ALL.iter().zip(&sum.failures).filter(|(kind, _)| **kind != ErrorKind::Cancelled);
+    counted.fold(Durations::default(), |all, (_, one)| Durations {
+        count: all.count + one.count,
+        nanos: all.nanos + one.nanos,
+    })
+}
+
+fn duration(durations: Durations) -> pb::StatisticDuration {
+    pb::StatisticDuration { count: durations.count, ns: durations.nanos }
+}
+
+fn histogram(histogram: &Histogram) -> pb::StatisticDuration {
+    pb::StatisticDuration { count: histogram.count(), ns: histogram.nanos }
+}

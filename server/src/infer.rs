@@ -1,0 +1,176 @@
+//! How is one decoded request answered, whatever protocol it came by?
+//!
+//! check → admit → enqueue → wait → observe. Protocols decode before and encode after; they have no opinions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::job::Answer;
+use tiltyard_runtime::pool::Pool;
+use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, RequestId, Result};
+
+use crate::admission::Admission;
+use crate::catalog::{Catalog, Role, Route};
+use crate::{clock, ids};
+
+/// What answers requests: shared by all connections.
+pub struct Inference {
+    /// What can answer.
+    pub catalog: ArcSwap<Catalog>,
+    /// Who runs it.
+    pub pool: Arc<Pool>,
+    /// How much may be in flight.
+    pub admission: Arc<Admission>,
+    /// The time a request has where its client gave none.
+    pub timeout_default: Duration,
+}
+
+/// A request that was accepted: its name and its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    /// The server's name for it.
+    pub id: RequestId,
+    /// When it was accepted.
+    pub at: Moment,
+    /// When its client stops waiting, if the protocol said so.
+    pub timeout: Option<Duration>,
+    /// Bytes of its body.
+    pub bytes: usize,
+}
+
+impl Accepted {
+    /// Names a request that arrives now.
+    pub fn now(timeout: Option<Duration>, bytes: usize) -> Accepted {
+        Accepted { id: ids::request_id(), at: clock::now(), timeout, bytes }
+    }
+}
+
+/// A request's answer, with what the protocols tell about it.
+pub struct Outcome {
+    /// What answered.
+    pub deployment: Arc<Deployment>,
+    /// In which part.
+    pub role: Role,
+    /// The server's name for the request.
+    pub id: RequestId,
+    /// The outputs asked for, in that order.
+    pub outputs: Vec<NamedTensor>,
+    /// Rows the request carried.
+    pub rows: usize,
+}
+
+impl Inference {
+    /// Answers a request along `route`, which the protocol resolved when it decoded.
+    pub async fn infer(&self, request: InferRequest, route: Route, accepted: Accepted) -> Result<Outcome> {
+        let mut watch = Watch { deployment: Arc::clone(&route.deployment), accepted, name: request.model.clone(), done: false };
+        match self.answer(request, &route, accepted).await {
+            Ok((outputs, answer, rows)) => {
+                watch.succeeded(&answer, rows);
+                Ok(Outcome { deployment: route.deployment, role: route.role, id: accepted.id, outputs, rows })
+            }
+            Err(error) => {
+                watch.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: InferRequest,
+        route: &Route,
+        accepted: Accepted,
+    ) -> Result<(Vec<NamedTensor>, Answer, usize)> {
+        let deployment = &route.deployment;
+        refuse_sequences(&request)?;
+        let deadline = self.deadline(&request, accepted)?;
+        let inputs = deployment.signature.arrange(request.inputs)?;
+        let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
+        let rows = deployment.rows(&inputs)?;
+        let _permit = self.admission.admit(accepted.bytes)?;
+        let pending = deployment.enqueue(inputs, wanted.clone(), Some(deadline), &self.pool)?;
+        let left = deadline.since(clock::now());
+        let mut answer = match tokio::time::timeout(left, pending).await {
+            Ok(Ok(answer)) => answer?,
+            Ok(Err(_)) => return Err(Error::new(ErrorKind::Engine, "the worker ended without an answer")),
+            Err(_) => {
+                let after = deadline.since(accepted.at);
+                return Err(Error::new(ErrorKind::Deadline, format!("no answer within {after:.0?}")));
+            }
+        };
+        let outputs = std::mem::take(&mut answer.outputs);
+        let name = |position: &usize| deployment.signature.outputs[*position].name.clone();
+        let outputs =
+            wanted.iter().zip(outputs).map(|(position, tensor)| NamedTensor { name: name(position), tensor }).collect();
+        Ok((outputs, answer, rows))
+    }
+
+    /// The earliest of what the transport, the `timeout` parameter (microseconds) and the configuration say.
+    fn deadline(&self, request: &InferRequest, accepted: Accepted) -> Result<Moment> {
+        let parameter = match request.parameters.get("timeout") {
+            None => None,
+            Some(Parameter::Int(micros)) if *micros >= 0 => Some(micros.unsigned_abs()),
+            Some(Parameter::Uint(micros)) => Some(*micros),
+            Some(Parameter::Text(text)) if text.parse::<u64>().is_ok() => text.parse().ok(),
+            Some(other) => {
+                return Err(Error::invalid(format!("parameter \"timeout\": expected microseconds, got {other:?}")));
+            }
+        };
+        let parameter = parameter.filter(|&micros| micros > 0).map(Duration::from_micros);
+        let timeout = [accepted.timeout, parameter].into_iter().flatten().min().unwrap_or(self.timeout_default);
+        Ok(accepted.at + timeout)
+    }
+}
+
+/// Stateful sequences need a scheduler of their own: answering without one would be wrong, so it is refused.
+fn refuse_sequences(request: &InferRequest) -> Result<()> {
+    let set = match request.parameters.get("sequence_id") {
+        None | Some(Parameter::Int(0) | Parameter::Uint(0)) => false,
+        Some(Parameter::Text(text)) => !text.is_empty(),
+        Some(_) => true,
+    };
+    match set {
+        true => Err(Error::unsupported("sequences (parameter \"sequence_id\") are not offered: send the state as an input")),
+        false => Ok(()),
+    }
+}
+
+/// Counts a request when it ends, also when its client hangs up and the future is dropped.
+struct Watch {
+    deployment: Arc<Deployment>,
+    accepted: Accepted,
+    name: String,
+    done: bool,
+}
+
+impl Watch {
+    fn succeeded(&mut self, answer: &Answer, rows: usize) {
+        self.done = true;
+        let total = clock::now() - self.accepted.at;
+        self.deployment.stats.succeeded(rows, answer.queue, answer.times, total, clock::unix_ms());
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.done = true;
+        self.count(error.kind(), error.message());
+    }
+
+    fn count(&self, kind: ErrorKind, reason: &str) {
+        self.deployment.stats.failed(kind, clock::now() - self.accepted.at, clock::unix_ms());
+        let identity = &self.deployment.identity;
+        tracing::warn!(
+            request = %self.accepted.id, endpoint = self.name, model = identity.model, version = identity.version,
+            error = kind.name(), reason, "request failed"
+        );
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.done {
+            self.count(ErrorKind::Cancelled, "the client went away");
+        }
+    }
+}

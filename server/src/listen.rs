@@ -1,0 +1,280 @@
+//! How do connections come in and become requests?
+//!
+//! Every listener answers HTTP/1.1, HTTP/2 and gRPC. A connection must send its first request head within a deadline,
+//! may idle for a while between requests, and is told to go when the server drains.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+/// Bytes a client may send before the server has taken them, per stream and per connection: large tensors would else
+/// wait for a round trip every 64 KiB.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Requests that one HTTP/2 connection may have open.
+const STREAMS_MAX: u32 = 1024;
+
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+
+/// Bounds on connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections over all listeners.
+    pub connections_max: usize,
+    /// From accept to the end of the first request's head.
+    pub header_timeout: Duration,
+    /// Between requests.
+    pub idle_timeout: Duration,
+}
+
+/// A bound socket.
+pub enum Listener {
+    /// On an address.
+    Tcp(TcpListener),
+    /// On a path, which is removed when the listener is.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Binds an address; port 0 chooses one.
+    pub async fn tcp(host: &str, port: u16) -> io::Result<Listener> {
+        TcpListener::bind((host, port)).await.map(Listener::Tcp)
+    }
+
+    /// Binds a path, over a socket that nobody listens on any more.
+    pub fn unix(path: &Path) -> io::Result<Listener> {
+        if std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            std::fs::remove_file(path)?;
+        }
+        UnixListener::bind(path).map(|listener| Listener::Unix(listener, path.to_owned()))
+    }
+
+    /// The address, for TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Unix(..) => None,
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            // Somebody may have removed it already.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// Accepts connections until `drain` turns true, then lets open requests finish. Ends when all connections have.
+pub async fn serve<H, F, R>(listener: Listener, limits: Limits, open: Arc<AtomicUsize>, drain: watch::Receiver<bool>, handler: H)
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<R>> + Send + 'static,
+    R: Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: std::error::Error + Send + Sync,
+{
+    let mut connections = JoinSet::new();
+    let mut draining = drain.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            _ = draining.wait_for(|drain| *drain) => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
+            Ok(_) if open.load(Relaxed) >= limits.connections_max => {
+                tracing::warn!(connections = limits.connections_max, "too many connections: a new one is closed");
+            }
+            Ok(stream) => {
+                let guard = Open::new(&open);
+                let (handler, drain) = (handler.clone(), drain.clone());
+                connections.spawn(async move {
+                    match stream {
+                        Stream::Tcp(stream) => connection(TokioIo::new(stream), limits, drain, handler).await,
+                        Stream::Unix(stream) => connection(TokioIo::new(stream), limits, drain, handler).await,
+                    }
+                    drop(guard);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, mostly: wait a little instead of spinning.
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Stream> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            // Without this, small answers wait for the client's delayed acknowledgement: 40 ms each.
+            stream.set_nodelay(true)?;
+            Ok(Stream::Tcp(stream))
+        }
+        Listener::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+    }
+}
+
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(open: &Arc<AtomicUsize>) -> Open {
+        open.fetch_add(1, Relaxed);
+        Open(Arc::clone(open))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a connection is doing, for its idle clock.
+#[derive(Default)]
+struct Activity {
+    requests: AtomicUsize,
+    any: AtomicBool,
+    changed: Notify,
+}
+
+async fn connection<I, H, F, R>(io: I, limits: Limits, mut drain: watch::Receiver<bool>, handler: H)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<R>> + Send + 'static,
+    R: Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: std::error::Error + Send + Sync,
+{
+    let activity = Arc::new(Activity::default());
+    let service = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |request| {
+            let (handler, running) = (handler.clone(), Running::new(&activity));
+            async move {
+                let response = handler(request).await;
+                Ok::<_, std::convert::Infallible>(response.map(|body| Watched { body, _running: running }))
+            }
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout.max(limits.idle_timeout)).max_buf_size(HEAD_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut idle = pin!(until_idle(&activity, limits));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(error, "a connection ended");
+                }
+                return;
+            }
+            () = idle.as_mut(), if !told => {
+                told = true;
+                if !activity.any.load(Relaxed) {
+                    tracing::debug!("a connection sent no request in time");
+                    return;
+                }
+                connection.as_mut().graceful_shutdown();
+            }
+            _ = drain.wait_for(|drain| *drain), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Ends when no request came for too long: sooner before the first one.
+async fn until_idle(activity: &Activity, limits: Limits) {
+    loop {
+        let changed = activity.changed.notified();
+        let wait = if activity.any.load(Relaxed) { limits.idle_timeout } else { limits.header_timeout };
+        if activity.requests.load(Relaxed) > 0 {
+            changed.await;
+        } else if tokio::time::timeout(wait, changed).await.is_err() && activity.requests.load(Relaxed) == 0 {
+            return;
+        }
+    }
+}
+
+/// A request between its head and the end of its answer.
+struct Running(Arc<Activity>);
+
+impl Running {
+    fn new(activity: &Arc<Activity>) -> Running {
+        activity.any.store(true, Relaxed);
+        activity.requests.fetch_add(1, Relaxed);
+        Running(Arc::clone(activity))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.requests.fetch_sub(1, Relaxed) == 1 {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+/// An answer's body that keeps its request in the count until it is sent.
+struct Watched<R> {
+    body: R,
+    _running: Running,
+}
+
+impl<R: Body + Unpin> Body for Watched<R> {
+    type Data = R::Data;
+    type Error = R::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<R::Data>, R::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,50 @@
+//! How does a command ask a model in its own process? Through the same protocol code as a client, without a socket.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use tokio::runtime::Runtime;
+
+use crate::config::{Config, LogFormat, LogLevel, ModelControl};
+use crate::logs::Logs;
+use crate::protocol;
+use crate::service::Service;
+use crate::start::start;
+
+/// A server without listeners.
+pub struct Local {
+    service: Arc<Service>,
+    runtime: Runtime,
+}
+
+impl Local {
+    /// Loads the repository that the configuration names and waits until each version is ready or failed.
+    pub fn start(config: &Config) -> Result<Local, String> {
+        let config = Config { model_control: ModelControl::None, ..config.clone() };
+        let logs = Logs::start(LogFormat::Human, LogLevel::Error);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+        let service = start(&config, logs)?;
+        let mut done = service.writer.first_look_done.clone();
+        // Fails only when the writer is gone, and then nothing would become ready any more.
+        drop(runtime.block_on(done.wait_for(|done| *done)));
+        Ok(Local { service, runtime })
+    }
+
+    /// Answers one REST request: status and body.
+    pub fn call(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Vec<u8>), String> {
+        let request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).map_err(|error| error.to_string())?)
+            .uri(path)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| error.to_string())?;
+        self.runtime.block_on(async {
+            let response = protocol::answer(Arc::clone(&self.service), request).await;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
+            Ok((status, body.to_bytes().to_vec()))
+        })
+    }
+}

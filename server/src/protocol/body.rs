@@ -1,0 +1,180 @@
+//! How does a request's body become bytes, and an answer's bytes a body?
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::{HeaderMap, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use tiltyard_types::{Error, ErrorKind, Result};
+
+use super::compression::{Encoding, decompress};
+use super::grpc::wire::GrpcBody;
+
+/// The body of every answer.
+pub(crate) enum ReplyBody {
+    /// Ready bytes.
+    Full(Full<Bytes>),
+    /// A gRPC answer with its trailers.
+    Grpc(GrpcBody),
+}
+
+impl From<Bytes> for ReplyBody {
+    fn from(bytes: Bytes) -> ReplyBody {
+        ReplyBody::Full(Full::new(bytes))
+    }
+}
+
+/// Wraps a gRPC answer.
+pub(crate) fn grpc(response: Response<GrpcBody>) -> Response<ReplyBody> {
+    response.map(ReplyBody::Grpc)
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            ReplyBody::Full(body) => Pin::new(body).poll_frame(context),
+            ReplyBody::Grpc(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ReplyBody::Full(body) => body.is_end_stream(),
+            ReplyBody::Grpc(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ReplyBody::Full(body) => body.size_hint(),
+            ReplyBody::Grpc(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Reads a whole body and undoes its content encoding. A body in one piece is not copied.
+///
+/// Fails for one over `bytes_max`, plain or compressed, without reading it to its end, and for one that takes longer
+/// than `time_max` to arrive.
+pub(crate) async fn read<B>(headers: &HeaderMap, body: B, bytes_max: usize, time_max: Duration) -> Result<Bytes>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > bytes_max as u64) {
+        return Err(too_large(&format!("has {} bytes", declared.unwrap_or(0)), bytes_max));
+    }
+    let encoding = content_encoding(headers)?;
+    let raw = match tokio::time::timeout(time_max, collect(body, bytes_max)).await {
+        Ok(raw) => raw?,
+        Err(_) => return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}"))),
+    };
+    match encoding {
+        None => Ok(raw),
+        Some(encoding) => match decompress(encoding, &raw, bytes_max) {
+            Ok(Some(plain)) => Ok(plain),
+            Ok(None) => Err(too_large("decompresses to more", bytes_max)),
+            Err(reason) => Err(Error::invalid(format!("the body is not what its content encoding says: {reason}"))),
+        },
+    }
+}
+
+fn content_encoding(headers: &HeaderMap) -> Result<Option<Encoding>> {
+    let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(None) };
+    match value.as_bytes().to_ascii_lowercase().as_slice() {
+        b"" | b"identity" => Ok(None),
+        b"gzip" | b"x-gzip" => Ok(Some(Encoding::Gzip)),
+        b"deflate" => Ok(Some(Encoding::Deflate)),
+        _ => Err(Error::invalid(format!("content encoding {value:?} is not known here: expected gzip, deflate or identity"))),
+    }
+}
+
+async fn collect<B>(body: B, bytes_max: usize) -> Result<Bytes>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let mut body = std::pin::pin!(body);
+    let mut first = Bytes::new();
+    let mut more: Option<BytesMut> = None;
+    let mut length = 0usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Error::invalid(format!("the body ended early: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > bytes_max {
+            return Err(too_large("goes on", bytes_max));
+        }
+        match &mut more {
+            Some(more) => more.extend_from_slice(&data),
+            None if first.is_empty() => first = data,
+            None => {
+                let expected = body.size_hint().lower().min(bytes_max as u64) as usize;
+                let mut joined = BytesMut::with_capacity(length + expected);
+                joined.extend_from_slice(&first);
+                joined.extend_from_slice(&data);
+                more = Some(joined);
+            }
+        }
+    }
+    Ok(more.map_or(first, BytesMut::freeze))
+}
+
+fn too_large(what: &str, bytes_max: usize) -> Error {
+    Error::too_large(format!("the body {what}; the limit is {bytes_max} bytes (body_bytes_max)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::StreamBody;
+    use std::io::Write;
+
+    async fn read_pieces(pieces: &[&[u8]], encoding: Option<&'static str>, bytes_max: usize) -> Result<Bytes> {
+        let frames: Vec<Result<Frame<Bytes>, String>> =
+            pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+        let mut headers = HeaderMap::new();
+        if let Some(encoding) = encoding {
+            headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static(encoding));
+        }
+        read(&headers, StreamBody::new(futures_stream(frames)), bytes_max, Duration::from_secs(9)).await
+    }
+
+    fn futures_stream<T>(items: Vec<T>) -> impl futures_core::Stream<Item = T> {
+        struct Items<T>(std::vec::IntoIter<T>);
+        impl<T> Unpin for Items<T> {}
+        impl<T> futures_core::Stream for Items<T> {
+            type Item = T;
+            fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<T>> {
+                Poll::Ready(self.0.next())
+            }
+        }
+        Items(items.into_iter())
+    }
+
+    #[tokio::test]
+    async fn pieces_are_joined_within_the_limit() {
+        assert_eq!(read_pieces(&[b"ab", b"", b"cde"], None, 5).await.unwrap(), "abcde");
+        assert_eq!(read_pieces(&[b"ab", b"cde"], None, 4).await.unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(read_pieces(&[], None, 4).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_bomb_is_refused() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![0; 1 << 20]).unwrap();
+        let bomb = gzip.finish().unwrap();
+        assert_eq!(read_pieces(&[&bomb], Some("gzip"), 100_000).await.unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(read_pieces(&[&bomb], Some("gzip"), 1 << 20).await.unwrap().len(), 1 << 20);
+        assert_eq!(read_pieces(&[b"plain"], Some("gzip"), 100).await.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(read_pieces(&[b"x"], Some("br"), 100).await.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}

@@ -1,0 +1,118 @@
+//! Does the server answer? gRPC's standard health service, over whatever knows it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
+use http_body::Body;
+use prost::Message;
+use tiltyard_proto::health::health_check_response::ServingStatus;
+use tiltyard_proto::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
+use tokio::sync::watch;
+
+use super::wire::{
+    Code, Encoder, GrpcBody, MessageSender, Status, frame, read_message, streaming_response, unary_response,
+};
+
+/// The path of every method of the service starts with this.
+pub(crate) const PATH_PREFIX: &str = "/grpc.health.v1.Health/";
+
+/// The longest request: a service's name.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// The health service.
+#[derive(Clone)]
+pub(crate) struct Health<S> {
+    services: &'static [&'static str],
+    serving: S,
+    changes: watch::Receiver<bool>,
+}
+
+impl<S> Health<S>
+where
+    S: Fn(&str) -> Option<bool> + Clone + Send + Sync + 'static,
+{
+    /// `serving` says whether a service answers, `None` where it is not known; the empty name is the server as a whole.
+    /// `services` are the names that List lists. Each new value of `changes` makes Watch ask `serving` again.
+    pub(crate) fn new(services: &'static [&'static str], serving: S, changes: watch::Receiver<bool>) -> Health<S> {
+        Health { services, serving, changes }
+    }
+
+    /// The answer to a call of a method by its bare name: Check, List or Watch.
+    pub(crate) async fn answer<B>(&self, method: &str, request: &Parts, body: B) -> Response<GrpcBody>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let message = match read_message(&request.headers, body, MESSAGE_BYTES_MAX).await {
+            Ok(message) => message,
+            Err(status) => return status.into_response(),
+        };
+        let framed = match method {
+            "Check" => decode(message).and_then(|request| frame(&self.check(&request)?)),
+            "List" => decode(message).and_then(|HealthListRequest {}| frame(&self.list())),
+            "Watch" => match decode(message) {
+                Ok(request) => return self.watch(request),
+                Err(status) => Err(status),
+            },
+            other => Err(Status::new(Code::Unimplemented, format!("the health service has no method {other:?}"))),
+        };
+        framed.map_or_else(Status::into_response, |framed| unary_response(framed, &[]))
+    }
+
+    fn check(&self, request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {
+        let serving = (self.serving)(&request.service);
+        let unknown = || Status::new(Code::NotFound, format!("there is no service {:?}", request.service));
+        Ok(response(state(Some(serving.ok_or_else(unknown)?))))
+    }
+
+    fn list(&self) -> HealthListResponse {
+        let statuses: BTreeMap<_, _> =
+            self.services.iter().map(|name| ((*name).to_owned(), response(state((self.serving)(name))))).collect();
+        HealthListResponse { statuses }
+    }
+
+    fn watch(&self, request: HealthCheckRequest) -> Response<GrpcBody> {
+        let Health { serving, changes, .. } = self.clone();
+        streaming_response(Encoder::PLAIN, 1, &[], |sender| watch(request.service, serving, changes, sender))
+    }
+}
+
+/// Sends the state of a service now and whenever it changes, until the client leaves or the server ends.
+async fn watch(
+    service: String,
+    serving: impl Fn(&str) -> Option<bool>,
+    mut changes: watch::Receiver<bool>,
+    sender: MessageSender,
+) -> Result<(), Status> {
+    let mut sent = None;
+    loop {
+        // Marked as seen before the question, so that a change in between is asked about again and not lost.
+        changes.mark_unchanged();
+        let now = state(serving(&service));
+        if sent != Some(now) {
+            sender.send(&response(now)).await?;
+            sent = Some(now);
+        }
+        if changes.changed().await.is_err() {
+            return Err(Status::new(Code::Unavailable, "the server is shutting down"));
+        }
+    }
+}
+
+fn state(serving: Option<bool>) -> ServingStatus {
+    match serving {
+        Some(true) => ServingStatus::Serving,
+        Some(false) => ServingStatus::NotServing,
+        None => ServingStatus::ServiceUnknown,
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message)
+        .map_err(|error| Status::new(Code::InvalidArgument, format!("the request is no message: {error}")))
+}

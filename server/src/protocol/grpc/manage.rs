@@ -1,0 +1,144 @@
+//! How do gRPC clients ask about the server and its models, and change what is loaded and logged?
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+use tiltyard_proto::inference as pb;
+use tiltyard_types::Result;
+
+use super::wire::{Code, Encoder, Status};
+use super::{decode, parse_version};
+use crate::manage::{self, LogSetting};
+use crate::service::Service;
+use crate::{catalog, describe};
+
+/// The framed answer to a call of `method` with `message`.
+pub(super) async fn answer(
+    service: &Service,
+    method: &str,
+    message: Bytes,
+    encoder: Encoder,
+) -> Result<Bytes, Status> {
+    let frame = |message: &dyn Framed| message.frame(encoder);
+    match method {
+        "ServerLive" => frame(&pb::ServerLiveResponse { live: true }),
+        "ServerReady" => frame(&pb::ServerReadyResponse { ready: service.is_ready() }),
+        "ServerMetadata" => frame(&describe::server_metadata()),
+        "ModelReady" => frame(&model_ready(service, decode(message)?)?),
+        "ModelMetadata" => frame(&model_metadata(service, decode(message)?)?),
+        "ModelConfig" => frame(&model_config(service, decode(message)?)?),
+        "ModelStatistics" => frame(&model_statistics(service, decode(message)?)?),
+        "RepositoryIndex" => frame(&repository_index(service, decode(message)?)),
+        "RepositoryModelLoad" => {
+            let request: pb::RepositoryModelLoadRequest = decode(message)?;
+            manage::load(service, &request.model_name, request.parameters.into_keys().collect()).await?;
+            frame(&pb::RepositoryModelLoadResponse {})
+        }
+        "RepositoryModelUnload" => {
+            let request: pb::RepositoryModelUnloadRequest = decode(message)?;
+            manage::unload(service, &request.model_name).await?;
+            frame(&pb::RepositoryModelUnloadResponse {})
+        }
+        "TraceSetting" => frame(&trace_setting(service, decode(message)?)?),
+        "LogSettings" => frame(&log_settings(service, decode(message)?)?),
+        "SystemSharedMemoryStatus" => frame(&pb::SystemSharedMemoryStatusResponse::default()),
+        "SystemSharedMemoryUnregister" => frame(&pb::SystemSharedMemoryUnregisterResponse::default()),
+        "CudaSharedMemoryStatus" => frame(&pb::CudaSharedMemoryStatusResponse::default()),
+        "CudaSharedMemoryUnregister" => frame(&pb::CudaSharedMemoryUnregisterResponse::default()),
+        "SystemSharedMemoryRegister" => Err(manage::no_shared_memory("systemsharedmemory").into()),
+        "CudaSharedMemoryRegister" => Err(manage::no_shared_memory("cudasharedmemory").into()),
+        other => Err(Status::new(Code::Unimplemented, format!("the inference service has no method {other:?}"))),
+    }
+}
+
+/// Any message that can be framed: the methods above differ in nothing else.
+trait Framed {
+    fn frame(&self, encoder: Encoder) -> Result<Bytes, Status>;
+}
+
+impl<M: Message> Framed for M {
+    fn frame(&self, encoder: Encoder) -> Result<Bytes, Status> {
+        encoder.frame(self)
+    }
+}
+
+fn route(service: &Service, name: &str, version: &str) -> Result<catalog::Route> {
+    service.inference.catalog.load().route(name, parse_version(version)?)
+}
+
+fn model_ready(service: &Service, request: pb::ModelReadyRequest) -> Result<pb::ModelReadyResponse> {
+    let version = parse_version(&request.version)?;
+    let draining = service.draining.load(std::sync::atomic::Ordering::Relaxed);
+    let ready = !draining && service.inference.catalog.load().route(&request.name, version).is_ok();
+    Ok(pb::ModelReadyResponse { ready })
+}
+
+fn model_metadata(service: &Service, request: pb::ModelMetadataRequest) -> Result<pb::ModelMetadataResponse> {
+    let catalog = service.inference.catalog.load();
+    let route = catalog.route(&request.name, parse_version(&request.version)?)?;
+    let model = catalog.models.get(&request.name).cloned().unwrap_or_default();
+    Ok(describe::model_metadata(&request.name, &model, &route.deployment))
+}
+
+fn model_config(service: &Service, request: pb::ModelConfigRequest) -> Result<pb::ModelConfigResponse> {
+    let route = route(service, &request.name, &request.version)?;
+    let config = describe::model_config(&request.name, &route.deployment, &service.version_policy);
+    Ok(pb::ModelConfigResponse { config: Some(config) })
+}
+
+fn model_statistics(service: &Service, request: pb::ModelStatisticsRequest) -> Result<pb::ModelStatisticsResponse> {
+    let name = (!request.name.is_empty()).then_some(request.name.as_str());
+    let model_stats = manage::statistics(service, name, parse_version(&request.version)?)?;
+    Ok(pb::ModelStatisticsResponse { model_stats })
+}
+
+fn repository_index(service: &Service, request: pb::RepositoryIndexRequest) -> pb::RepositoryIndexResponse {
+    let models = manage::index(service, request.ready)
+        .into_iter()
+        .map(|entry| pb::repository_index_response::ModelIndex {
+            name: entry.name,
+            version: entry.version,
+            state: entry.state.to_owned(),
+            reason: entry.reason,
+        })
+        .collect();
+    pb::RepositoryIndexResponse { models }
+}
+
+fn trace_setting(service: &Service, request: pb::TraceSettingRequest) -> Result<pb::TraceSettingResponse> {
+    let model = (!request.model_name.is_empty()).then_some(request.model_name.as_str());
+    let asked = request.settings.into_iter().map(|(key, setting)| (key, setting.value)).collect();
+    let settings = manage::trace_settings(service, model, asked)?
+        .into_iter()
+        .map(|(key, value)| (key, pb::trace_setting_response::SettingValue { value }))
+        .collect();
+    Ok(pb::TraceSettingResponse { settings })
+}
+
+fn log_settings(service: &Service, request: pb::LogSettingsRequest) -> Result<pb::LogSettingsResponse> {
+    use pb::log_settings_request::setting_value::ParameterChoice as Asked;
+    use pb::log_settings_response::SettingValue;
+    use pb::log_settings_response::setting_value::ParameterChoice as Told;
+    let asked = request.settings.into_iter().filter_map(|(key, setting)| {
+        let value = match setting.parameter_choice? {
+            Asked::BoolParam(value) => LogSetting::Bool(value),
+            Asked::Uint32Param(value) => LogSetting::Number(value),
+            Asked::StringParam(value) => LogSetting::Text(value),
+        };
+        Some((key, value))
+    });
+    manage::change_logging(service, asked.collect())?;
+    let settings: BTreeMap<String, SettingValue> = manage::log_settings(service)
+        .into_iter()
+        .map(|(key, setting)| {
+            let told = match setting {
+                LogSetting::Bool(value) => Told::BoolParam(value),
+                LogSetting::Number(value) => Told::Uint32Param(value),
+                LogSetting::Text(value) => Told::StringParam(value),
+            };
+            (key.to_owned(), SettingValue { parameter_choice: Some(told) })
+        })
+        .collect();
+    Ok(pb::LogSettingsResponse { settings })
+}

@@ -1,0 +1,178 @@
+//! Which gRPC method does what? The inference service, with health and reflection beside it.
+
+mod convert;
+pub(crate) mod health;
+mod manage;
+pub(crate) mod reflection;
+pub(crate) mod wire;
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use prost::Message;
+use tiltyard_proto::inference as pb;
+use tiltyard_types::{Error, Result};
+
+use super::{identity_headers, parse_version, status};
+use crate::infer::Accepted;
+use crate::service::Service;
+use wire::{Code, CompressionPolicy, Encoder, GrpcBody, MessageStream, Status};
+
+const INFERENCE: &str = "/inference.GRPCInferenceService/";
+
+/// The services that health knows; the empty name is the server as a whole.
+const HEALTH_SERVICES: &[&str] = &["", "inference.GRPCInferenceService"];
+
+/// Answers smaller than this stay plain even where the client accepts compression.
+const COMPRESSION: CompressionPolicy = CompressionPolicy { enabled: true, message_bytes_min: 512 };
+
+/// Stream answers that may wait for a client to take them.
+const STREAM_WAITING_MAX: usize = 16;
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        Status::new(status::codes(error.kind()).1, error.message().to_owned())
+    }
+}
+
+/// Answers one gRPC request, whatever happens.
+pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>) -> Response<GrpcBody>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send + Sync + 'static,
+{
+    let (parts, body) = request.into_parts();
+    if let Some(refusal) = wire::refusal(&parts) {
+        return refusal;
+    }
+    let path = parts.uri.path();
+    if let Some(method) = path.strip_prefix(INFERENCE) {
+        return match method {
+            "ModelInfer" => model_infer(&service, &parts, body).await,
+            "ModelStreamInfer" => model_stream_infer(service, &parts, body),
+            method => unary(&service, method, &parts, body).await,
+        };
+    }
+    if let Some(method) = path.strip_prefix(health::PATH_PREFIX) {
+        let changes = service.writer.first_look_done.clone();
+        let serving = move |name: &str| HEALTH_SERVICES.contains(&name).then(|| service.is_ready());
+        return health::Health::new(HEALTH_SERVICES, serving, changes).answer(method, &parts, body).await;
+    }
+    if reflection::PATHS.contains(&path) {
+        return match reflection() {
+            Some(reflection) => reflection.answer(&parts, body),
+            None => Status::new(Code::Internal, "the descriptors cannot be read").into_response(),
+        };
+    }
+    Status::new(Code::Unimplemented, format!("there is no method {path:?}")).into_response()
+}
+
+fn reflection() -> Option<&'static reflection::Reflection> {
+    static REFLECTION: OnceLock<Option<reflection::Reflection>> = OnceLock::new();
+    REFLECTION.get_or_init(|| reflection::Reflection::new(tiltyard_proto::FILE_DESCRIPTOR_SET).ok()).as_ref()
+}
+
+async fn model_infer<B>(service: &Arc<Service>, parts: &Parts, body: B) -> Response<GrpcBody>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let answer = async {
+        let timeout = wire::timeout(&parts.headers)?;
+        let message = read(service, parts, body).await?;
+        let accepted = Accepted::now(timeout, message.len());
+        let request: pb::ModelInferRequest = decode(message)?;
+        let (response, metadata) = infer(service, request, accepted).await?;
+        let framed = Encoder::negotiate(&parts.headers, COMPRESSION).frame(&response)?;
+        Ok::<_, Status>(wire::unary_response(framed, &metadata))
+    };
+    answer.await.unwrap_or_else(Status::into_response)
+}
+
+type Metadata = Vec<(http::HeaderName, http::HeaderValue)>;
+
+async fn infer(
+    service: &Service,
+    message: pb::ModelInferRequest,
+    accepted: Accepted,
+) -> Result<(pb::ModelInferResponse, Metadata)> {
+    let answer = async {
+        let version = parse_version(&message.model_version)?;
+        let route = service.inference.catalog.load().route(&message.model_name, version)?;
+        let request = convert::request(message, version)?;
+        let (name, id, outputs) = (request.model.clone(), request.id.clone(), request.outputs.clone());
+        let outcome = service.inference.infer(request, route, accepted).await?;
+        let metadata = identity_headers(&name, &outcome);
+        Ok((convert::response(name, id, &outputs, outcome)?, metadata))
+    };
+    answer.await.inspect_err(|error: &Error| service.totals.note_failure(error.kind()))
+}
+
+/// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
+fn model_stream_infer<B>(service: Arc<Service>, parts: &Parts, body: B) -> Response<GrpcBody>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display + Send + Sync + 'static,
+{
+    let encoder = Encoder::negotiate(&parts.headers, COMPRESSION);
+    let mut messages = match MessageStream::new(&parts.headers, body, service.body_bytes_max) {
+        Ok(messages) => messages,
+        Err(status) => return status.into_response(),
+    };
+    wire::streaming_response(encoder, STREAM_WAITING_MAX, &[], move |sender| async move {
+        while let Some(message) = messages.next().await? {
+            let accepted = Accepted::now(None, message.len());
+            let request: pb::ModelInferRequest = decode(message)?;
+            let id = request.id.clone();
+            let answer = match infer(&service, request, accepted).await {
+                Ok((response, _)) => {
+                    pb::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+                }
+                // The id says which of the stream's requests it was.
+                Err(error) => pb::ModelStreamInferResponse {
+                    error_message: error.message().to_owned(),
+                    infer_response: Some(pb::ModelInferResponse { id, ..Default::default() }),
+                },
+            };
+            sender.send(&answer).await?;
+        }
+        Ok(())
+    })
+}
+
+/// The methods that answer about the server and its models.
+async fn unary<B>(service: &Arc<Service>, method: &str, parts: &Parts, body: B) -> Response<GrpcBody>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let encoder = Encoder::negotiate(&parts.headers, COMPRESSION);
+    let answer = async {
+        let message = read(service, parts, body).await?;
+        manage::answer(service, method, message, encoder).await
+    };
+    match answer.await {
+        Ok(framed) => wire::unary_response(framed, &[]),
+        Err(status) => status.into_response(),
+    }
+}
+
+/// The one message of a unary call, which must arrive within the time a request has.
+async fn read<B>(service: &Service, parts: &Parts, body: B) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let read = wire::read_message(&parts.headers, body, service.body_bytes_max);
+    match tokio::time::timeout(service.request_timeout, read).await {
+        Ok(message) => message,
+        Err(_) => Err(Status::new(Code::DeadlineExceeded, "the message did not arrive in time")),
+    }
+}
+
+fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|error| Status::new(Code::InvalidArgument, format!("the message cannot be read: {error}")))
+}

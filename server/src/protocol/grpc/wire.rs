@@ -1,0 +1,59 @@
+//! How do gRPC messages get on and off HTTP/2?
+//!
+//! This is the whole transport: framing, compression, deadlines, statuses and trailers over the bodies of `hyper`, with
+//! one fast path, the unary call. A message that arrived in one DATA frame is never copied; an answer is one prepared
+//! buffer and its trailers, without a channel, a task or a box. What the messages mean is not known here.
+
+mod compression;
+mod read;
+mod respond;
+mod status;
+#[cfg(test)]
+mod tests;
+mod timeout;
+
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode, Version};
+
+pub(crate) use compression::{CompressionPolicy, Encoder};
+pub(crate) use read::{MessageStream, read_message};
+pub(crate) use respond::{GrpcBody, MessageSender, frame, streaming_response, unary_response};
+pub(crate) use status::{Code, Status};
+pub(crate) use timeout::timeout;
+
+/// Whether a request claims to be gRPC, of whatever kind. Where one port serves several protocols, this tells them apart.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
+}
+
+/// The HTTP answer to a request that is no gRPC call of ours, for which gRPC has no status; `None` where it may go on.
+///
+/// 505 below HTTP/2, which has no trailers that clients could rely on; 405 for a method other than POST; 415 for a content
+/// type other than `application/grpc` and `application/grpc+proto`.
+pub(crate) fn refusal(request: &Parts) -> Option<Response<GrpcBody>> {
+    let refuse = |status| {
+        let mut response = Response::new(GrpcBody::empty());
+        *response.status_mut() = status;
+        response
+    };
+    if !has_our_content_type(&request.headers) {
+        return Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    }
+    if request.version != Version::HTTP_2 {
+        return Some(refuse(StatusCode::HTTP_VERSION_NOT_SUPPORTED));
+    }
+    if request.method != Method::POST {
+        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED);
+        response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("POST"));
+        return Some(response);
+    }
+    None
+}
+
+fn has_our_content_type(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    let media_type = value.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    media_type.eq_ignore_ascii_case(b"application/grpc") || media_type.eq_ignore_ascii_case(b"application/grpc+proto")
+}

@@ -1,0 +1,171 @@
+//! How do the messages of a request come out of its body?
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::Body;
+
+use super::compression::Declared;
+use super::respond::{FLAG_COMPRESSED, FLAG_PLAIN, PREFIX_BYTES};
+use super::{Code, Status};
+
+/// The one message of a unary call.
+///
+/// Fails with RESOURCE_EXHAUSTED where it is longer than `message_bytes_max`, plain or compressed, as soon as that is
+/// known and before it is read; UNIMPLEMENTED where there is not exactly one message or its encoding is not known;
+/// INTERNAL where framing or compression is broken; CANCELLED where the client went away.
+pub(crate) async fn read_message<B>(headers: &HeaderMap, body: B, message_bytes_max: usize) -> Result<Bytes, Status>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut messages = MessageStream::new(headers, body, message_bytes_max)?;
+    let cardinality =
+        |sent| Status::new(Code::Unimplemented, format!("the call takes one message; the client sent {sent}"));
+    let message = messages.next().await?.ok_or_else(|| cardinality("none"))?;
+    messages.end().await.map_err(|failure| failure.unwrap_or_else(|| cardinality("more")))?;
+    Ok(message)
+}
+
+/// The messages of a request's body, one after the other. After a failure it is of no further use.
+pub(crate) struct MessageStream<B> {
+    body: B,
+    encoding: Declared,
+    message_bytes_max: usize,
+    state: State,
+    /// Received, and not yet looked at.
+    received: Bytes,
+}
+
+enum State {
+    /// The first `filled` bytes of the next prefix are here.
+    Prefix { bytes: [u8; PREFIX_BYTES], filled: usize },
+    /// The prefix is read; the message came in pieces, which gather in `buffer` until there are `length` bytes.
+    Message { compressed: bool, length: usize, buffer: Vec<u8> },
+}
+
+const START: State = State::Prefix { bytes: [0; PREFIX_BYTES], filled: 0 };
+
+impl<B> MessageStream<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Fails with UNIMPLEMENTED where the encoding that the headers declare is not known.
+    pub(crate) fn new(headers: &HeaderMap, body: B, message_bytes_max: usize) -> Result<MessageStream<B>, Status> {
+        let encoding = Declared::of_request(headers)?;
+        Ok(MessageStream { body, encoding, message_bytes_max, state: START, received: Bytes::new() })
+    }
+
+    /// The next message, plain; `None` after the last. Waits for the client. Fails like [`read_message`].
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some((compressed, payload)) = self.take_message()? {
+                return match compressed {
+                    false => Ok(Some(payload)),
+                    true => self.encoding.decompress(&payload, self.message_bytes_max).map(Some),
+                };
+            }
+            match self.receive().await? {
+                Some(data) => self.received = data,
+                None => return self.check_whole().map(|()| None),
+            }
+        }
+    }
+
+    /// Waits for the end of the body. Fails with `None` where there is more, without reading on.
+    async fn end(mut self) -> Result<(), Option<Status>> {
+        while self.received.is_empty() {
+            match self.receive().await? {
+                Some(data) => self.received = data,
+                None => return Ok(()),
+            }
+        }
+        Err(None)
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, Status> {
+        // Many clients end the stream with the frame that ends the message: then there is nothing to wait for.
+        while !self.body.is_end_stream() {
+            match poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await {
+                Some(Ok(frame)) => {
+                    // Trailers from a client mean nothing in gRPC.
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(_)) => return Err(Status::new(Code::Cancelled, "the client went away while it was sending")),
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// A whole message, and whether it is compressed, if what was received completes one. Otherwise all of it was used up.
+    fn take_message(&mut self) -> Result<Option<(bool, Bytes)>, Status> {
+        loop {
+            match &mut self.state {
+                State::Prefix { bytes, filled } => {
+                    let count = self.received.len().min(PREFIX_BYTES - *filled);
+                    self.received.copy_to_slice(&mut bytes[*filled..*filled + count]);
+                    *filled += count;
+                    if *filled < PREFIX_BYTES {
+                        return Ok(None);
+                    }
+                    let (compressed, length) = parse_prefix(*bytes, self.message_bytes_max)?;
+                    if self.received.len() >= length {
+                        self.state = START;
+                        return Ok(Some((compressed, self.received.split_to(length))));
+                    }
+                    // The whole length at once, so that no byte is copied twice. It is within the limit, and pages that
+                    // a client never fills cost no memory.
+                    self.state = State::Message { compressed, length, buffer: Vec::with_capacity(length) };
+                }
+                State::Message { compressed, length, buffer } => {
+                    let count = self.received.len().min(*length - buffer.len());
+                    buffer.extend_from_slice(&self.received.split_to(count));
+                    if buffer.len() < *length {
+                        return Ok(None);
+                    }
+                    let message = (*compressed, Bytes::from(std::mem::take(buffer)));
+                    self.state = START;
+                    return Ok(Some(message));
+                }
+            }
+        }
+    }
+
+    /// Fails where the body ended inside a message.
+    fn check_whole(&self) -> Result<(), Status> {
+        let message = match &self.state {
+            State::Prefix { filled: 0, .. } => return Ok(()),
+            State::Prefix { filled, .. } => {
+                format!("the request ends after {filled} of the {PREFIX_BYTES} bytes before a message")
+            }
+            State::Message { length, buffer, .. } => {
+                format!("the request ends after {} of the {length} bytes of a message", buffer.len())
+            }
+        };
+        Err(Status::new(Code::Internal, message))
+    }
+}
+
+/// Whether the message is compressed, and its length on the wire.
+fn parse_prefix(bytes: [u8; PREFIX_BYTES], message_bytes_max: usize) -> Result<(bool, usize), Status> {
+    let [flag, length @ ..] = bytes;
+    let compressed = match flag {
+        FLAG_PLAIN => false,
+        FLAG_COMPRESSED => true,
+        other => {
+            let message =
+                format!("a message's compression flag is {other}; expected {FLAG_PLAIN} or {FLAG_COMPRESSED}");
+            return Err(Status::new(Code::Internal, message));
+        }
+    };
+    let length = u32::from_be_bytes(length) as usize;
+    if length > message_bytes_max {
+        let message = format!("the message has {length} bytes, more than the limit of {message_bytes_max} bytes");
+        return Err(Status::new(Code::ResourceExhausted, message));
+    }
+    Ok((compressed, length))
+}

@@ -1,0 +1,305 @@
+//! How does an inference request over REST become one of ours, and its outcome an answer? JSON, the binary tensor
+//! extension in both directions, mixed, and the raw body.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use http_body::Body;
+use tiltyard_types::json::{self, NonFinite, Reader, read_parameters, read_tensor, write_data, write_string};
+use tiltyard_types::{
+    Error, InferRequest, NamedTensor, Parameter, Parameters, RequestedOutput, Result, Shape, Signature, Tensor,
+};
+
+use super::{Head, Reply};
+use crate::catalog::Route;
+use crate::infer::{Accepted, Outcome};
+use crate::protocol::{body, classification, identity_headers, strings};
+use crate::service::Service;
+
+/// Where the JSON ends and the binary tensors begin; 0 stands for a body that is one raw tensor.
+const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// How long the client waits, in milliseconds or with a unit.
+const TIMEOUT: HeaderName = HeaderName::from_static("tiltyard-timeout");
+
+/// Reads, answers, writes.
+pub(super) async fn infer<B>(
+    service: &Arc<Service>,
+    head: &Head,
+    model: &str,
+    version: Option<u64>,
+    body: B,
+) -> Result<Reply>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display,
+{
+    // What cannot be answered is refused before its body is read.
+    let route = service.inference.catalog.load().route(model, version)?;
+    let started = Accepted::now(timeout(&head.headers)?, 0);
+    let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
+    let accepted = Accepted { bytes: body.len(), ..started };
+    let request = decode(model, version, &head.headers, &body, &route)?;
+    let id = request.id.clone();
+    let outputs = request.outputs.clone();
+    let all_binary = header_length(&head.headers)? == Some(0) || flag(&request.parameters, "binary_data_output");
+    let outcome = service.inference.infer(request, route, accepted).await?;
+    encode(model, &id, &outputs, all_binary, &outcome)
+}
+
+fn decode(model: &str, version: Option<u64>, headers: &HeaderMap, body: &Bytes, route: &Route) -> Result<InferRequest> {
+    let signature = &route.deployment.signature;
+    let mut request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
+    let header_length = header_length(headers)?;
+    if header_length == Some(0) {
+        request.inputs.push(raw_input(signature, body)?);
+        return Ok(request);
+    }
+    let json_bytes = header_length.unwrap_or(body.len());
+    if json_bytes > body.len() {
+        return Err(Error::invalid(format!(
+            "{HEADER_LENGTH} says {json_bytes} bytes of JSON, but the body has {}",
+            body.len()
+        )));
+    }
+    let mut binary = body.slice(json_bytes..);
+    read_request(&body[..json_bytes], signature, &mut binary, &mut request)?;
+    if !binary.is_empty() {
+        return Err(Error::invalid(format!("{} bytes are left after the last binary input", binary.len())));
+    }
+    Ok(request)
+}
+
+fn read_request(text: &[u8], signature: &Signature, binary: &mut Bytes, request: &mut InferRequest) -> Result<()> {
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Err(Error::invalid("the body is empty: expected a JSON object with \"inputs\""));
+    }
+    let mut inputs_seen = false;
+    let mut reader = Reader::new(text);
+    reader.read_object(|key, reader| {
+        match key {
+            "id" => request.id = reader.read_string()?.into_owned(),
+            "parameters" => request.parameters = read_parameters(reader)?,
+            "outputs" => request.outputs = read_outputs(reader)?,
+            "inputs" if inputs_seen => return Err(Error::invalid("\"inputs\" is given twice")),
+            "inputs" => {
+                inputs_seen = true;
+                reader.read_array(|reader| {
+                    let input = read_input(reader, signature, binary)?;
+                    request.inputs.push(input);
+                    Ok::<(), Error>(())
+                })?;
+            }
+            _ => drop(reader.skip_value()?),
+        }
+        Ok(())
+    })?;
+    reader.finish()?;
+    match inputs_seen {
+        true => Ok(()),
+        false => Err(Error::invalid("\"inputs\" is missing: expected a list of tensors")),
+    }
+}
+
+fn read_input(reader: &mut Reader<'_>, signature: &Signature, binary: &mut Bytes) -> Result<NamedTensor> {
+    let dtype_of = |name: &str| signature.inputs.iter().find(|input| input.name == name).map(|input| input.dtype);
+    let json::TensorText { name, dtype, shape, parameters, data } = read_tensor(reader, &dtype_of)?;
+    if parameters.contains_key("shared_memory_region") {
+        return Err(crate::manage::no_shared_memory(&format!("input {name:?}")));
+    }
+    let tensor = match (binary_size(&name, &parameters)?, data) {
+        (None, Some(tensor)) => tensor,
+        (None, None) => return Err(Error::invalid(format!("input {name:?}: \"data\" is missing"))),
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid(format!("input {name:?}: both \"data\" and \"binary_data_size\" are given")));
+        }
+        (Some(size), None) => {
+            if size > binary.len() {
+                return Err(Error::invalid(format!(
+                    "input {name:?}: binary_data_size is {size}, but {} bytes are left",
+                    binary.len()
+                )));
+            }
+            let raw = binary.split_to(size);
+            match dtype.width() {
+                None => strings::decode(&name, shape, &raw)?,
+                Some(_) => Tensor::fixed(dtype, shape, raw)
+                    .map_err(|error| Error::invalid(format!("input {name:?}: {error}")))?,
+            }
+        }
+    };
+    Ok(NamedTensor { name, tensor })
+}
+
+fn binary_size(name: &str, parameters: &Parameters) -> Result<Option<usize>> {
+    match parameters.get("binary_data_size") {
+        None => Ok(None),
+        Some(Parameter::Int(size)) if *size >= 0 => Ok(usize::try_from(*size).ok()),
+        Some(_) => Err(Error::invalid(format!("input {name:?}: binary_data_size: expected a number of bytes"))),
+    }
+}
+
+fn read_outputs(reader: &mut Reader<'_>) -> Result<Vec<RequestedOutput>> {
+    let mut outputs = Vec::new();
+    reader.read_array(|reader| {
+        let mut output = RequestedOutput::default();
+        reader.read_object(|key, reader| {
+            match key {
+                "name" => output.name = reader.read_string()?.into_owned(),
+                "parameters" => output.parameters = read_parameters(reader)?,
+                _ => drop(reader.skip_value()?),
+            }
+            Ok::<(), Error>(())
+        })?;
+        if output.parameters.contains_key("shared_memory_region") {
+            return Err(crate::manage::no_shared_memory(&format!("output {:?}", output.name)));
+        }
+        outputs.push(output);
+        Ok::<(), Error>(())
+    })?;
+    Ok(outputs)
+}
+
+/// The whole body as the one input, one row of it. One axis beside the batch may be dynamic: its length follows.
+fn raw_input(signature: &Signature, body: &Bytes) -> Result<NamedTensor> {
+    let [spec] = signature.inputs.as_slice() else {
+        return Err(Error::invalid(format!(
+            "a raw body needs a model with one input; this one has {}: send JSON",
+            signature.inputs.len()
+        )));
+    };
+    let Some(width) = spec.dtype.width() else {
+        let shape = spec.wire_dims().iter().map(|&dim| usize::try_from(dim).unwrap_or(1)).collect();
+        return Ok(NamedTensor { name: spec.name.clone(), tensor: strings::decode(&spec.name, shape, body)? });
+    };
+    let dims = spec.wire_dims();
+    let mut axes: Vec<Option<usize>> = dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
+    if axes.len() > 1 && axes[0].is_none() {
+        axes[0] = Some(1);
+    }
+    let known: usize = axes.iter().flatten().product();
+    let elements = body.len() / width;
+    let shape: Shape = match axes.iter().filter(|axis| axis.is_none()).count() {
+        0 => axes.iter().flatten().copied().collect(),
+        1 if known > 0 && elements.is_multiple_of(known) => {
+            axes.iter().map(|axis| axis.unwrap_or(elements / known)).collect()
+        }
+        _ => {
+            return Err(Error::invalid(format!(
+                "the raw body's shape cannot be told from {} bytes and {spec}: send JSON",
+                body.len()
+            )));
+        }
+    };
+    let tensor = Tensor::fixed(spec.dtype, shape, body.clone())
+        .map_err(|error| Error::invalid(format!("input {:?}: {error}", spec.name)))?;
+    Ok(NamedTensor { name: spec.name.clone(), tensor })
+}
+
+fn encode(
+    model: &str,
+    id: &str,
+    requested: &[RequestedOutput],
+    all_binary: bool,
+    outcome: &Outcome,
+) -> Result<Reply> {
+    let version = outcome.deployment.identity.version;
+    let mut text = Vec::with_capacity(256);
+    text.extend_from_slice(b"{\"model_name\":");
+    write_string(model, &mut text);
+    text.extend_from_slice(format!(",\"model_version\":\"{version}\"").as_bytes());
+    if !id.is_empty() {
+        text.extend_from_slice(b",\"id\":");
+        write_string(id, &mut text);
+    }
+    text.extend_from_slice(b",\"outputs\":[");
+    let mut binary: Vec<Bytes> = Vec::new();
+    for (position, NamedTensor { name, tensor }) in outcome.outputs.iter().enumerate() {
+        let parameters = requested.get(position).map(|output| &output.parameters);
+        let classes = parameters.map(classification::requested).transpose()?.flatten();
+        let classified = classes.map(|count| classification::classify(&outcome.deployment, name, tensor, count)).transpose()?;
+        let tensor = classified.as_ref().unwrap_or(tensor);
+        if position > 0 {
+            text.push(b',');
+        }
+        let as_binary = parameters.and_then(|parameters| choice(parameters, "binary_data")).unwrap_or(all_binary);
+        write_output(name, tensor, as_binary.then_some(&mut binary), &mut text)?;
+    }
+    text.extend_from_slice(b"]}");
+    let mut headers = identity_headers(model, outcome);
+    if binary.is_empty() {
+        return Ok(Reply { headers, ..Reply::text("application/json", text) });
+    }
+    headers.push((HEADER_LENGTH, HeaderValue::from(text.len())));
+    let mut body = BytesMut::with_capacity(text.len() + binary.iter().map(Bytes::len).sum::<usize>());
+    body.extend_from_slice(&text);
+    binary.iter().for_each(|part| body.extend_from_slice(part));
+    Ok(Reply { headers, ..Reply::text("application/octet-stream", body.freeze()) })
+}
+
+fn write_output(name: &str, tensor: &Tensor, binary: Option<&mut Vec<Bytes>>, text: &mut Vec<u8>) -> Result<()> {
+    text.extend_from_slice(b"{\"name\":");
+    write_string(name, text);
+    text.extend_from_slice(format!(",\"datatype\":\"{}\",\"shape\":{}", tensor.dtype(), tensor.shape()).as_bytes());
+    match binary {
+        Some(binary) => {
+            let part = match tensor.as_strings() {
+                Some(elements) => strings::encode(elements),
+                None => tensor.bytes().cloned().unwrap_or_default(),
+            };
+            text.extend_from_slice(format!(",\"parameters\":{{\"binary_data_size\":{}}}", part.len()).as_bytes());
+            binary.push(part);
+        }
+        None => {
+            text.extend_from_slice(b",\"data\":");
+            write_data(tensor, text, NonFinite::Bare).map_err(|error| {
+                Error::invalid(format!(
+                    "output {name:?}: element {} is not UTF-8 and cannot be written as JSON: ask for binary_data",
+                    error.element
+                ))
+            })?;
+        }
+    }
+    text.push(b'}');
+    Ok(())
+}
+
+fn header_length(headers: &HeaderMap) -> Result<Option<usize>> {
+    let Some(value) = headers.get(HEADER_LENGTH) else { return Ok(None) };
+    match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
+        Some(length) => Ok(Some(length)),
+        None => Err(Error::invalid(format!("{HEADER_LENGTH}: expected a number of bytes, got {value:?}"))),
+    }
+}
+
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("").trim();
+    let (number, unit_ms) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1.0),
+        None => match text.strip_suffix('s') {
+            Some(number) => (number, 1000.0),
+            None => (text, 1.0),
+        },
+    };
+    match number.trim().parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => {
+            Ok(Some(Duration::from_secs_f64((number * unit_ms / 1000.0).min(1e9))))
+        }
+        _ => Err(Error::invalid(format!("{TIMEOUT}: expected milliseconds, or such as \"2s\", got {value:?}"))),
+    }
+}
+
+fn choice(parameters: &Parameters, key: &str) -> Option<bool> {
+    match parameters.get(key) {
+        Some(Parameter::Bool(value)) => Some(*value),
+        _ => None,
+    }
+}
+
+fn flag(parameters: &Parameters, key: &str) -> bool {
+    choice(parameters, key).unwrap_or(false)
+}

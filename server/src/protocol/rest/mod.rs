@@ -1,0 +1,258 @@
+//! Which REST path does what? The Open Inference Protocol v2 with the extensions that Triton's clients use.
+
+mod forms;
+mod infer;
+mod manage;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, VARY};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body;
+use serde_json::{Value, json};
+use tiltyard_types::{Error, Result};
+
+use super::body::{self, ReplyBody};
+use super::compression::{Encoding, compress};
+use super::status::http_status;
+use super::{docs, parse_version, score};
+use crate::catalog::Route;
+use crate::describe;
+use crate::service::Service;
+
+/// Answers smaller than this stay plain even where the client accepts compression.
+const COMPRESSED_BYTES_MIN: usize = 512;
+
+/// An answer before it is compressed and sent.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    /// An answer of JSON.
+    pub(crate) fn json(value: &Value) -> Reply {
+        Reply::text("application/json", value.to_string())
+    }
+
+    /// An answer of another type.
+    pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+        Reply { status: StatusCode::OK, content_type, headers: Vec::new(), body: body.into() }
+    }
+
+    fn status_only(status: StatusCode) -> Reply {
+        Reply { status, ..Reply::text("text/plain", "") }
+    }
+}
+
+/// A request whose head was read.
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) path: Vec<String>,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+}
+
+/// Answers one REST request, whatever happens.
+pub(crate) async fn answer<B>(service: &Arc<Service>, request: Request<B>) -> Response<ReplyBody>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let (parts, body) = request.into_parts();
+    let head = match segments(parts.uri.path()) {
+        Ok(path) => Head {
+            method: parts.method,
+            path,
+            query: parts.uri.query().unwrap_or("").to_owned(),
+            headers: parts.headers,
+        },
+        Err(error) => return send(&parts.headers, failure(&error)),
+    };
+    let reply = match dispatch(service, &head, body).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            service.totals.note_failure(error.kind());
+            tracing::debug!(path = parts.uri.path(), error = error.kind().name(), reason = error.message(), "refused");
+            failure(&error)
+        }
+    };
+    send(&head.headers, reply)
+}
+
+async fn dispatch<B>(service: &Arc<Service>, head: &Head, body: B) -> Result<Reply>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let path: Vec<&str> = head.path.iter().map(String::as_str).collect();
+    let get = head.method == Method::GET || head.method == Method::HEAD;
+    let read = async |body| body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await;
+    // The allowed methods of what the path names, should this one not be among them.
+    let allowed = match (path.as_slice(), get, head.method == Method::POST) {
+        (["v2", "models", model, rest @ ..], _, true) if matches!(rest, ["infer"] | ["versions", _, "infer"]) => {
+            let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
+            return infer::infer(service, head, model, version, body).await;
+        }
+        (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["score"] | ["versions", _, "score"]) => {
+            let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
+            let body = read(body).await?;
+            return score::score(service, model, version, &body).await;
+        }
+        (["v2", "models", _, "infer"] | ["v2", "models", _, "versions", _, "infer"], ..) => "POST",
+        (["v1", "models", _, "score"] | ["v1", "models", _, "versions", _, "score"], ..) => "POST",
+        (["v2", "models", _, .., "generate" | "generate_stream"], _, true) => {
+            return Err(Error::unsupported("generate is not offered: it is for language models; use infer"));
+        }
+        ([], true, _) => return Ok(docs::front_page(service)),
+        (["docs", rest @ ..], true, _) => return docs::page(service, rest),
+        (["v2"], true, _) => return Ok(Reply::json(&forms::server_metadata(&describe::server_metadata()))),
+        (["v2", "health", "live"], true, _) => return Ok(Reply::status_only(StatusCode::OK)),
+        (["v2", "health", "ready"], true, _) => return Ok(readiness(service.is_ready())),
+        (["v2", "models", "stats"], true, _) => return manage::statistics(service, None, None),
+        (["v2", "models", model], true, _) => return about(service, model, "", metadata),
+        (["v2", "models", model, "versions", version], true, _) => return about(service, model, version, metadata),
+        (["v2", "models", model, "ready"], true, _) => return model_ready(service, model, ""),
+        (["v2", "models", model, "versions", version, "ready"], true, _) => return model_ready(service, model, version),
+        (["v2", "models", model, "config"], true, _) => return about(service, model, "", config),
+        (["v2", "models", model, "versions", version, "config"], true, _) => return about(service, model, version, config),
+        (["v2", "models", model, "stats"], true, _) => return manage::statistics(service, Some(model), None),
+        (["v2", "models", model, "versions", version, "stats"], true, _) => {
+            return manage::statistics(service, Some(model), parse_version(version)?);
+        }
+        (["v2", "repository", ..] | ["v2", "logging"] | ["v2", "trace", "setting"], ..)
+        | (["v2", "models", _, "trace", "setting"] | ["v2", "systemsharedmemory" | "cudasharedmemory", ..], ..) => {
+            let body = read(body).await?;
+            match manage::answer(service, &path, get, head.method == Method::POST, &body).await? {
+                Some(reply) => return Ok(reply),
+                None => "GET, POST",
+            }
+        }
+        (["v2" | "docs", ..], false, _) | ([], false, _) => "GET",
+        _ => {
+            return Err(Error::not_found(format!("nothing is at {} /{}", head.method, path.join("/"))));
+        }
+    };
+    if (head.method == Method::POST && allowed.contains("POST")) || (get && allowed.contains("GET")) {
+        return Err(Error::not_found(format!("nothing is at {} /{}", head.method, path.join("/"))));
+    }
+    let message = format!("/{} takes {allowed}, got {}", path.join("/"), head.method);
+    let mut reply = failure(&Error::invalid(message));
+    reply.status = StatusCode::METHOD_NOT_ALLOWED;
+    reply.headers.push((ALLOW, HeaderValue::from_str(allowed).unwrap_or(HeaderValue::from_static("GET, POST"))));
+    Ok(reply)
+}
+
+fn readiness(ready: bool) -> Reply {
+    Reply::status_only(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
+}
+
+fn model_ready(service: &Service, model: &str, version: &str) -> Result<Reply> {
+    let version = parse_version(version)?;
+    Ok(readiness(!service.draining.load(std::sync::atomic::Ordering::Relaxed) && service.inference.catalog.load().route(model, version).is_ok()))
+}
+
+/// Answers about the deployment that a path names.
+fn about(service: &Service, model: &str, version: &str, form: fn(&Service, &str, &Route) -> Value) -> Result<Reply> {
+    let route = service.inference.catalog.load().route(model, parse_version(version)?)?;
+    Ok(Reply::json(&form(service, model, &route)))
+}
+
+fn metadata(service: &Service, name: &str, route: &Route) -> Value {
+    let catalog = service.inference.catalog.load();
+    let model = catalog.models.get(name).cloned().unwrap_or_default();
+    forms::model_metadata(&describe::model_metadata(name, &model, &route.deployment))
+}
+
+fn config(service: &Service, name: &str, route: &Route) -> Value {
+    forms::model_config(&describe::model_config(name, &route.deployment, &service.version_policy))
+}
+
+/// The answer to a failure: `{"error": …}` with the status of its kind.
+pub(crate) fn failure(error: &Error) -> Reply {
+    let mut reply = Reply::json(&json!({ "error": error.message() }));
+    reply.status = http_status(error.kind());
+    if let Some(wait) = error.wait() {
+        reply.headers.push((RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))));
+    }
+    reply
+}
+
+/// Compresses where the client accepts it and it is worth it, and puts the head on.
+fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
+    let encoding = accepted_encoding(request_headers).filter(|_| reply.body.len() >= COMPRESSED_BYTES_MIN);
+    let compressed = encoding.and_then(|encoding| Some((encoding, compress(encoding, &reply.body).ok()?)));
+    let (encoding, body) = match compressed {
+        Some((encoding, body)) => (Some(encoding), body),
+        None => (None, reply.body),
+    };
+    let mut response = Response::new(ReplyBody::from(body));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    if let Some(encoding) = encoding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    headers.extend(reply.headers.into_iter());
+    response
+}
+
+fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
+    let values = headers.get_all(ACCEPT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
+    let refused = |item: &str| item.split_once(";q=").is_some_and(|(_, q)| q.trim().parse() == Ok(0.0));
+    let names: Vec<&str> = values
+        .flat_map(|value| value.split(','))
+        .filter(|item| !refused(item))
+        .map(|item| item.split(';').next().unwrap_or("").trim())
+        .collect();
+    [Encoding::Gzip, Encoding::Deflate].into_iter().find(|encoding| names.contains(&encoding.name()))
+}
+
+/// The path's parts, percent-decoded.
+fn segments(path: &str) -> Result<Vec<String>> {
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    parts.map(|part| decode_percent(part).ok_or_else(|| Error::invalid("the path is not percent-encoded UTF-8"))).collect()
+}
+
+fn decode_percent(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'%' {
+            let digit = |at: usize| (*tail.get(at)? as char).to_digit(16);
+            bytes.push((digit(0)? * 16 + digit(1)?) as u8);
+            rest = &tail[2..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_decoded() {
+        assert_eq!(segments("/v2/models/my%20model/").unwrap(), ["v2", "models", "my model"]);
+        assert!(segments("/v2/%zz").is_err() && segments("/v2/%f").is_err() && segments("/%ff").is_err());
+    }
+
+    #[test]
+    fn encodings_are_negotiated() {
+        let check = |value: &'static str, expected: Option<Encoding>| {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]);
+            assert_eq!(accepted_encoding(&headers), expected, "{value}");
+        };
+        check("gzip, deflate, br", Some(Encoding::Gzip));
+        check("deflate;q=0.5", Some(Encoding::Deflate));
+        check("gzip;q=0, deflate", Some(Encoding::Deflate));
+        check("br", None);
+    }
+}

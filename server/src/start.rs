@@ -1,0 +1,87 @@
+//! How do the parts come together? Build engines, pool, catalog and writer from a configuration.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+use tiltyard_runtime::load::Loader;
+use tiltyard_runtime::pool::Pool;
+use tiltyard_runtime::queue::QueuePolicy;
+
+use crate::admission::Admission;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::engines::{self, Engines};
+use crate::infer::Inference;
+use crate::logs::Logs;
+use crate::reaper::Reaper;
+use crate::service::Service;
+use crate::telemetry::Totals;
+use crate::writer::{Plan, Writer};
+use crate::{clock, cores};
+
+/// Rows in one batch where neither model nor operator says.
+const BATCH_ROWS_MAX: usize = 64;
+
+/// Requests that may wait for one deployment where neither model nor operator says.
+const QUEUE_MAX: usize = 4096;
+
+/// Starts everything but the listeners. The first look at the repository begins at once.
+pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
+    let Engines { found, missing } = engines::find(config)?;
+    for engine in &found {
+        let build = engine.build();
+        let library = build.library.as_ref().map(|path| path.display().to_string());
+        tracing::info!(engine = engine.name(), version = build.version, library, "engine");
+    }
+    for (engine, reason) in &missing {
+        // An engine the operator asked for by name is worth a warning; one that merely could be there is not.
+        match config.engines.iter().any(|name| name == engine) {
+            true => tracing::warn!(engine, reason, "engine not found"),
+            false => tracing::info!(engine, reason, "engine not found"),
+        }
+    }
+    let threads = config.threads.or(cores::granted());
+    let text = |error: std::io::Error| format!("a thread cannot be started: {error}");
+    let pool = Pool::start(threads, clock::now).map_err(text)?;
+    let inference = Arc::new(Inference {
+        catalog: ArcSwap::from_pointee(Catalog::default()),
+        pool,
+        admission: Admission::new(config.requests_max, config.bytes_in_flight_max),
+        timeout_default: config.request_timeout,
+    });
+    let loader = Loader {
+        first_engine_wins: !config.engines.is_empty(),
+        engines: found,
+        profiles: Some(config.data_dir.join("profiles")),
+        defaults: QueuePolicy {
+            rows_max: config.batch_rows_max.or(BATCH_ROWS_MAX),
+            delay_max: config.batch_delay_max,
+            jobs_max: config.queue_rows_max.or(QUEUE_MAX),
+            runs_max: threads,
+        },
+        clock: clock::now,
+    };
+    let plan = Plan {
+        root: config.models.clone(),
+        control: config.model_control,
+        load_models: config.load_model.clone(),
+        policy: config.version_policy.clone(),
+        strict: config.strict,
+        poll_interval: config.poll_interval,
+        loader_threads: threads,
+    };
+    let reaper = Reaper::start().map_err(text)?;
+    let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper).map_err(text)?;
+    Ok(Arc::new(Service {
+        inference,
+        writer,
+        logs,
+        totals: Totals::default(),
+        body_bytes_max: config.body_bytes_max,
+        request_timeout: config.request_timeout,
+        control: config.model_control,
+        version_policy: config.version_policy.clone(),
+        draining: AtomicBool::new(false),
+    }))
+}

@@ -1,0 +1,243 @@
+//! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot};
+use tiltyard_types::ErrorKind;
+
+use crate::catalog::{Catalog, VersionState};
+use crate::service::Service;
+
+/// Counters that belong to no deployment.
+#[derive(Default)]
+pub struct Totals {
+    refused: [AtomicU64; ErrorKind::ALL.len()],
+    connections: AtomicU64,
+}
+
+impl Totals {
+    /// Counts an answer that was a failure on any path.
+    pub fn note_failure(&self, kind: ErrorKind) {
+        let position = ErrorKind::ALL.iter().position(|&other| other == kind).unwrap_or(0);
+        self.refused[position].fetch_add(1, Relaxed);
+    }
+
+    /// Counts an open connection, until the guard is dropped.
+    pub fn connection(&self) -> ConnectionCount<'_> {
+        self.connections.fetch_add(1, Relaxed);
+        ConnectionCount(self)
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+}
+
+/// One open connection in the count.
+pub struct ConnectionCount<'a>(&'a Totals);
+
+impl Drop for ConnectionCount<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Writes all metrics in Prometheus' text form; with `triton` also under the names of Triton's dashboards.
+pub fn render(service: &Service, triton: bool) -> String {
+    let catalog = service.inference.catalog.load();
+    let rows: Vec<Row> = catalog.deployments().map(|deployment| Row::of(deployment)).collect();
+    let mut page = Page::default();
+    requests(&mut page, &rows);
+    page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
+    for row in &rows {
+        page.sample("tiltyard_queue_length", &row.labels, row.queue_length as f64);
+    }
+    page.family("tiltyard_deployment_info", "gauge", "Always 1: which artifact on which engine answers.");
+    for row in &rows {
+        page.sample("tiltyard_deployment_info", &row.info, 1.0);
+    }
+    server(&mut page, service, &catalog);
+    if triton {
+        triton_names(&mut page, &rows);
+    }
+    page.text
+}
+
+/// One deployment's figures and labels.
+struct Row {
+    labels: String,
+    info: String,
+    triton_labels: String,
+    sum: Snapshot,
+    queue_length: usize,
+}
+
+impl Row {
+    fn of(deployment: &Deployment) -> Row {
+        let identity = &deployment.identity;
+        let name = escape(&identity.model);
+        // Without a plan, an endpoint's arms are its model's versions: one is the champion at a time.
+        let labels = format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"champion\"", identity.version);
+        let info = format!(
+            "{labels},digest=\"{}\",engine=\"{}\",engine_version=\"{}\",provider=\"{}\"",
+            identity.digest,
+            identity.engine,
+            escape(&identity.build.version),
+            escape(&identity.provider)
+        );
+        Row {
+            info,
+            triton_labels: format!("model=\"{name}\",version=\"{}\"", identity.version),
+            labels,
+            sum: deployment.stats.snapshot(),
+            queue_length: deployment.queue_len(),
+        }
+    }
+}
+
+fn requests(page: &mut Page, rows: &[Row]) {
+    page.family("tiltyard_requests_total", "counter", "Requests that reached a deployment, by outcome.");
+    for row in rows {
+        page.sample("tiltyard_requests_total", &format!("{},outcome=\"success\"", row.labels), row.sum.success.count as f64);
+        for (kind, failures) in ErrorKind::ALL.iter().zip(&row.sum.failures) {
+            if failures.count > 0 {
+                let labels = format!("{},outcome=\"{}\"", row.labels, kind.name());
+                page.sample("tiltyard_requests_total", &labels, failures.count as f64);
+            }
+        }
+    }
+    page.family("tiltyard_rows_total", "counter", "Rows answered.");
+    for row in rows {
+        page.sample("tiltyard_rows_total", &row.labels, row.sum.rows as f64);
+    }
+    page.family("tiltyard_executions_total", "counter", "Runs of the engine.");
+    for row in rows {
+        page.sample("tiltyard_executions_total", &row.labels, row.sum.executions as f64);
+    }
+    type Pick = fn(&Snapshot) -> &Histogram;
+    let histograms: [(&str, &str, Pick); 3] = [
+        ("tiltyard_request_duration_seconds", "From accepting a request to its answer.", |sum| &sum.total),
+        ("tiltyard_queue_duration_seconds", "From queueing a request to taking it.", |sum| &sum.queue),
+        ("tiltyard_run_duration_seconds", "In the engine, per request: the time of its batch.", |sum| &sum.run),
+    ];
+    for (name, help, pick) in histograms {
+        page.family(name, "histogram", help);
+        for row in rows {
+            page.histogram(name, &row.labels, pick(&row.sum));
+        }
+    }
+}
+
+fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
+    page.family("tiltyard_refused_total", "counter", "REST and gRPC answers that were failures, by kind.");
+    for (kind, count) in ErrorKind::ALL.iter().zip(&service.totals.refused) {
+        page.sample("tiltyard_refused_total", &format!("kind=\"{}\"", kind.name()), count.load(Relaxed) as f64);
+    }
+    let gauges = [
+        ("tiltyard_connections", "Open connections.", service.totals.connections() as f64),
+        ("tiltyard_requests_in_flight", "Requests between admission and answer.", service.inference.admission.requests() as f64),
+        ("tiltyard_catalog_revision", "Counts up with each change of what can answer.", catalog.revision as f64),
+        ("tiltyard_ready", "1 if load balancers shall send requests.", f64::from(u8::from(service.is_ready()))),
+    ];
+    for (name, help, value) in gauges {
+        page.family(name, "gauge", help);
+        page.sample(name, "", value);
+    }
+    page.family("tiltyard_versions", "gauge", "Model versions by state.");
+    let states: Vec<&VersionState> = catalog.models.values().flat_map(|model| model.versions.values()).map(|version| &version.state).collect();
+    for (state, matches) in [
+        ("ready", (|state| matches!(state, VersionState::Ready)) as fn(&VersionState) -> bool),
+        ("loading", |state| matches!(state, VersionState::Loading)),
+        ("failed", |state| matches!(state, VersionState::Failed(_))),
+        ("unloaded", |state| matches!(state, VersionState::Unloaded)),
+    ] {
+        let count = states.iter().filter(|state| matches(state)).count();
+        page.sample("tiltyard_versions", &format!("state=\"{state}\""), count as f64);
+    }
+}
+
+/// Triton's metrics, in its units: microseconds, and counts of requests and rows.
+fn triton_names(page: &mut Page, rows: &[Row]) {
+    type Count = fn(&Snapshot) -> u64;
+    fn micros(durations: Durations) -> u64 {
+        durations.nanos / 1000
+    }
+    let counters: [(&str, &str, Count); 8] = [
+        ("nv_inference_request_success", "Requests answered well.", |sum| sum.success.count),
+        ("nv_inference_count", "Rows answered.", |sum| sum.rows),
+        ("nv_inference_exec_count", "Runs of the engine.", |sum| sum.executions),
+        ("nv_inference_request_duration_us", "Total time of requests.", |sum| micros(sum.success)),
+        ("nv_inference_queue_duration_us", "Time in the queue.", |sum| sum.queue.nanos / 1000),
+        ("nv_inference_compute_input_duration_us", "Time gathering inputs.", |sum| micros(sum.assemble)),
+        ("nv_inference_compute_infer_duration_us", "Time in the engine.", |sum| sum.run.nanos / 1000),
+        ("nv_inference_compute_output_duration_us", "Time cutting outputs apart.", |sum| micros(sum.split)),
+    ];
+    for (name, help, pick) in counters {
+        page.family(name, "counter", help);
+        for row in rows {
+            page.sample(name, &row.triton_labels, pick(&row.sum) as f64);
+        }
+    }
+    page.family("nv_inference_request_failure", "counter", "Requests that failed, by reason.");
+    for row in rows {
+        for (reason, kinds) in [
+            ("REJECTED", &[ErrorKind::Overloaded, ErrorKind::Deadline, ErrorKind::NotReady, ErrorKind::Draining][..]),
+            ("CANCELED", &[ErrorKind::Cancelled]),
+            ("BACKEND", &[ErrorKind::Engine]),
+        ] {
+            page.sample("nv_inference_request_failure", &format!("{},reason=\"{reason}\"", row.triton_labels), failed(&row.sum, kinds) as f64);
+        }
+        let known: u64 = failed(&row.sum, &[ErrorKind::Overloaded, ErrorKind::Deadline, ErrorKind::NotReady, ErrorKind::Draining, ErrorKind::Cancelled, ErrorKind::Engine]);
+        let other = row.sum.failures.iter().map(|failure| failure.count).sum::<u64>() - known;
+        page.sample("nv_inference_request_failure", &format!("{},reason=\"OTHER\"", row.triton_labels), other as f64);
+    }
+    page.family("nv_inference_pending_request_count", "gauge", "Requests that wait now.");
+    for row in rows {
+        page.sample("nv_inference_pending_request_count", &row.triton_labels, row.queue_length as f64);
+    }
+}
+
+fn failed(sum: &Snapshot, kinds: &[ErrorKind]) -> u64 {
+    ErrorKind::ALL.iter().zip(&sum.failures).filter(|(kind, _)| kinds.contains(kind)).map(|(_, failure)| failure.count).sum()
+}
+
+/// A page of metrics under construction.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing into a string cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: f64) {
+        let _ = match labels {
+            "" => writeln!(self.text, "{name} {value}"),
+            _ => writeln!(self.text, "{name}{{{labels}}} {value}"),
+        };
+    }
+
+    fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram) {
+        let mut below = 0;
+        for (bound, count) in BUCKETS_NS.iter().zip(&histogram.buckets) {
+            below += count;
+            let bound = *bound as f64 / 1e9;
+            let _ = writeln!(self.text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+        }
+        let count = histogram.count();
+        let _ = writeln!(self.text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(self.text, "{name}_sum{{{labels}}} {}", histogram.nanos as f64 / 1e9);
+        let _ = writeln!(self.text, "{name}_count{{{labels}}} {count}");
+    }
+}
+
+/// A label's value as the text form has it.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
