@@ -80,13 +80,32 @@ pub struct Stats {
     batches: Batches,
 }
 
+/// By which way requests reached a deployment: counted apart, since only the first is traffic of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through an endpoint's plan.
+    Routed,
+    /// The client named the version.
+    Pinned,
+}
+
+impl Way {
+    /// All ways.
+    pub const ALL: [Way; 2] = [Way::Routed, Way::Pinned];
+}
+
 #[derive(Default)]
 #[repr(align(128))]
 struct Shard {
+    ways: [Requests; Way::ALL.len()],
+    executions: AtomicU64,
+}
+
+#[derive(Default)]
+struct Requests {
     success: Total,
     failures: [Total; ErrorKind::ALL.len()],
     rows: AtomicU64,
-    executions: AtomicU64,
     queue: Buckets,
     run: Buckets,
     total: Buckets,
@@ -185,22 +204,22 @@ pub struct Snapshot {
 
 impl Stats {
     /// Counts a request that was answered well: `rows` rows in `total` time since it was accepted.
-    pub fn succeeded(&self, rows: usize, queue: Duration, times: RunTimes, total: Duration, unix_ms: u64) {
-        let shard = &self.shards[shard()];
-        shard.success.add(total);
-        shard.rows.fetch_add(rows as u64, Relaxed);
-        shard.queue.add(queue);
-        shard.run.add(times.run);
-        shard.total.add(total);
-        shard.assemble.add(times.assemble);
-        shard.split.add(times.split);
+    pub fn succeeded(&self, way: Way, rows: usize, queue: Duration, times: RunTimes, total: Duration, unix_ms: u64) {
+        let requests = &self.shards[shard()].ways[way as usize];
+        requests.success.add(total);
+        requests.rows.fetch_add(rows as u64, Relaxed);
+        requests.queue.add(queue);
+        requests.run.add(times.run);
+        requests.total.add(total);
+        requests.assemble.add(times.assemble);
+        requests.split.add(times.split);
         self.last_request_ms.store(unix_ms, Relaxed);
     }
 
     /// Counts a request that failed.
-    pub fn failed(&self, kind: ErrorKind, total: Duration, unix_ms: u64) {
+    pub fn failed(&self, way: Way, kind: ErrorKind, total: Duration, unix_ms: u64) {
         let position = ErrorKind::ALL.iter().position(|&other| other == kind).unwrap_or(0);
-        self.shards[shard()].failures[position].add(total);
+        self.shards[shard()].ways[way as usize].failures[position].add(total);
         self.last_request_ms.store(unix_ms, Relaxed);
     }
 
@@ -213,21 +232,14 @@ impl Stats {
         batch.split.add(times.split);
     }
 
-    /// Adds the shards up.
-    pub fn snapshot(&self) -> Snapshot {
+    /// Adds the shards up for the requests that came by `ways`; runs of the engine are counted whatever the way.
+    pub fn snapshot(&self, ways: &[Way]) -> Snapshot {
         let mut sum = Snapshot { last_request_ms: self.last_request_ms.load(Relaxed), ..Snapshot::default() };
         for shard in &self.shards {
-            add_total(&mut sum.success, &shard.success);
-            for (sum, total) in sum.failures.iter_mut().zip(&shard.failures) {
-                add_total(sum, total);
-            }
-            sum.rows += shard.rows.load(Relaxed);
             sum.executions += shard.executions.load(Relaxed);
-            add_buckets(&mut sum.queue, &shard.queue);
-            add_buckets(&mut sum.run, &shard.run);
-            add_buckets(&mut sum.total, &shard.total);
-            add_total(&mut sum.assemble, &shard.assemble);
-            add_total(&mut sum.split, &shard.split);
+            for way in ways {
+                sum.add(&shard.ways[*way as usize]);
+            }
         }
         for (rows, batch) in self.batches.0.iter().enumerate() {
             if batch.run.count.load(Relaxed) > 0 {
@@ -235,6 +247,21 @@ impl Stats {
             }
         }
         sum
+    }
+}
+
+impl Snapshot {
+    fn add(&mut self, requests: &Requests) {
+        add_total(&mut self.success, &requests.success);
+        for (sum, total) in self.failures.iter_mut().zip(&requests.failures) {
+            add_total(sum, total);
+        }
+        self.rows += requests.rows.load(Relaxed);
+        add_buckets(&mut self.queue, &requests.queue);
+        add_buckets(&mut self.run, &requests.run);
+        add_buckets(&mut self.total, &requests.total);
+        add_total(&mut self.assemble, &requests.assemble);
+        add_total(&mut self.split, &requests.split);
     }
 }
 
@@ -264,13 +291,14 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..100 {
                         stats.executed(3, times);
-                        stats.succeeded(3, Duration::ZERO, times, Duration::from_micros(60), 5);
+                        stats.succeeded(Way::Routed, 3, Duration::ZERO, times, Duration::from_micros(60), 5);
                     }
-                    stats.failed(ErrorKind::Deadline, Duration::from_secs(60), 6);
+                    stats.failed(Way::Pinned, ErrorKind::Deadline, Duration::from_secs(60), 6);
                 });
             }
         });
-        let sum = stats.snapshot();
+        assert_eq!(stats.snapshot(&[Way::Pinned]).success.count, 0);
+        let sum = stats.snapshot(&Way::ALL);
         assert_eq!((sum.success.count, sum.rows, sum.executions), (600, 1800, 600));
         assert_eq!(sum.failures.iter().map(|failure| failure.count).sum::<u64>(), 6);
         assert_eq!(sum.run.buckets[2], 600, "30 µs belongs under the bound of 50 µs");

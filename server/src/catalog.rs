@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::stats::Way;
 use tiltyard_types::{Error, ErrorKind, Result};
 
 /// Everything that can answer, at one moment.
@@ -73,6 +74,14 @@ impl Role {
         match self {
             Role::Champion => "champion",
             Role::Pinned => "pinned",
+        }
+    }
+
+    /// Under which way its requests are counted.
+    pub const fn way(self) -> Way {
+        match self {
+            Role::Champion => Way::Routed,
+            Role::Pinned => Way::Pinned,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tiltyard_proto::inference as pb;
 use tiltyard_runtime::deployment::{BatchAxis, Deployment};
 use tiltyard_runtime::repository::policy::VersionPolicy;
-use tiltyard_runtime::stats::{Durations, Histogram, Snapshot};
+use tiltyard_runtime::stats::{Durations, Histogram, Snapshot, Way};
 use tiltyard_types::{DataType, ErrorKind, TensorSpec};
 
 use crate::catalog::Model;
@@ -73,9 +73,13 @@ pub fn model_metadata(name: &str, model: &Model, deployment: &Deployment) -> pb:
 /// 0 and dims without the batch axis.
 pub fn model_config(name: &str, deployment: &Deployment, default_policy: &VersionPolicy) -> pb::ModelConfig {
     let rows_max = deployment.rows_max();
-    let dims = |spec: &TensorSpec| {
-        let dims = spec.wire_dims();
-        if rows_max > 0 { dims.get(1..).unwrap_or(&[]).to_vec() } else { dims }
+    // Triton's clients expect at least one dimension: one value per row is dims [1], reshaped to none.
+    let one_per_row = |spec: &TensorSpec| rows_max > 0 && spec.wire_dims().len() == 1;
+    let reshape = |spec: &TensorSpec| one_per_row(spec).then(pb::ModelTensorReshape::default);
+    let dims = |spec: &TensorSpec| match spec.wire_dims() {
+        _ if one_per_row(spec) => vec![1],
+        dims if rows_max > 0 => dims.get(1..).unwrap_or(&[]).to_vec(),
+        dims => dims,
     };
     let settings = &deployment.settings;
     let policy = settings.version_policy.as_ref().unwrap_or(default_policy);
@@ -93,6 +97,7 @@ pub fn model_config(name: &str, deployment: &Deployment, default_policy: &Versio
                 name: spec.name.clone(),
                 data_type: config_type(spec.dtype) as i32,
                 dims: dims(spec),
+                reshape: reshape(spec),
                 optional: spec.optional,
                 ..Default::default()
             })
@@ -105,6 +110,7 @@ pub fn model_config(name: &str, deployment: &Deployment, default_policy: &Versio
                 name: spec.name.clone(),
                 data_type: config_type(spec.dtype) as i32,
                 dims: dims(spec),
+                reshape: reshape(spec),
                 ..Default::default()
             })
             .collect(),
@@ -173,7 +179,7 @@ pub fn config_type(dtype: DataType) -> pb::DataType {
 
 /// A deployment's figures since it was loaded.
 pub fn model_statistics(name: &str, deployment: &Arc<Deployment>) -> pb::ModelStatistics {
-    let sum = deployment.stats.snapshot();
+    let sum = deployment.stats.snapshot(&Way::ALL);
     let failed = failures(&sum);
     let stats = pb::InferStatistics {
         success: Some(duration(sum.success)),

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::Answer;
 use tiltyard_runtime::pool::Pool;
+use tiltyard_runtime::stats::Way;
 use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, RequestId, Result};
 
 use crate::admission::Admission;
@@ -64,7 +65,8 @@ pub struct Outcome {
 impl Inference {
     /// Answers a request along `route`, which the protocol resolved when it decoded.
     pub async fn infer(&self, request: InferRequest, route: Route, accepted: Accepted) -> Result<Outcome> {
-        let mut watch = Watch { deployment: Arc::clone(&route.deployment), accepted, name: request.model.clone(), done: false };
+        let (deployment, way) = (Arc::clone(&route.deployment), route.role.way());
+        let mut watch = Watch { deployment, way, accepted, name: request.model.clone(), done: false };
         match self.answer(request, &route, accepted).await {
             Ok((outputs, answer, rows)) => {
                 watch.succeeded(&answer, rows);
@@ -140,6 +142,7 @@ fn refuse_sequences(request: &InferRequest) -> Result<()> {
 /// Counts a request when it ends, also when its client hangs up and the future is dropped.
 struct Watch {
     deployment: Arc<Deployment>,
+    way: Way,
     accepted: Accepted,
     name: String,
     done: bool,
@@ -149,7 +152,7 @@ impl Watch {
     fn succeeded(&mut self, answer: &Answer, rows: usize) {
         self.done = true;
         let total = clock::now() - self.accepted.at;
-        self.deployment.stats.succeeded(rows, answer.queue, answer.times, total, clock::unix_ms());
+        self.deployment.stats.succeeded(self.way, rows, answer.queue, answer.times, total, clock::unix_ms());
     }
 
     fn failed(&mut self, error: &Error) {
@@ -158,7 +161,7 @@ impl Watch {
     }
 
     fn count(&self, kind: ErrorKind, reason: &str) {
-        self.deployment.stats.failed(kind, clock::now() - self.accepted.at, clock::unix_ms());
+        self.deployment.stats.failed(self.way, kind, clock::now() - self.accepted.at, clock::unix_ms());
         let identity = &self.deployment.identity;
         tracing::warn!(
             request = %self.accepted.id, endpoint = self.name, model = identity.model, version = identity.version,

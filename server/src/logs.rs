@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::Mutex;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
@@ -13,7 +13,7 @@ use crate::config::{LogFormat, LogLevel};
 /// The running log's level.
 pub struct Logs {
     level: Mutex<LogLevel>,
-    handle: Option<reload::Handle<LevelFilter, Registry>>,
+    handle: Option<reload::Handle<Targets, Registry>>,
 }
 
 impl Logs {
@@ -51,12 +51,15 @@ impl Logs {
     }
 }
 
-fn filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    }
+/// Our own lines at `level`; those of libraries only from warnings on, unless everything is wanted.
+fn filter(level: LogLevel) -> Targets {
+    let (ours, theirs) = match level {
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
+        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
+    };
+    let crates = ["tiltyard_server", "tiltyard_runtime", "tiltyard_tract"];
+    Targets::new().with_default(theirs).with_targets(crates.map(|name| (name, ours)))
 }

@@ -1,13 +1,14 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot};
+use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot, Way};
 use tiltyard_types::ErrorKind;
 
-use crate::catalog::{Catalog, VersionState};
+use crate::catalog::{Catalog, Role, VersionState};
 use crate::service::Service;
 
 /// Counters that belong to no deployment.
@@ -48,7 +49,7 @@ impl Drop for ConnectionCount<'_> {
 /// Writes all metrics in Prometheus' text form; with `triton` also under the names of Triton's dashboards.
 pub fn render(service: &Service, triton: bool) -> String {
     let catalog = service.inference.catalog.load();
-    let rows: Vec<Row> = catalog.deployments().map(|deployment| Row::of(deployment)).collect();
+    let rows: Vec<Row> = catalog.deployments().flat_map(|deployment| Row::of(deployment, &catalog)).collect();
     let mut page = Page::default();
     requests(&mut page, &rows);
     page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
@@ -61,12 +62,12 @@ pub fn render(service: &Service, triton: bool) -> String {
     }
     server(&mut page, service, &catalog);
     if triton {
-        triton_names(&mut page, &rows);
+        triton_names(&mut page, &catalog);
     }
     page.text
 }
 
-/// One deployment's figures and labels.
+/// One arm's figures and labels.
 struct Row {
     labels: String,
     info: String,
@@ -76,11 +77,33 @@ struct Row {
 }
 
 impl Row {
-    fn of(deployment: &Deployment) -> Row {
+    /// The arms of a deployment: its part in its endpoint's plan, and the requests that pinned its version. Each run of
+    /// the engine is counted under the first, once.
+    fn of(deployment: &Deployment, catalog: &Catalog) -> Vec<Row> {
+        let identity = &deployment.identity;
+        let arms = catalog.models.get(&identity.model).map_or(&[][..], |model| model.arms.as_slice());
+        let routed = arms.iter().any(|arm| std::ptr::eq(arm.deployment.as_ref(), deployment));
+        let mut rows = Vec::new();
+        for (role, way) in [(Role::Champion, Way::Routed), (Role::Pinned, Way::Pinned)] {
+            let mut sum = deployment.stats.snapshot(&[way]);
+            let requests = sum.success.count + sum.failures.iter().map(|failure| failure.count).sum::<u64>();
+            // A version that leaves the plan keeps its counts: nothing falls.
+            if requests == 0 && (way == Way::Pinned) == routed {
+                continue;
+            }
+            if !rows.is_empty() {
+                sum.executions = 0;
+                sum.batches.clear();
+            }
+            rows.push(Row::new(deployment, role, sum, rows.is_empty()));
+        }
+        rows
+    }
+
+    fn new(deployment: &Deployment, role: Role, sum: Snapshot, first: bool) -> Row {
         let identity = &deployment.identity;
         let name = escape(&identity.model);
-        // Without a plan, an endpoint's arms are its model's versions: one is the champion at a time.
-        let labels = format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"champion\"", identity.version);
+        let labels = format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"{}\"", identity.version, role.name());
         let info = format!(
             "{labels},digest=\"{}\",engine=\"{}\",engine_version=\"{}\",provider=\"{}\"",
             identity.digest,
@@ -92,8 +115,8 @@ impl Row {
             info,
             triton_labels: format!("model=\"{name}\",version=\"{}\"", identity.version),
             labels,
-            sum: deployment.stats.snapshot(),
-            queue_length: deployment.queue_len(),
+            sum,
+            queue_length: if first { deployment.queue_len() } else { 0 },
         }
     }
 }
@@ -160,7 +183,9 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
 }
 
 /// Triton's metrics, in its units: microseconds, and counts of requests and rows.
-fn triton_names(page: &mut Page, rows: &[Row]) {
+fn triton_names(page: &mut Page, catalog: &Catalog) {
+    let all = |deployment: &Arc<Deployment>| Row::new(deployment, Role::Champion, deployment.stats.snapshot(&Way::ALL), true);
+    let rows: Vec<Row> = catalog.deployments().map(all).collect();
     type Count = fn(&Snapshot) -> u64;
     fn micros(durations: Durations) -> u64 {
         durations.nanos / 1000
@@ -177,12 +202,12 @@ fn triton_names(page: &mut Page, rows: &[Row]) {
     ];
     for (name, help, pick) in counters {
         page.family(name, "counter", help);
-        for row in rows {
+        for row in &rows {
             page.sample(name, &row.triton_labels, pick(&row.sum) as f64);
         }
     }
     page.family("nv_inference_request_failure", "counter", "Requests that failed, by reason.");
-    for row in rows {
+    for row in &rows {
         for (reason, kinds) in [
             ("REJECTED", &[ErrorKind::Overloaded, ErrorKind::Deadline, ErrorKind::NotReady, ErrorKind::Draining][..]),
             ("CANCELED", &[ErrorKind::Cancelled]),
@@ -195,7 +220,7 @@ fn triton_names(page: &mut Page, rows: &[Row]) {
         page.sample("nv_inference_request_failure", &format!("{},reason=\"OTHER\"", row.triton_labels), other as f64);
     }
     page.family("nv_inference_pending_request_count", "gauge", "Requests that wait now.");
-    for row in rows {
+    for row in &rows {
         page.sample("nv_inference_pending_request_count", &row.triton_labels, row.queue_length as f64);
     }
 }

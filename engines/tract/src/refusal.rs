@@ -84,7 +84,8 @@ pub(crate) fn contained<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult
         .unwrap_or_else(|panic| Err(TractError::msg(format!("it panicked: {}", panic_message(&*panic)))))
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+/// The text of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

@@ -1,15 +1,16 @@
 //! How does one thread run a model?
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use tiltyard_runtime::engine::{EngineError, Session};
 use tiltyard_types::{Shape, Tensor};
-use tract_onnx::prelude::{TValue, TypedSimpleState};
+use tract_onnx::prelude::{TValue, TractResult, TypedSimpleState};
 
 use crate::blueprint::Plan;
 use crate::convert::{from_tract, to_tract};
 use crate::plans::Plans;
-use crate::refusal::cause;
+use crate::refusal::{cause, panic_message};
 
 /// A session: the shared plans, and the working state of the one that ran last.
 pub(crate) struct TractSession {
@@ -55,6 +56,20 @@ impl TractSession {
     }
 }
 
+/// tract panics on an index outside a table, where the request's values are at fault. Any other panic goes on: it is
+/// for the caller to contain.
+fn blamed<T>(run: impl FnOnce() -> TractResult<T>) -> Result<T, EngineError> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| EngineError::Failed(format!("tract failed: {}", cause(&error)))),
+        Err(panic) => match panic_message(&*panic) {
+            message if message.contains("out of bounds") || message.contains("out of range") => {
+                Err(EngineError::BadInput(format!("an index is outside its table: {message}")))
+            }
+            _ => resume_unwind(panic),
+        },
+    }
+}
+
 impl Session for TractSession {
     /// Computes all outputs, whatever is wanted: a plan for each set of outputs would cost more than it saves.
     fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
@@ -64,9 +79,7 @@ impl Session for TractSession {
         let values: Vec<TValue> = values
             .map(|(spec, tensor)| to_tract(&spec.name, tensor).map(TValue::from))
             .collect::<Result<_, EngineError>>()?;
-        let outputs = state
-            .run(values.into_iter().collect())
-            .map_err(|error| EngineError::Failed(format!("tract failed: {}", cause(&error))))?;
+        let outputs = blamed(|| state.run(values.into_iter().collect()))?;
         // Loops keep what they last saw in their own state: those start afresh each time.
         if let Some(last) = &mut self.last
             && state.op_states.iter().all(Option::is_none)

@@ -143,7 +143,9 @@ impl Settings {
     /// Reads the model-level files among `files`. The error names the file, the place and what was expected.
     pub fn read(files: &Files) -> Result<Settings, String> {
         let mut settings = Settings::default();
-        let paths: BTreeMap<&str, &Path> = files.iter().collect();
+        // Among a version's files, those of the model's own folder are one level up.
+        let paths: BTreeMap<&str, &Path> =
+            files.iter().map(|(name, path)| (name.strip_prefix("../").unwrap_or(name), path)).collect();
         if let Some(path) = paths.get("config.pbtxt") {
             let text = fs::read_to_string(path).map_err(|error| format!("config.pbtxt: {error}"))?;
             let config = pbtxt::parse(&text).map_err(|error| format!("config.pbtxt: {error}"))?;

@@ -2,7 +2,6 @@
 //!
 //! The same code as in `serve` loads every version, proofs and golden examples included; only nobody listens.
 
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -221,6 +220,8 @@ fn paragraph(title: &str, entries: &[(String, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn config(root: &Path) -> Config {
@@ -244,7 +245,7 @@ mod tests {
         for folder in ["a/1", "a/2", "a/10", "empty"] {
             std::fs::create_dir_all(root.path().join(folder)).unwrap();
         }
-        std::fs::write(root.path().join("a/config.pbtxt"), "optimization { }").unwrap();
+        std::fs::write(root.path().join("a/config.pbtxt"), "optimization { graph { level: 1 } }").unwrap();
         let scan = repository::scan(root.path()).unwrap();
         let versions = vec![
             version("a", "10", "UNAVAILABLE", json!({"reason": "no model.onnx"})),

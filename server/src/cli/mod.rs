@@ -130,9 +130,9 @@ fn refuse_misplaced(matches: &ArgMatches) -> Result<(), Failure> {
     let flags = command_flags();
     let flag = flags.iter().find(|flag| given(flag.get_id().as_str())).and_then(|flag| flag.get_long());
     match (flag, subcommand) {
-        (Some(flag), Some(command)) => {
-            Err(Failure::usage(format!("--{flag} is without effect before a command: write tiltyard {command} … --{flag} …")))
-        }
+        (Some(flag), Some(command)) => Err(Failure::usage(format!(
+            "--{flag} is without effect before a command: write tiltyard {command} … --{flag} …"
+        ))),
         _ => Ok(()),
     }
 }
@@ -150,7 +150,7 @@ mod tests {
     fn parsed(line: &str) -> String {
         let matches = match command().try_get_matches_from(line.split_whitespace()) {
             Ok(matches) => matches,
-            Err(error) => return error.kind().to_string(),
+            Err(error) => return format!("{:?}", error.kind()),
         };
         if let Err(failure) = refuse_misplaced(&matches) {
             return failure.to_string();
@@ -170,7 +170,7 @@ mod tests {
         check("tiltyard models --output json", "models json");
         check("tiltyard --output json models", "models json");
         check("tiltyard config --http-port 9000", "config 9000");
-        check("tiltyard engine list --output json", "engine");
+        check("tiltyard engine list --output json", "engine json");
         check("tiltyard check", "check");
         check("tiltyard check m --engines tract,onnxruntime", "check");
         check("tiltyard completions bash", "completions");
@@ -182,16 +182,16 @@ mod tests {
             let found = parsed(line);
             assert!(found.contains(expected), "{line}: {found}");
         };
-        check("tiltyard srve", "unrecognized subcommand");
-        check("tiltyard --htp-port 1", "unexpected argument");
-        check("tiltyard models --output yaml", "invalid value");
+        check("tiltyard srve", "InvalidSubcommand");
+        check("tiltyard --htp-port 1", "UnknownArgument");
+        check("tiltyard models --output yaml", "InvalidValue");
         check("tiltyard --output json", "--output is for the other commands");
         check("tiltyard serve --output json", "--output is for the other commands");
         check("tiltyard --models m predict risk --data {}", "write tiltyard predict … --models …");
         check("tiltyard --strict serve", "write tiltyard serve … --strict …");
-        check("tiltyard engine", "subcommand");
-        check("tiltyard engine install", "required");
-        check("tiltyard engine install triton", "invalid value");
-        check("tiltyard completions cmd", "invalid value");
+        check("tiltyard engine", "DisplayHelpOnMissingArgumentOrSubcommand");
+        check("tiltyard engine install", "MissingRequiredArgument");
+        check("tiltyard engine install triton", "InvalidValue");
+        check("tiltyard completions cmd", "InvalidValue");
     }
 }

@@ -78,11 +78,6 @@ impl Http {
             .timeout_global(Some(ANSWER_MAX));
         Ok(Http { address: address_of(address)?, agent: settings.build().new_agent() })
     }
-
-    /// The address, for messages.
-    pub(crate) fn address(&self) -> &str {
-        &self.address
-    }
 }
 
 impl Target for Http {
@@ -90,8 +85,8 @@ impl Target for Http {
         let url = format!("{}{path}", self.address);
         let silent = |error: ureq::Error| {
             Failure::unreachable(format!(
-                "no answer from {}: {}; is a server running there? Start one with `tiltyard serve`, or name it with \
-                 --server URL or --ports-file PATH",
+                "no answer from {}: {}; is a server running there? Start one with `tiltyard serve`, or say where it \
+                 is: --help tells how",
                 self.address,
                 plain(&error)
             ))
@@ -118,7 +113,7 @@ fn plain(error: &ureq::Error) -> String {
 
 /// An address as calls need it: with its scheme and without a slash at the end.
 fn address_of(text: &str) -> Result<String, Failure> {
-    let text = text.trim().trim_end_matches('/');
+    let text = text.trim();
     let rest = match text.split_once("://") {
         Some(("http", rest)) => rest,
         Some((scheme, _)) => {
@@ -126,6 +121,7 @@ fn address_of(text: &str) -> Result<String, Failure> {
         }
         None => text,
     };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.is_empty() || rest.contains(|c: char| c == '/' || c == '?' || c == '#' || c.is_whitespace()) {
         return Err(Failure::usage(format!("{text:?} is not the address of a server: expected http://HOST:PORT")));
     }

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tiltyard_types::{Error, ErrorKind, Result};
 
+use super::beside_the_loop;
 use super::compression::{Encoding, decompress};
 use super::grpc::wire::GrpcBody;
 
@@ -79,7 +80,7 @@ where
     };
     match encoding {
         None => Ok(raw),
-        Some(encoding) => match decompress(encoding, &raw, bytes_max) {
+        Some(encoding) => match beside_the_loop(raw.len(), || decompress(encoding, &raw, bytes_max)) {
             Ok(Some(plain)) => Ok(plain),
             Ok(None) => Err(too_large("decompresses to more", bytes_max)),
             Err(reason) => Err(Error::invalid(format!("the body is not what its content encoding says: {reason}"))),

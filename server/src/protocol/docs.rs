@@ -245,19 +245,21 @@ fn model_html(page: &mut String, deployment: &Deployment) -> std::fmt::Result {
     Ok(())
 }
 
-/// One command that answers when pasted into a terminal, where a model has an example: the shortest.
+/// One command that answers when pasted into a terminal, where a model has an example: by column
+/// names if possible, and short.
 pub(crate) fn try_me(catalog: &Catalog, address: &str) -> Option<String> {
     let deployments = catalog.models.values().filter_map(|model| Some(&model.arms.first()?.deployment));
     let commands = deployments.filter_map(|deployment| {
         let name = &deployment.identity.model;
         let scored = score::fields(deployment).ok().and_then(|fields| score_example(deployment, &fields));
-        let (path, example) = match scored {
-            Some(example) => (format!("/v1/models/{name}/score"), example),
-            None => (format!("/v2/models/{name}/infer"), infer_example(deployment)?),
+        let (path, example) = match &scored {
+            Some(example) => (format!("/v1/models/{name}/score"), example.to_string()),
+            None => (format!("/v2/models/{name}/infer"), infer_example(deployment)?.to_string()),
         };
-        Some(format!("curl -s http://{address}{path} -d '{example}'"))
+        // A quote in it would end the shell's.
+        (!example.contains('\'')).then(|| (scored.is_none(), format!("curl -s http://{address}{path} -d '{example}'")))
     });
-    commands.filter(|command| !command[..command.len() - 1].contains("\n")).min_by_key(String::len)
+    commands.min_by_key(|(by_tensors, command)| (*by_tensors, command.len())).map(|(_, command)| command)
 }
 
 fn escape(text: &str) -> String {

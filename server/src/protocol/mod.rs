@@ -20,6 +20,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body::Body;
 use tiltyard_types::Result;
+use tokio::runtime::RuntimeFlavor;
 
 use crate::infer::Outcome;
 use crate::service::Service;
@@ -35,6 +36,16 @@ where
         return body::grpc(grpc::answer(service, request).await);
     }
     rest::answer(&service, request).await
+}
+
+/// Work on a body of so many bytes may take tens of milliseconds: the thread's other connections shall not wait.
+const HEAVY_BYTES: usize = 1 << 20;
+
+/// Does work in proportion to `bytes` on this thread; where it is heavy, the thread's other tasks move to another first.
+pub(crate) fn beside_the_loop<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let runtime = tokio::runtime::Handle::try_current();
+    let several_threads = runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes >= HEAVY_BYTES && several_threads { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// The version in a path or a message; empty stands for none.

@@ -130,7 +130,10 @@ impl Csv {
 
     /// The rows as JSON objects. Fails on a head that does not name each column once; a row fails that has more or
     /// fewer cells than the head.
-    pub(super) fn rows(mut self, columns: &Columns) -> Result<impl Iterator<Item = Result<String, Failure>>, Failure> {
+    pub(super) fn rows(
+        mut self,
+        columns: &Columns,
+    ) -> Result<impl Iterator<Item = Result<String, Failure>> + use<>, Failure> {
         let wrong = |error: csv::Error| Failure::failed(format!("the input is not CSV: {error}"));
         let names: Vec<String> = self.reader.headers().map_err(wrong)?.iter().map(str::to_owned).collect();
         check_names(&names)?;

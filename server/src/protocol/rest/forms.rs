@@ -33,20 +33,22 @@ pub(super) fn model_config(config: &pb::ModelConfig) -> Value {
         .input
         .iter()
         .map(|input| {
-            json!({
+            let form = json!({
                 "name": input.name, "data_type": type_name(input.data_type), "format": "FORMAT_NONE",
                 "dims": input.dims, "is_shape_tensor": false, "allow_ragged_batch": false, "optional": input.optional,
-            })
+            });
+            reshaped(form, input.reshape.as_ref())
         })
         .collect();
     let outputs: Vec<Value> = config
         .output
         .iter()
         .map(|output| {
-            json!({
+            let form = json!({
                 "name": output.name, "data_type": type_name(output.data_type), "dims": output.dims,
                 "label_filename": output.label_filename, "is_shape_tensor": false,
-            })
+            });
+            reshaped(form, output.reshape.as_ref())
         })
         .collect();
     let groups: Vec<Value> = config
@@ -82,6 +84,13 @@ pub(super) fn model_config(config: &pb::ModelConfig) -> Value {
             "preferred_batch_size": batching.preferred_batch_size,
             "max_queue_delay_microseconds": batching.max_queue_delay_microseconds,
         });
+    }
+    form
+}
+
+fn reshaped(mut form: Value, reshape: Option<&pb::ModelTensorReshape>) -> Value {
+    if let Some(reshape) = reshape {
+        form["reshape"] = json!({ "shape": reshape.shape });
     }
     form
 }

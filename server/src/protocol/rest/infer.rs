@@ -16,7 +16,7 @@ use tiltyard_types::{
 use super::{Head, Reply};
 use crate::catalog::Route;
 use crate::infer::{Accepted, Outcome};
-use crate::protocol::{body, classification, identity_headers, strings};
+use crate::protocol::{beside_the_loop, body, classification, identity_headers, strings};
 use crate::service::Service;
 
 /// Where the JSON ends and the binary tensors begin; 0 stands for a body that is one raw tensor.
@@ -42,12 +42,13 @@ where
     let started = Accepted::now(timeout(&head.headers)?, 0);
     let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
     let accepted = Accepted { bytes: body.len(), ..started };
-    let request = decode(model, version, &head.headers, &body, &route)?;
+    let request = beside_the_loop(body.len(), || decode(model, version, &head.headers, &body, &route))?;
     let id = request.id.clone();
     let outputs = request.outputs.clone();
     let all_binary = header_length(&head.headers)? == Some(0) || flag(&request.parameters, "binary_data_output");
     let outcome = service.inference.infer(request, route, accepted).await?;
-    encode(model, &id, &outputs, all_binary, &outcome)
+    let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
+    beside_the_loop(bytes, || encode(model, &id, &outputs, all_binary, &outcome))
 }
 
 fn decode(model: &str, version: Option<u64>, headers: &HeaderMap, body: &Bytes, route: &Route) -> Result<InferRequest> {
