@@ -171,7 +171,7 @@ impl Deployment {
 
     /// Whether nothing waits and nothing runs.
     pub fn is_idle(&self) -> bool {
-        lock(&self.waiting).queue.is_empty()
+        lock(&self.waiting).queue.is_idle()
     }
 
     /// Runs the model on this thread, outside the queue: for golden examples, proofs and tools.
@@ -212,7 +212,7 @@ impl Deployment {
     pub(crate) fn wake(self: &Arc<Self>, pool: &Pool) {
         let send = {
             let mut waiting = lock(&self.waiting);
-            let send = waiting.queue.len() > 0 && waiting.workers < self.policy.runs_max;
+            let send = !waiting.queue.is_empty() && waiting.workers < self.policy.runs_max;
             waiting.workers += usize::from(send);
             send
         };

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::{Digest, Signature, Tensor};
 
+use crate::batch::gather;
 use crate::choose::{self, Candidate};
 use crate::deployment::{BatchAxis, Deployment, Identity, Parts};
-use crate::engine::{CompileOptions, Engine, EngineError, ModelFile};
+use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
 use crate::golden::Golden;
 use crate::onnx::Graph;
 use crate::pool::Clock;
@@ -68,10 +69,14 @@ impl Loader {
     pub fn load(&self, model: &str, version: u64, found: &FoundVersion) -> Result<Arc<Deployment>, LoadError> {
         let started = (self.clock)();
         let understood = understand(found)?;
+        if let Some(name) = understood.settings.name.as_ref().filter(|name| *name != model) {
+            return Err(LoadError::new(format!("config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree")));
+        }
         let candidates = self.candidates(&understood)?;
         let Candidate { engine, compiled } = choose::choose(self, &understood, candidates)?;
         let example = understood.goldens.first().cloned();
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
+        warm_up(&understood, compiled.as_ref())?;
         let policy = self.policy(&understood.settings);
         let build = engine.build();
         let digest = deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), policy, &batch_axis);
@@ -152,7 +157,7 @@ impl Loader {
     fn batch_axis(
         &self,
         understood: &Understood,
-        compiled: &dyn crate::engine::CompiledModel,
+        compiled: &dyn CompiledModel,
         example: Option<&Golden>,
     ) -> Result<BatchAxis, LoadError> {
         let signature = compiled.signature();
@@ -187,6 +192,27 @@ impl Loader {
             runs_max: settings.instances.unwrap_or(defaults.runs_max).max(1),
         }
     }
+}
+
+/// Runs what the settings ask for before the first request. Golden examples and probes have warmed most models already.
+fn warm_up(understood: &Understood, compiled: &dyn CompiledModel) -> Result<(), LoadError> {
+    let signature = compiled.signature();
+    let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
+    let failed = |what: String| LoadError::new(format!("the warm-up that config.pbtxt asks for fails: {what}"));
+    for &(rows, count) in &understood.settings.warmups {
+        let example = timing_inputs(understood, signature).swap_remove(0);
+        let one_row: Vec<Option<Tensor>> =
+            example.iter().map(|input| input.as_ref().map(|tensor| tensor.rows(0..1).unwrap_or_else(|| tensor.clone()))).collect();
+        let batch = match prove::has_batch_axis(signature) {
+            true => gather(&vec![one_row.as_slice(); rows as usize]).map_err(|error| failed(error.to_string()))?,
+            false => example,
+        };
+        let mut session = compiled.open().map_err(|error| failed(error.to_string()))?;
+        for _ in 0..count {
+            session.run(&batch, &wanted).map_err(|error| failed(error.to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a version as far as no engine is needed: file, graph, digest, settings, golden examples.

@@ -117,8 +117,13 @@ impl<J: Waiting> Queue<J> {
     }
 
     /// Whether nothing waits and nothing runs.
-    pub fn is_empty(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running == 0
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Jobs that wait.

@@ -9,7 +9,7 @@ use crate::clock;
 
 /// A new UUIDv7: the millisecond it was accepted in, then 74 random bits. Unique, not secret: the random bits come
 /// from a generator per thread that the system seeded once.
-pub fn request_id() -> RequestId {
+pub(crate) fn request_id() -> RequestId {
     let mut random = [0; 10];
     random[..8].copy_from_slice(&next().to_le_bytes());
     random[8..].copy_from_slice(&next().to_le_bytes()[..2]);

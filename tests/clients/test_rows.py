@@ -139,8 +139,7 @@ def test_scores_by_label(tmp_path):
         answer = server.post("/v1/models/sizes/score", {"rows": rows})
         assert answer.status == 200, answer
         for row, values in zip(answer.json()["rows"], expected):
-            assert list(row["y"]) == ["small", "large"]
-            assert list(row["y"].values()) == pytest.approx(values.tolist(), rel=1e-4, abs=1e-5)
+            assert row["y"] == pytest.approx(dict(zip(["small", "large"], values.tolist())), rel=1e-4, abs=1e-5)
 
 
 # --- What is unusual, and what is wrong --------------------------------------------------------------------------

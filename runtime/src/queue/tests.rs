@@ -122,9 +122,9 @@ fn draining_refuses_the_new_and_hurries_the_old() {
     queue.drain();
     assert_eq!(queue.enqueue(job(1, 1), at(0)), Err(Refused::Draining(job(1, 1))));
     takes(&mut queue, at(0), &[0]);
-    assert!(!queue.is_empty());
+    assert!(!queue.is_idle());
     queue.finish();
-    assert!(queue.is_empty());
+    assert!(queue.is_idle());
 }
 
 #[test]
@@ -169,7 +169,7 @@ proptest! {
             prop_assert!(ran.is_sorted_by_key(|job: &Job| job.id));
         }
         for job in incoming { dead.push(job); }
-        prop_assert!(queue.is_empty());
+        prop_assert!(queue.is_idle());
         let mut all: Vec<usize> = ran.iter().chain(&dead).map(|job| job.id).collect();
         all.sort_unstable();
         prop_assert_eq!(all, (0..jobs.len()).collect::<Vec<_>>());

@@ -18,6 +18,8 @@ use crate::artifact::Files;
 /// The effective settings of a model.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Settings {
+    /// The model's name in `config.pbtxt`; it must be that of its folder.
+    pub name: Option<String>,
     /// For people.
     pub description: String,
     /// Engines that may be used, in order of preference; empty leaves it to the server.
@@ -224,6 +226,7 @@ impl Settings {
 
     fn apply_pbtxt(&mut self, config: PbtxtConfig) -> Result<(), String> {
         self.engines = pbtxt_engines(&config)?;
+        self.name = config.name.filter(|name| !name.is_empty());
         self.version_policy = config.version_policy;
         self.model_file = config.default_model_filename;
         self.parameters.extend(config.parameters);
@@ -247,7 +250,7 @@ impl Settings {
             self.batching.rows_max = Some(rows_max as usize).filter(|&rows| rows > 0);
             self.batching.enabled = Some(rows_max > 0);
         }
-        self.warmups = config.warmups.iter().map(|warmup| (warmup.batch_size.max(1), warmup.count.clamp(1, 1000))).collect();
+        self.warmups = config.warmups.iter().map(|warmup| (warmup.batch_size.clamp(1, 4096), warmup.count.clamp(1, 1000))).collect();
         for output in &config.outputs {
             if let Some(file) = &output.label_filename {
                 self.labels.insert(output.name.clone(), vec![file.clone()]);
@@ -298,8 +301,10 @@ fn check_declared(what: &str, declared: &[pbtxt::Tensor], graph: &[TensorSpec], 
         }
         let Some(dims) = &spec.dims else { continue };
         let dims = if batched && !dims.is_empty() { &dims[1..] } else { &dims[..] };
-        let fits = dims.len() == tensor.dims.len()
-            && dims.iter().zip(&tensor.dims).all(|(dim, &declared)| match dim {
+        // Where both are given, the graph sees the reshaped form.
+        let declared_dims = tensor.reshape.as_ref().unwrap_or(&tensor.dims);
+        let fits = dims.len() == declared_dims.len()
+            && dims.iter().zip(declared_dims).all(|(dim, &declared)| match dim {
                 Dim::Fixed(length) => declared == -1 || usize::try_from(declared) == Ok(*length),
                 Dim::Dynamic(_) => true,
             });
@@ -308,7 +313,7 @@ fn check_declared(what: &str, declared: &[pbtxt::Tensor], graph: &[TensorSpec], 
             let expected: Vec<i64> = dims.iter().map(Dim::to_wire).collect();
             return Err(format!(
                 "config.pbtxt: {what} {:?} has dims {:?}; the graph has {expected:?}{batch_axis}",
-                tensor.name, tensor.dims
+                tensor.name, declared_dims
             ));
         }
     }

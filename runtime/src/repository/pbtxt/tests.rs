@@ -47,13 +47,8 @@ metric_tags { key: "team" value: "risk" } metric_tags { key: "tier" value: "1" }
 "#;
 
 fn good() -> PbtxtConfig {
-    let x = Tensor {
-        name: "x".into(),
-        dtype: Some(DataType::Fp32),
-        dims: vec![3, -1],
-        reshape: Some(vec![1, 3, -1]),
-        ..Tensor::default()
-    };
+    let dtype = Some(DataType::Fp32);
+    let x = Tensor { name: "x".into(), dtype, dims: vec![3, -1], reshape: Some(vec![1, 3, -1]), ..Tensor::default() };
     let text = Tensor {
         name: "µéAé".into(),
         dtype: Some(DataType::Bytes),

@@ -89,7 +89,13 @@ where
         let framed = Encoder::negotiate(&parts.headers, COMPRESSION).frame(&response)?;
         Ok::<_, Status>(wire::unary_response(framed, &metadata))
     };
-    answer.await.unwrap_or_else(Status::into_response)
+    answer.await.unwrap_or_else(refused)
+}
+
+/// The answer to a call that failed, with a line for who looks for it.
+fn refused(status: Status) -> Response<GrpcBody> {
+    tracing::debug!(code = ?status.code(), reason = status.message(), "refused");
+    status.into_response()
 }
 
 type Metadata = Vec<(http::HeaderName, http::HeaderValue)>;
@@ -156,7 +162,7 @@ where
     };
     match answer.await {
         Ok(framed) => wire::unary_response(framed, &[]),
-        Err(status) => status.into_response(),
+        Err(status) => refused(status),
     }
 }
 

@@ -52,7 +52,6 @@ impl Reply {
 pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) path: Vec<String>,
-    pub(crate) query: String,
     pub(crate) headers: HeaderMap,
 }
 
@@ -64,12 +63,7 @@ where
 {
     let (parts, body) = request.into_parts();
     let head = match segments(parts.uri.path()) {
-        Ok(path) => Head {
-            method: parts.method,
-            path,
-            query: parts.uri.query().unwrap_or("").to_owned(),
-            headers: parts.headers,
-        },
+        Ok(path) => Head { method: parts.method, path, headers: parts.headers },
         Err(error) => return send(&parts.headers, failure(&error)),
     };
     let reply = match dispatch(service, &head, body).await {
@@ -197,7 +191,7 @@ fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
-    headers.extend(reply.headers.into_iter());
+    headers.extend(reply.headers);
     response
 }
 

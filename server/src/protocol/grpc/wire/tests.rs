@@ -236,7 +236,7 @@ fn unary_requests_that_are_refused() {
     check(&[("grpc-encoding", "identity")], framed(true, &gzip(b"a")), Code::Internal, text);
     let mut padded = gzip(b"a");
     padded.extend([0; 3]);
-    let text = "the compressed message ends 3 bytes before its frame does";
+    let text = "the message cannot be decompressed: it ends 3 bytes early";
     check(&[("grpc-encoding", "gzip")], framed(true, &padded), Code::Internal, text);
 }
 
