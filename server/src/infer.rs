@@ -66,14 +66,14 @@ impl Inference {
     /// Answers a request along `route`, which the protocol resolved when it decoded.
     pub async fn infer(&self, request: InferRequest, route: Route, accepted: Accepted) -> Result<Outcome> {
         let (deployment, way) = (Arc::clone(&route.deployment), route.role.way());
-        let mut watch = Watch { deployment, way, accepted, name: request.model.clone(), done: false };
+        let mut watch = Watch { deployment, way, accepted, name: request.model.clone(), client_id: request.id.clone(), done: false };
         match self.answer(request, &route, accepted).await {
             Ok((outputs, answer, rows)) => {
                 watch.succeeded(&answer, rows);
                 Ok(Outcome { deployment: route.deployment, role: route.role, id: accepted.id, outputs, rows })
             }
             Err(error) => {
-                watch.failed(&error);
+                watch.failed(error.kind());
                 Err(error)
             }
         }
@@ -145,6 +145,7 @@ struct Watch {
     way: Way,
     accepted: Accepted,
     name: String,
+    client_id: String,
     done: bool,
 }
 
@@ -155,25 +156,27 @@ impl Watch {
         self.deployment.stats.succeeded(self.way, rows, answer.queue, answer.times, total, clock::unix_ms());
     }
 
-    fn failed(&mut self, error: &Error) {
+    fn failed(&mut self, kind: ErrorKind) {
         self.done = true;
-        self.count(error.kind(), error.message());
-    }
-
-    fn count(&self, kind: ErrorKind, reason: &str) {
         self.deployment.stats.failed(self.way, kind, clock::now() - self.accepted.at, clock::unix_ms());
-        let identity = &self.deployment.identity;
-        tracing::warn!(
-            request = %self.accepted.id, endpoint = self.name, model = identity.model, version = identity.version,
-            error = kind.name(), reason, "request failed"
-        );
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.done {
-            self.count(ErrorKind::Cancelled, "the client went away");
+            self.failed(ErrorKind::Cancelled);
+            let gone = Error::new(ErrorKind::Cancelled, "the client went away");
+            log_failure(self.accepted.id, &self.name, &self.client_id, &gone);
         }
     }
+}
+
+/// The one line for a request that failed, with the server's name for it and the client's. Protocols call it where they
+/// turn the failure into an answer.
+pub fn log_failure(id: RequestId, endpoint: &str, client_id: &str, error: &Error) {
+    let shown: String = client_id.chars().take(200).collect();
+    tracing::warn!(
+        request = %id, id = shown, endpoint, error = error.kind().name(), reason = error.message(), "request failed"
+    );
 }

@@ -31,6 +31,9 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// How soon a file that may still be written is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// Stands for every model among names.
+const ALL: &str = "*";
+
 /// How the repository is served.
 pub struct Plan {
     /// The folder or file with the models.
@@ -93,9 +96,10 @@ impl Writer {
         }
         let (done, first_look_done) = watch::channel(false);
         let control = plan.control;
-        let explicit = plan.load_models.iter().cloned().collect();
+        let explicit: BTreeSet<String> = plan.load_models.iter().cloned().collect();
+        let armed = if plan.control == ModelControl::Explicit { explicit.clone() } else { BTreeSet::from([ALL.to_owned()]) };
         let state =
-            State { plan, inference, reaper, jobs, done, explicit, tracked: BTreeMap::new(), told: HashSet::new(), waiting: Vec::new(), changed: false };
+            State { plan, inference, reaper, jobs, done, explicit, armed, tracked: BTreeMap::new(), told: HashSet::new(), waiting: Vec::new(), changed: false };
         thread::Builder::new().name("tiltyard-writer".into()).spawn(move || state.write(&incoming))?;
         Ok(Writer { commands, control, first_look_done })
     }
@@ -153,6 +157,9 @@ struct State {
     done: watch::Sender<bool>,
     /// Under explicit control: the models to hold.
     explicit: BTreeSet<String>,
+    /// Models whose files are looked at: under watch all, always; else those that a start or a client asked for, until
+    /// they are ready or failed.
+    armed: BTreeSet<String>,
     tracked: BTreeMap<(String, u64), Tracked>,
     /// Problems that were logged already.
     told: HashSet<String>,
@@ -166,6 +173,7 @@ impl State {
     /// The thread's life: look, then follow commands until nobody can send any.
     fn write(mut self, incoming: &Receiver<Command>) {
         let mut look_in = self.look();
+        self.note_first_look();
         loop {
             let received = match look_in {
                 Some(wait) => incoming.recv_timeout(wait),
@@ -187,6 +195,7 @@ impl State {
             }
             self.tell_waiting();
             self.note_first_look();
+            self.disarm();
         }
     }
 
@@ -227,6 +236,9 @@ impl State {
     /// Starts the loads one model needs. True if a file may still be written.
     fn look_at_model(&mut self, name: &str, model: &FoundModel, catalog: &mut Catalog) -> bool {
         let entry = catalog.models.entry(name.to_owned()).or_default();
+        if !self.is_armed(name) && entry.versions.values().any(|version| version.state != VersionState::Unloaded) {
+            return false;
+        }
         if !self.holds(name) {
             for number in model.versions.keys() {
                 self.changed |= note_state(entry, *number, VersionState::Unloaded);
@@ -258,7 +270,27 @@ impl State {
 
     /// Whether a model is to be held at all.
     fn holds(&self, name: &str) -> bool {
-        self.plan.control != ModelControl::Explicit || self.explicit.contains(name) || self.explicit.contains("*")
+        self.plan.control != ModelControl::Explicit || self.explicit.contains(name) || self.explicit.contains(ALL)
+    }
+
+    /// Whether a model's files are to be followed now.
+    fn is_armed(&self, name: &str) -> bool {
+        self.armed.contains(name) || self.armed.contains(ALL)
+    }
+
+    /// Stops following what was asked for once, when it is ready or failed.
+    fn disarm(&mut self) {
+        if self.plan.control == ModelControl::Watch || !*self.done.borrow() {
+            return;
+        }
+        let catalog = self.inference.catalog.load();
+        let settled = |name: &str| {
+            let versions = catalog.models.get(name).map(|model| &model.versions);
+            let loading = versions.is_some_and(|all| all.values().any(|version| version.state == VersionState::Loading));
+            !loading && self.is_settled(name)
+        };
+        let kept = self.armed.iter().filter(|name| *name != ALL && !settled(name)).cloned().collect();
+        self.armed = kept;
     }
 
     fn wanted_versions(&self, model: &FoundModel) -> BTreeSet<u64> {
@@ -284,6 +316,9 @@ impl State {
     /// Models and versions whose files are gone leave the catalog.
     fn take_out_missing(&mut self, scan: &Scan, catalog: &mut Catalog) {
         for (name, model) in &mut catalog.models {
+            if !self.is_armed(name) {
+                continue;
+            }
             let found = scan.models.get(name);
             let missing: Vec<u64> = model
                 .versions
@@ -311,6 +346,7 @@ impl State {
         match repository::scan(&self.plan.root) {
             Ok(scan) if scan.models.contains_key(model) => {
                 self.explicit.insert(model.to_owned());
+                self.armed.insert(model.to_owned());
                 // A load asked for is tried, even where the same files failed before.
                 for ((name, number), tracked) in &mut self.tracked {
                     let failed = self.inference.catalog.load().models.get(name).is_some_and(|model| {
@@ -336,10 +372,11 @@ impl State {
     fn unload(&mut self, name: &str) -> Result<()> {
         let mut catalog = self.catalog();
         let Some(model) = catalog.models.get_mut(name) else { return Err(catalog.unknown_model(name)) };
-        if self.explicit.remove("*") {
+        if self.explicit.remove(ALL) {
             self.explicit.extend(self.inference.catalog.load().models.keys().cloned());
         }
         self.explicit.remove(name);
+        self.armed.remove(name);
         let mut retired = Vec::new();
         for (number, version) in &mut model.versions {
             self.tracked.remove(&(name.to_owned(), *number));
@@ -390,7 +427,7 @@ impl State {
         self.publish(catalog);
         retired.into_iter().for_each(|deployment| self.reaper.retire(deployment));
         // Versions outside the policy can leave now, if this was the last one missing.
-        self.plan.control != ModelControl::None && self.is_settled(&name)
+        self.is_armed(&name) && self.is_settled(&name)
     }
 
     /// Whether none of a model's versions is with a loader.

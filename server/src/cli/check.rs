@@ -90,6 +90,9 @@ fn examine(mut config: Config) -> Result<Report, Failure> {
 }
 
 fn load(config: &Config, scan: &Scan) -> Result<Vec<Value>, Failure> {
+    if scan.models.is_empty() {
+        return Ok(Vec::new());
+    }
     let service: &Service =
         &*start::start(config, Logs::start(LogFormat::Human, LogLevel::Error)).map_err(Failure::usage)?;
     let total = scan.models.values().map(|model| model.versions.len() as u64).sum();
@@ -214,8 +217,13 @@ impl Report {
 }
 
 fn paragraph(title: &str, entries: &[(String, String)]) -> String {
-    let lines: String = entries.iter().map(|(place, message)| format!("  {place}: {message}\n")).collect();
+    let lines: String = entries.iter().map(|(place, message)| format!("  {place}: {}\n", indented(message))).collect();
     if lines.is_empty() { lines } else { format!("\n{title}:\n{lines}") }
+}
+
+/// A message of several lines, such as one that points into a file, with its further lines below its place.
+fn indented(message: &str) -> String {
+    message.trim_end().replace('\n', "\n      ")
 }
 
 #[cfg(test)]

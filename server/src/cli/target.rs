@@ -85,8 +85,8 @@ impl Target for Http {
         let url = format!("{}{path}", self.address);
         let silent = |error: ureq::Error| {
             Failure::unreachable(format!(
-                "no answer from {}: {}; is a server running there? Start one with `tiltyard serve`, or say where it \
-                 is: --help tells how",
+                "no answer from {}: {}; is a server running there? `tiltyard serve` starts one, --server URL and \
+                 --ports-file PATH say where one is",
                 self.address,
                 plain(&error)
             ))

@@ -18,7 +18,7 @@ use tiltyard_types::{
 
 use super::identity_headers;
 use super::rest::Reply;
-use crate::infer::{Accepted, Outcome};
+use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
 
 /// Answers one scoring request.
@@ -29,14 +29,16 @@ pub(crate) async fn score(
     body: &Bytes,
 ) -> Result<Reply> {
     let accepted = Accepted::now(None, body.len());
-    let route = service.inference.catalog.load().route(model, version)?;
-    let fields = fields(&route.deployment)?;
-    let table = read_table(body, &fields)?;
-    let inputs = assemble(&route.deployment, &fields, &table)?;
-    let request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
-    let rows = table.rows;
-    let outcome = service.inference.infer(request, route, accepted).await?;
-    answer(model, rows, &table.outside, &outcome)
+    let answer = async {
+        let route = service.inference.catalog.load().route(model, version)?;
+        let fields = fields(&route.deployment)?;
+        let table = read_table(body, &fields)?;
+        let inputs = assemble(&route.deployment, &fields, &table)?;
+        let request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
+        let outcome = service.inference.infer(request, route, accepted).await?;
+        self::answer(model, table.rows, &table.outside, &outcome)
+    };
+    answer.await.inspect_err(|error: &Error| log_failure(accepted.id, model, "", error))
 }
 
 /// A named column and where it goes.

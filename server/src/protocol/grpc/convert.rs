@@ -63,10 +63,10 @@ fn input(input: pb::model_infer_request::InferInputTensor, raw: Option<Bytes>) -
     }
     let told = |error: String| Error::invalid(format!("input {name:?}: {error}"));
     let dtype: DataType = datatype.parse().map_err(|error| told(format!("{error}")))?;
-    let shape = shape
-        .iter()
-        .map(|&axis| usize::try_from(axis).map_err(|_| told(format!("an axis of {axis} in the shape"))))
-        .collect::<Result<Shape>>()?;
+    let length = |(axis, &length): (usize, &i64)| {
+        usize::try_from(length).map_err(|_| told(format!("shape: axis {axis}: expected a length, got \"{length}\"")))
+    };
+    let shape = shape.iter().enumerate().map(length).collect::<Result<Shape>>()?;
     let tensor = match (raw, contents) {
         (Some(raw), _) if dtype == DataType::Bytes => strings::decode(&name, shape, &raw)?,
         (Some(raw), _) => Tensor::fixed(dtype, shape, raw).map_err(|error| told(error.to_string()))?,

@@ -14,10 +14,11 @@ use http::{Request, Response};
 use http_body::Body;
 use prost::Message;
 use tiltyard_proto::inference as pb;
+use tiltyard_proto::inference::infer_parameter::ParameterChoice;
 use tiltyard_types::{Error, Result};
 
 use super::{identity_headers, parse_version, status};
-use crate::infer::Accepted;
+use crate::infer::{Accepted, log_failure};
 use crate::service::Service;
 use wire::{Code, CompressionPolicy, Encoder, GrpcBody, MessageStream, Status};
 
@@ -105,6 +106,7 @@ async fn infer(
     message: pb::ModelInferRequest,
     accepted: Accepted,
 ) -> Result<(pb::ModelInferResponse, Metadata)> {
+    let (name, id) = (message.model_name.clone(), message.id.clone());
     let answer = async {
         let version = parse_version(&message.model_version)?;
         let route = service.inference.catalog.load().route(&message.model_name, version)?;
@@ -114,7 +116,10 @@ async fn infer(
         let metadata = identity_headers(&name, &outcome);
         Ok((convert::response(name, id, &outputs, outcome)?, metadata))
     };
-    answer.await.inspect_err(|error: &Error| service.totals.note_failure(error.kind()))
+    answer.await.inspect_err(|error: &Error| {
+        service.totals.note_failure(error.kind());
+        log_failure(accepted.id, &name, &id, error);
+    })
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
@@ -133,8 +138,13 @@ where
             let accepted = Accepted::now(None, message.len());
             let request: pb::ModelInferRequest = decode(message)?;
             let id = request.id.clone();
+            let wants_final = asks_for_final_marker(&request);
             let answer = match infer(&service, request, accepted).await {
-                Ok((response, _)) => {
+                Ok((mut response, _)) => {
+                    if wants_final {
+                        let yes = pb::InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
+                        response.parameters.insert("triton_final_response".to_owned(), yes);
+                    }
                     pb::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
                 }
                 // The id says which of the stream's requests it was.
@@ -147,6 +157,12 @@ where
         }
         Ok(())
     })
+}
+
+/// Every request has one answer here, so that it is the final one too, for clients that ask to be told.
+fn asks_for_final_marker(request: &pb::ModelInferRequest) -> bool {
+    let parameter = request.parameters.get("triton_enable_empty_final_response");
+    parameter.is_some_and(|parameter| parameter.parameter_choice == Some(ParameterChoice::BoolParam(true)))
 }
 
 /// The methods that answer about the server and its models.

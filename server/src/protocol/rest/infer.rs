@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http_body::Body;
 use tiltyard_types::json::{self, NonFinite, Reader, read_parameters, read_tensor, write_data, write_string};
 use tiltyard_types::{
@@ -15,7 +15,7 @@ use tiltyard_types::{
 
 use super::{Head, Reply};
 use crate::catalog::Route;
-use crate::infer::{Accepted, Outcome};
+use crate::infer::{Accepted, Outcome, log_failure};
 use crate::protocol::{beside_the_loop, body, classification, identity_headers, strings};
 use crate::service::Service;
 
@@ -37,18 +37,39 @@ where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    // What cannot be answered is refused before its body is read.
-    let route = service.inference.catalog.load().route(model, version)?;
     let started = Accepted::now(timeout(&head.headers)?, 0);
-    let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
-    let accepted = Accepted { bytes: body.len(), ..started };
-    let request = beside_the_loop(body.len(), || decode(model, version, &head.headers, &body, &route))?;
-    let id = request.id.clone();
-    let outputs = request.outputs.clone();
-    let all_binary = header_length(&head.headers)? == Some(0) || flag(&request.parameters, "binary_data_output");
-    let outcome = service.inference.infer(request, route, accepted).await?;
-    let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
-    beside_the_loop(bytes, || encode(model, &id, &outputs, all_binary, &outcome))
+    let mut id = String::new();
+    let answer = async {
+        content_type(&head.headers)?;
+        // What cannot be answered is refused before its body is read.
+        let route = service.inference.catalog.load().route(model, version)?;
+        let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
+        let accepted = Accepted { bytes: body.len(), ..started };
+        let request = beside_the_loop(body.len(), || decode(model, version, &head.headers, &body, &route))?;
+        id.clone_from(&request.id);
+        let outputs = request.outputs.clone();
+        let all_binary = header_length(&head.headers)? == Some(0) || flag(&request.parameters, "binary_data_output");
+        let outcome = service.inference.infer(request, route, accepted).await?;
+        let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
+        beside_the_loop(bytes, || encode(model, &id, &outputs, all_binary, &outcome))
+    };
+    let answer = answer.await;
+    answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
+}
+
+/// Refuses a body that says it is something else than JSON or binary tensors. `curl -d` says it is a form, and some say
+/// nothing: their meaning is clear.
+pub(crate) fn content_type(headers: &HeaderMap) -> Result<()> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let text = value.to_str().unwrap_or("?").to_ascii_lowercase();
+    let media_type = text.split(';').next().unwrap_or("").trim();
+    let fine = ["", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"];
+    match fine.contains(&media_type) || media_type.ends_with("+json") {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "content type {media_type:?} is not taken: expected application/json, or application/octet-stream with binary tensors"
+        ))),
+    }
 }
 
 fn decode(model: &str, version: Option<u64>, headers: &HeaderMap, body: &Bytes, route: &Route) -> Result<InferRequest> {

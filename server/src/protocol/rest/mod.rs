@@ -93,6 +93,7 @@ where
         }
         (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["score"] | ["versions", _, "score"]) => {
             let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
+            infer::content_type(&head.headers)?;
             let body = read(body).await?;
             return score::score(service, model, version, &body).await;
         }
