@@ -63,7 +63,7 @@ pub enum OnnxError {
     #[error("external data file {0:?} is missing beside the model")]
     MissingData(String),
     /// An operator set that was never released.
-    #[error("unknown operator set version {0}: no such version of ai.onnx was ever released")]
+    #[error("unknown opset {0}: no such version of the ai.onnx operators was ever released")]
     Opset(i64),
 }
 

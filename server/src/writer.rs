@@ -147,6 +147,8 @@ struct Tracked {
     tried: Option<Fingerprint>,
     /// Whether a loader has it.
     loading: bool,
+    /// Whether its files may still be written, so that it will be looked at again.
+    unsettled: bool,
 }
 
 struct State {
@@ -235,10 +237,12 @@ impl State {
 
     /// Starts the loads one model needs. True if a file may still be written.
     fn look_at_model(&mut self, name: &str, model: &FoundModel, catalog: &mut Catalog) -> bool {
-        let entry = catalog.models.entry(name.to_owned()).or_default();
-        if !self.is_armed(name) && entry.versions.values().any(|version| version.state != VersionState::Unloaded) {
+        let held = |model: &Model| model.versions.values().any(|version| version.state != VersionState::Unloaded);
+        let frozen = self.plan.control == ModelControl::None || catalog.models.get(name).is_some_and(held);
+        if !self.is_armed(name) && frozen {
             return false;
         }
+        let entry = catalog.models.entry(name.to_owned()).or_default();
         if !self.holds(name) {
             for number in model.versions.keys() {
                 self.changed |= note_state(entry, *number, VersionState::Unloaded);
@@ -252,11 +256,13 @@ impl State {
             let tracked = self.tracked.entry((name.to_owned(), *number)).or_default();
             let same_as_before = tracked.seen == found.fingerprint;
             tracked.seen = found.fingerprint.clone();
+            tracked.unsettled = false;
             if tracked.loading || tracked.tried.as_ref() == Some(&found.fingerprint) {
                 continue;
             }
             self.changed |= note_state(entry, *number, VersionState::Loading);
             if !same_as_before && found.fingerprint.age(SystemTime::now()) < SETTLED_AFTER {
+                tracked.unsettled = true;
                 unsettled = true;
                 continue;
             }
@@ -430,9 +436,10 @@ impl State {
         self.is_armed(&name) && self.is_settled(&name)
     }
 
-    /// Whether none of a model's versions is with a loader.
+    /// Whether none of a model's versions is with a loader, or waits for its files to rest.
     fn is_settled(&self, name: &str) -> bool {
-        self.tracked.iter().filter(|((model, _), _)| model == name).all(|(_, tracked)| !tracked.loading)
+        let mut of_model = self.tracked.iter().filter(|((model, _), _)| model == name);
+        of_model.all(|(_, tracked)| !tracked.loading && !tracked.unsettled)
     }
 
     fn tell_waiting(&mut self) {

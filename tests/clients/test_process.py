@@ -51,7 +51,11 @@ def test_rest_on_a_unix_socket(on_sockets):
         assert serving.read_answer(connection).status == 200
 
 
-@pytest.mark.parametrize("options", [[("grpc.default_authority", "localhost")], []], ids=["localhost", "as it comes"])
+# The HTTP/2 library takes a percent sign in an authority for a broken request, before we see it: README, Limits.
+ESCAPED_PATH = pytest.param([], id="as it comes", marks=pytest.mark.xfail(reason="h2 refuses an escaped path", strict=True))
+
+
+@pytest.mark.parametrize("options", [pytest.param([("grpc.default_authority", "localhost")], id="localhost"), ESCAPED_PATH])
 def test_grpc_on_a_unix_socket(on_sockets, options):
     """Go's client says `localhost` where an address has no host; Python's and C++'s the escaped path of the socket."""
     with grpc.insecure_channel(f"unix:{on_sockets / 'grpc.sock'}", options) as channel:
