@@ -13,17 +13,18 @@ use tiltyard_server::local::Local;
 use tiltyard_types::json::{NonFinite, Reader, read_data, read_tensor, write_data};
 
 /// A reader of bytes from outside.
-pub struct Decoder {
+pub(crate) struct Decoder {
     /// Its name, and that of its folder of seeds.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Panics where a promise is broken.
-    pub read: fn(&[u8]),
-    /// Whether a model runs behind it, so that a call costs a thousand times more.
-    pub is_served: bool,
+    pub(crate) read: fn(&[u8]),
+    /// Whether a model runs behind it, so that a call costs a thousand times more. libFuzzer does not ask.
+    #[allow(dead_code)]
+    pub(crate) is_served: bool,
 }
 
 /// All of them.
-pub const DECODERS: &[Decoder] = &[
+pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "json", read: json, is_served: false },
     Decoder { name: "golden", read: golden, is_served: false },
     Decoder { name: "pbtxt", read: config_pbtxt, is_served: false },

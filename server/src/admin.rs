@@ -1,5 +1,6 @@
 //! What does the admin port answer? Metrics, health, and what is loaded.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -11,11 +12,20 @@ use serde_json::{Value, json};
 use tiltyard_runtime::deployment::BatchAxis;
 
 use crate::catalog::Version;
+use crate::config::Host;
+use crate::listen::CameInOn;
 use crate::service::Service;
 use crate::telemetry;
 
-/// Answers one request on the admin port.
-pub(crate) fn answer<B>(service: &Arc<Service>, triton_metrics: bool, request: &Request<B>) -> Response<Full<Bytes>> {
+/// Answers one request on the admin port. Metrics and health are for everybody who reaches it; the rest only for
+/// connections that came in on the admin host.
+pub(crate) fn answer<B>(
+    service: &Arc<Service>,
+    admin_host: &Host,
+    triton_metrics: bool,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
+    let came_in_on = request.extensions().get::<CameInOn>().and_then(|address| address.0);
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(service, triton_metrics))
@@ -24,6 +34,10 @@ pub(crate) fn answer<B>(service: &Arc<Service>, triton_metrics: bool, request: &
         (&Method::GET | &Method::HEAD, "/health/ready" | "/v2/health/ready") => {
             let status = if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "text/plain", String::new())
+        }
+        (_, path) if path.starts_with("/admin") && !came_in_on.is_some_and(|address| covers(admin_host, address)) => {
+            let error = json!({ "error": format!("{path} is answered on the admin host {admin_host} only") });
+            (StatusCode::FORBIDDEN, "application/json", error.to_string())
         }
         (&Method::GET | &Method::HEAD, "/admin/models") => {
             (StatusCode::OK, "application/json", Value::Array(models(service)).to_string())
@@ -37,6 +51,14 @@ pub(crate) fn answer<B>(service: &Arc<Service>, triton_metrics: bool, request: &
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// Whether connections to `address` are connections to `host`. A name is taken to be this machine's own.
+fn covers(host: &Host, address: IpAddr) -> bool {
+    match host {
+        Host::Address(host) => host.is_unspecified() || *host == address.to_canonical(),
+        Host::Name(_) => address.to_canonical().is_loopback(),
+    }
 }
 
 /// Every version, with what is known of it.

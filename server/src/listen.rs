@@ -33,6 +33,10 @@ const STREAMS_MAX: u32 = 1024;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
+/// The address a request's connection came in on, among its extensions; none on a Unix socket.
+#[derive(Clone, Copy, Debug)]
+pub struct CameInOn(pub Option<std::net::IpAddr>);
+
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -109,8 +113,13 @@ where
                 let (handler, drain) = (handler.clone(), drain.clone());
                 connections.spawn(async move {
                     match stream {
-                        Stream::Tcp(stream) => connection(TokioIo::new(stream), limits, drain, handler).await,
-                        Stream::Unix(stream) => connection(TokioIo::new(stream), limits, drain, handler).await,
+                        Stream::Tcp(stream) => {
+                            let came_in_on = CameInOn(stream.local_addr().ok().map(|address| address.ip()));
+                            connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
+                        }
+                        Stream::Unix(stream) => {
+                            connection(TokioIo::new(stream), CameInOn(None), limits, drain, handler).await;
+                        }
                     }
                     drop(guard);
                 });
@@ -166,8 +175,13 @@ struct Activity {
     changed: Notify,
 }
 
-async fn connection<I, H, F, R>(io: I, limits: Limits, mut drain: watch::Receiver<bool>, handler: H)
-where
+async fn connection<I, H, F, R>(
+    io: I,
+    came_in_on: CameInOn,
+    limits: Limits,
+    mut drain: watch::Receiver<bool>,
+    handler: H,
+) where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
@@ -177,7 +191,8 @@ where
     let activity = Arc::new(Activity::default());
     let service = {
         let activity = Arc::clone(&activity);
-        service_fn(move |request| {
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(came_in_on);
             let (handler, running) = (handler.clone(), Running::new(&activity));
             async move {
                 let response = handler(request).await;

@@ -142,3 +142,18 @@ def test_switches_take_true_and_false(tmp_path):
         with serving.Server(models, tmp_path / value, f"--triton-metrics={value}") as server:
             text = server.get("/metrics", port=server.admin_port).body
             assert (b"nv_inference_count" in text) == (value == "true")
+
+
+def test_metrics_reach_further_than_the_admin_api(tmp_path):
+    """With the data ports on all addresses, so are the metrics; what an administrator may do stays on the loopback."""
+    models = serving.link_models(tmp_path / "models", serving.FIXTURES / "two_in_two_out")
+
+    def status(server, host, path):
+        with socket.create_connection((host, server.admin_port), serving.ANSWER_SECONDS_MAX) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            return serving.read_answer(connection).status
+
+    with serving.Server(models, tmp_path, "--host", "0.0.0.0") as server:
+        for host, admin_status in (("127.0.0.1", 200), ("127.0.0.2", 403)):
+            assert status(server, host, "/metrics") == 200
+            assert status(server, host, "/admin/models") == admin_status

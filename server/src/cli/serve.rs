@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -105,7 +105,8 @@ struct Bound {
     /// `None` where gRPC is to be on the port of HTTP: each port answers both.
     grpc: Option<Listener>,
     admin: Listener,
-    /// Metrics on the data ports' host, where that is not the admin port's.
+    /// The admin port on the metrics' host, where one listener does not cover both.
+    metrics: Option<Listener>,
     sockets: Vec<Listener>,
 }
 
@@ -121,12 +122,12 @@ impl Bound {
         let http = bind("HTTP", &host, config.http_port).await?;
         let one_port = config.grpc_port != 0 && config.grpc_port == config.http_port;
         let grpc = if one_port { None } else { Some(bind("gRPC", &host, config.grpc_port).await?) };
-        let admin = bind("admin", &config.admin_host.to_string(), config.admin_port).await?;
+        let (admin, metrics) = bind_admin(config).await?;
         let mut sockets = Vec::new();
         for path in [&config.http_socket, &config.grpc_socket].into_iter().flatten() {
             sockets.push(Listener::unix(path).map_err(|error| format!("socket {}: {error}", path.display()))?);
         }
-        Ok(Bound { http, grpc, admin, sockets })
+        Ok(Bound { http, grpc, admin, metrics, sockets })
     }
 
     fn addresses(&self) -> Addresses {
@@ -148,14 +149,33 @@ impl Bound {
             let handler = move |request| protocol::answer(Arc::clone(&service), request);
             listeners.spawn(listen::serve(listener, limits, Arc::clone(&open), draining.clone(), handler));
         }
-        let (service, triton) = (Arc::clone(service), config.triton_metrics);
-        let handler = move |request| {
-            let response = admin::answer(&service, triton, &request);
-            async move { response }
-        };
-        listeners.spawn(listen::serve(self.admin, limits, open, draining.clone(), handler));
+        for listener in std::iter::once(self.admin).chain(self.metrics) {
+            let (service, admin_host, triton) = (Arc::clone(service), config.admin_host.clone(), config.triton_metrics);
+            let handler = move |request| {
+                let response = admin::answer(&service, &admin_host, triton, &request);
+                async move { response }
+            };
+            listeners.spawn(listen::serve(listener, limits, Arc::clone(&open), draining.clone(), handler));
+        }
         listeners
     }
+}
+
+/// The admin port, on the host of the admin API and on that of the metrics. A listener on all addresses covers both;
+/// what is for the admin host alone is then told apart by the address a connection came in on.
+async fn bind_admin(config: &Config) -> Result<(Listener, Option<Listener>), String> {
+    let (admin, metrics) = (config.admin_host.to_string(), config.metrics_host.to_string());
+    let is_all = |host: &str| host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
+    if is_all(&metrics) || admin == metrics {
+        return Ok((bind("admin", &metrics, config.admin_port).await?, None));
+    }
+    let listener = bind("admin", &admin, config.admin_port).await?;
+    if is_all(&admin) {
+        return Ok((listener, None));
+    }
+    let port = listener.address().map_or(config.admin_port, |address| address.port());
+    let second = bind("admin", &metrics, port).await?;
+    Ok((listener, Some(second)))
 }
 
 async fn bind(what: &str, host: &str, port: u16) -> Result<Listener, String> {

@@ -7,8 +7,12 @@ use tiltyard_runtime::engine::{Engine, EngineError};
 use crate::subjects::{compile, engines, subjects};
 
 /// Engine, model, and what the refusal names: the operator or the data type that is missing.
-const REFUSALS: &[(&str, &str, &str)] = &[
-];
+pub(crate) const REFUSALS: &[(&str, &str, &str)] = &[];
+
+/// Whether the engine is known not to take the model.
+pub(crate) fn is_refused(engine: &str, model: &str) -> bool {
+    REFUSALS.iter().any(|(by, name, _)| *by == engine && *name == model)
+}
 
 fn check(engine: &dyn Engine, name: &str, refusal: Option<&str>) -> Result<(), String> {
     let understood = crate::subjects::subject(name).understood();

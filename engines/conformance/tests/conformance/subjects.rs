@@ -42,11 +42,6 @@ pub(crate) fn engines() -> Vec<Arc<dyn Engine>> {
     engines
 }
 
-/// Whether `engine` is the one that is complete: what it cannot do, nothing here can.
-pub(crate) fn is_reference(engine: &dyn Engine) -> bool {
-    engine.name() == "onnxruntime"
-}
-
 /// A place in this repository.
 pub(crate) fn place(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(relative)
@@ -96,8 +91,7 @@ pub(crate) fn all_outputs(compiled: &dyn CompiledModel) -> Vec<usize> {
 /// A loader with these engines, as the server has it.
 pub(crate) fn loader(engines: Vec<Arc<dyn Engine>>, profiles: Option<PathBuf>) -> Loader {
     let first_engine_wins = engines.len() == 1;
-    let defaults =
-        QueuePolicy { rows_max: 32, delay_max: std::time::Duration::ZERO, jobs_max: 1024, runs_max: 1 };
+    let defaults = QueuePolicy { rows_max: 32, delay_max: std::time::Duration::ZERO, jobs_max: 1024, runs_max: 1 };
     Loader { engines, first_engine_wins, profiles, defaults, clock: now }
 }
 
@@ -106,11 +100,6 @@ fn now() -> Moment {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let nanoseconds = START.get_or_init(Instant::now).elapsed().as_nanos();
     Moment::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
-}
-
-/// Whether both hold the same bits; `==` would call two equal NaN different only by luck of the representation.
-pub(crate) fn same_bits(a: &[Tensor], b: &[Tensor]) -> bool {
-    a == b
 }
 
 /// The largest distance between two float tensors of one shape; 0 where they are of other types and equal.
