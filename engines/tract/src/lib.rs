@@ -1,7 +1,7 @@
 //! How does tract, an inference library in pure Rust, serve as an engine?
 //!
-//! It is the engine that is always there. A model is read once into a [`blueprint`], from which plans are made: one
-//! that takes any batch size, and for convolutions further ones for the exact shapes that keep coming ([`plans`]),
+//! It is the engine that is always there. A model is read once into a `blueprint`, from which plans are made: one
+//! that takes any batch size, and for convolutions further ones for the exact shapes that keep coming (`plans`),
 //! since those run several times faster. All sessions of a model share its plans.
 
 mod background;

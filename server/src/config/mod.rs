@@ -1,6 +1,6 @@
 //! What was the server told, by whom, and what does it mean?
 //!
-//! Settings are held twice. As written ([`RawConfig`]): text from a flag, else a variable, else the file, else the
+//! Settings are held twice. As written (`RawConfig`): text from a flag, else a variable, else the file, else the
 //! default, and perhaps missing. As meant ([`Config`]): typed and complete; only this one travels. The environment
 //! and the file system are handed in, so the same sources always give the same answer.
 
