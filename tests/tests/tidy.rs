@@ -45,9 +45,10 @@ fn code_faults(path: &Path, text: &str) -> Vec<String> {
     if is_generated(path) {
         return faults;
     }
-    let first = text.lines().next().unwrap_or_default();
-    if !(first.starts_with("//! ") && first.contains('?')) {
-        faults.push("the first line is not a `//!` with the question that the file answers".into());
+    // The first paragraph: a question may take more than one line.
+    let head: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//! ")).collect();
+    if !head.iter().any(|line| line.contains('?')) {
+        faults.push("it does not begin with a `//!` that asks the question which the file answers".into());
     }
     let lines = text.lines().count();
     if lines > LINES_MAX && !is_test(path) {
@@ -149,10 +150,11 @@ fn faults_in_code_are_found() {
     fn check(path: &str, text: &str, expected: &[&str]) {
         assert_eq!(code_faults(Path::new(path), text), expected, "{path}");
     }
-    let headless = "the first line is not a `//!` with the question that the file answers";
+    let headless = "it does not begin with a `//!` that asks the question which the file answers";
     check("server/src/a.rs", "//! What is a?\n", &[]);
     check("server/src/a.rs", "", &[headless]);
-    check("server/src/a.rs", "//! This is a.\n", &[headless]);
+    check("server/src/a.rs", "//! What is a, and\n//! what is it for?\n", &[]);
+    check("server/src/a.rs", "//! This is a.\n//!\n//! What is it for?\n", &[headless]);
     check("server/src/a.rs", "use b; // Why?\n", &[headless]);
     check("proto/src/generated/a.rs", "use b;\n", &[]);
     check("server/src/utils.rs", "//! What?\n", &["the name \"utils\" does not say what it is"]);

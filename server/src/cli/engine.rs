@@ -201,6 +201,9 @@ impl Shown {
             self.bar.finish_and_clear();
             if progress::on_terminal() {
                 self.bar = progress::bytes_bar(total_bytes).with_message(doing);
+            } else if step == Step::Unpack {
+                // Of its files only the first one's size is known here, and that is a licence's.
+                output::note(doing);
             } else {
                 output::note(format_args!("{doing} ({})", size(total_bytes)));
             }

@@ -17,23 +17,9 @@ fn zero_bytes(word: u64) -> u64 {
 
 /// The position of the next `[`, `]` or `"` from `at` on; the text's length where there is none.
 #[inline]
-pub(super) fn bracket_or_quote(text: &[u8], mut at: usize) -> usize {
-    let sought = |byte: &u8| matches!(byte, b'[' | b']' | b'"');
-    while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk::<32>()) {
-        // Both brackets have the bit of 0x40, which nothing in a list of numbers has but an exponent's letter.
-        let suspects = block.as_chunks().0.iter().fold(0, |suspects, bytes| {
-            let word = u64::from_le_bytes(*bytes);
-            suspects | (word & (ONES * 0x40)) | zero_bytes(word ^ (ONES * b'"' as u64))
-        });
-        if suspects != 0
-            && let Some(index) = block.iter().position(sought)
-        {
-            return at + index;
-        }
-        at += 32;
-    }
+pub(super) fn bracket_or_quote(text: &[u8], at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
-    at + rest.iter().position(sought).unwrap_or(rest.len())
+    at + memchr::memchr3(b'[', b']', b'"', rest).unwrap_or(rest.len())
 }
 
 /// The position of the first byte from `at` on that is not plain: a quote, a backslash, a control character, the end.

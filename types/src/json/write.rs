@@ -101,7 +101,7 @@ fn write_f32(value: f32, out: &mut Vec<u8>, non_finite: NonFinite) {
         return;
     }
     if value.is_finite() {
-        out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+        out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else {
         write_non_finite(value.into(), out, non_finite);
     }
@@ -113,7 +113,7 @@ fn write_f64(value: f64, out: &mut Vec<u8>, non_finite: NonFinite) {
         return;
     }
     if value.is_finite() {
-        out.extend_from_slice(ryu::Buffer::new().format_finite(value).as_bytes());
+        out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     } else {
         write_non_finite(value, out, non_finite);
     }
@@ -202,7 +202,7 @@ mod tests {
         check(&[i64::MIN, -1, 0, i64::MAX], "[-9223372036854775808,-1,0,9223372036854775807]");
         check(&[i8::MIN, i8::MAX], "[-128,127]");
         check(&[0.1f32, 1.0, -255.0, 0.0, -0.0, 1.0e-45], "[0.1,1.0,-255.0,0.0,-0.0,1e-45]");
-        check(&[0.1f64, 0.30000000000000004, 1e300], "[0.1,0.30000000000000004,1e300]");
+        check(&[0.1f64, 0.30000000000000004, 1e300], "[0.1,0.30000000000000004,1e+300]");
         check(&[f16::from_f32(0.1), f16::MAX], "[0.099975586,65504.0]");
         check(&[bf16::from_f32(1.5)], "[1.5]");
     }

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine, EngineBuild, EngineError, ModelFile, Session};
 use tiltyard_runtime::load::LoadError;
 use tiltyard_runtime::repository::scan;
@@ -110,7 +109,7 @@ impl Session for HastySession {
 
 /// The same tensor with the first element's top byte changed.
 fn spoiled(tensor: &Tensor) -> Tensor {
-    let (Some(bytes), Some(width)) = (tensor.bytes().map(Bytes::to_vec), tensor.dtype().width()) else {
+    let (Some(bytes), Some(width)) = (tensor.bytes().map(|bytes| bytes.to_vec()), tensor.dtype().width()) else {
         return tensor.clone();
     };
     let mut bytes = bytes;
