@@ -22,7 +22,12 @@ pub struct Local {
 impl Local {
     /// Loads the repository that the configuration names and waits until each version is ready or failed.
     pub fn start(config: &Config) -> Result<Local, String> {
-        let config = Config { model_control: ModelControl::None, ..config.clone() };
+        // Nothing is followed: what is loaded at the start is what answers.
+        let model_control = match config.model_control {
+            ModelControl::Explicit => ModelControl::Explicit,
+            ModelControl::Watch | ModelControl::None => ModelControl::None,
+        };
+        let config = Config { model_control, ..config.clone() };
         let logs = Logs::start(LogFormat::Human, LogLevel::Error);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;

@@ -45,7 +45,7 @@ impl Rules {
             return Some(format!("comes from {source}"));
         }
         let Some(licence) = &package.licence else { return Some("no licence".into()) };
-        match Expression::new(licence).is_satisfied(&self.licences) {
+        match Expression::new(licence).satisfied_by(&self.licences) {
             Ok(true) => None,
             Ok(false) => Some(format!("licence {licence}")),
             Err(problem) => Some(format!("licence {licence:?}: {problem}")),
@@ -66,7 +66,7 @@ impl Expression {
         Expression { words: spaced.split_whitespace().map(str::to_owned).collect(), at: 0 }
     }
 
-    fn is_satisfied(mut self, allowed: &[String]) -> Result<bool, String> {
+    fn satisfied_by(mut self, allowed: &[String]) -> Result<bool, String> {
         let satisfied = self.either(allowed)?;
         match self.words.get(self.at) {
             None => Ok(satisfied),
@@ -167,7 +167,7 @@ fn expressions_mean_what_spdx_says() {
     #[track_caller]
     fn check(expression: &str, expected: bool) {
         let allowed = ["MIT", "Zlib", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned);
-        assert_eq!(Expression::new(expression).is_satisfied(&allowed), Ok(expected), "{expression}");
+        assert_eq!(Expression::new(expression).satisfied_by(&allowed), Ok(expected), "{expression}");
     }
     check("MIT", true);
     check("GPL-2.0-only", false);

@@ -33,8 +33,7 @@ fn is_test(path: &Path) -> bool {
 }
 
 fn file_name_faults(path: &Path) -> Vec<String> {
-    let mut parts =
-        path.with_extension("").into_iter().map(|part| part.to_string_lossy().into_owned()).collect::<Vec<_>>();
+    let mut parts = path.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect::<Vec<_>>();
     parts.retain(|part| EMPTY_NAMES.contains(&part.as_str()));
     parts.iter().map(|name| format!("the name {name:?} does not say what it is")).collect()
 }

@@ -16,7 +16,7 @@ fn verdict(engine: &dyn Engine, name: &str, with_example: bool) -> Option<BatchA
         return None;
     }
     let understood = crate::subjects::subject(name).understood();
-    let model = compile(engine, &understood).unwrap();
+    let model = compile(engine, &understood).unwrap_or_else(|error| panic!("{name} on {}: {error}", engine.name()));
     let example = with_example.then(|| understood.goldens[0].arranged(model.signature()).unwrap());
     Some(prove(model.signature(), example.as_deref(), model.open().unwrap().as_mut()))
 }

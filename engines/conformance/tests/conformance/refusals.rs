@@ -6,12 +6,24 @@ use tiltyard_runtime::engine::{Engine, EngineError};
 
 use crate::subjects::{compile, engines, subjects};
 
-/// Engine, model, and what the refusal names: the operator or the data type that is missing.
-pub(crate) const REFUSALS: &[(&str, &str, &str)] = &[];
+/// Engine, model, and what the refusal names: the operator or the data type that is missing. Branches of different
+/// rank have no operator's name of their own: there it names the node.
+pub(crate) const REFUSALS: &[(&str, &str, &str)] = &[
+    ("tract", "columns_text", "ai.onnx.ml.LabelEncoder"),
+    ("tract", "fused_ms", "com.microsoft.FusedGemm"),
+    ("tract", "identity_bf16", "BF16"),
+    ("tract", "if_branch", "\"y\" If"),
+    ("tract", "loop", "operator Loop"),
+    ("tract", "string_upper", "StringNormalizer"),
+];
 
-/// Whether the engine is known not to take the model.
+/// Models that an engine takes and answers wrongly, which only golden examples find: engine, model, and the output.
+/// tract names the second class of a boosted classifier with one score, whatever the score.
+const WRONG: &[(&str, &str, &str)] = &[("tract", "trees_one_score", "label")];
+
+/// Whether the engine is known not to be fit for the model.
 pub(crate) fn is_refused(engine: &str, model: &str) -> bool {
-    REFUSALS.iter().any(|(by, name, _)| *by == engine && *name == model)
+    REFUSALS.iter().chain(WRONG).any(|(by, name, _)| *by == engine && *name == model)
 }
 
 fn check(engine: &dyn Engine, name: &str, refusal: Option<&str>) -> Result<(), String> {
@@ -26,7 +38,13 @@ fn check(engine: &dyn Engine, name: &str, refusal: Option<&str>) -> Result<(), S
         return Err("it has no golden examples to be judged by".into());
     }
     let mut session = compiled.open().map_err(|error| error.to_string())?;
-    understood.goldens.iter().try_for_each(|golden| golden.check(compiled.signature(), session.as_mut()))
+    let mut checks = understood.goldens.iter();
+    let checked = checks.try_for_each(|golden| golden.check(compiled.signature(), session.as_mut()));
+    match (checked, WRONG.iter().find(|(by, model, _)| *by == engine.name() && *model == name)) {
+        (Err(fault), Some((.., output))) if fault.contains(output) => Ok(()),
+        (Ok(()), Some(_)) => Err("it is in the table of wrong answers and is right".into()),
+        (checked, _) => checked,
+    }
 }
 
 #[test]
@@ -42,7 +60,7 @@ fn every_model_answers_rightly_or_is_refused_by_name() {
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
-    for (_, model, _) in REFUSALS {
+    for (_, model, _) in REFUSALS.iter().chain(WRONG) {
         assert!(names.iter().any(|name| name == model), "the table names {model:?}, which is not there");
     }
 }
