@@ -42,7 +42,7 @@ fn unknown(variable: &str) -> String {
 
 /// Variables that other parts of the program read, and that are no settings of a server.
 fn is_reserved(variable: &str) -> bool {
-    variable == "TILTYARD_SERVER" || variable == "TILTYARD_REGENERATE" || variable.starts_with("TILTYARD_TEST_")
+    matches!(variable, "TILTYARD_SERVER" | "TILTYARD_ADMIN" | "TILTYARD_REGENERATE") || variable.starts_with("TILTYARD_TEST_")
 }
 
 /// Whether Kubernetes sets `variable` in every pod beside a service called tiltyard, or tiltyard-something:
