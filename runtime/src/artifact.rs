@@ -50,10 +50,7 @@ impl Files {
     pub fn fingerprint(&self) -> Fingerprint {
         let look = |metadata: Metadata| (metadata.len(), metadata.modified().ok(), inode(&metadata));
         Fingerprint(
-            self.0
-                .iter()
-                .filter_map(|(name, path)| Some((name.clone(), look(fs::metadata(path).ok()?))))
-                .collect(),
+            self.0.iter().filter_map(|(name, path)| Some((name.clone(), look(fs::metadata(path).ok()?)))).collect(),
         )
     }
 

@@ -81,10 +81,11 @@ pub fn split(outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Vec<Tensor>>, Bat
 
 fn cut(output: &Tensor, position: usize, range: Range<usize>, total: usize) -> Result<Tensor, BatchError> {
     let whole = output.shape().rows() == Some(total);
-    whole
-        .then(|| output.rows(range))
-        .flatten()
-        .ok_or_else(|| BatchError::Split { output: position, shape: output.shape().clone(), rows: total })
+    whole.then(|| output.rows(range)).flatten().ok_or_else(|| BatchError::Split {
+        output: position,
+        shape: output.shape().clone(),
+        rows: total,
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! (artifact, machine, engine builds), so that restarts agree.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tiltyard_types::{Digest, Tensor};
 
 use crate::compare::{Tolerance, compare};
 use crate::engine::{CompiledModel, Engine};
-use crate::load::{LoadError, Loader, Understood, shown_duration, timing_inputs};
+use crate::pool::Clock;
 
 /// How long one engine is timed at most.
 const TIMING_MAX: Duration = Duration::from_millis(200);
@@ -37,57 +37,85 @@ struct Choice {
     engine: String,
 }
 
-/// Takes the best of `candidates`, which are in order of preference and not empty.
-pub(crate) fn choose(
-    loader: &Loader,
-    understood: &Understood,
-    mut candidates: Vec<Candidate>,
-) -> Result<Candidate, LoadError> {
-    if candidates.len() > 1 {
-        let file = loader.profiles.as_ref().map(|folder| choice_file(folder, understood, &candidates));
+/// What candidates are measured with.
+pub(crate) struct Contest<'a> {
+    /// The process's clock.
+    pub(crate) clock: Clock,
+    /// Where choices are kept; `None` keeps none.
+    pub(crate) profiles: Option<&'a Path>,
+    /// Which files the model is made of.
+    pub(crate) artifact: Digest,
+    /// A request to time, in the signature's order.
+    pub(crate) inputs: Vec<Option<Tensor>>,
+}
+
+impl Contest<'_> {
+    /// Takes the best of `candidates`, which are in order of preference; `None` where there are none.
+    pub(crate) fn winner(&self, mut candidates: Vec<Candidate>) -> Option<Candidate> {
+        if candidates.len() <= 1 {
+            return candidates.pop();
+        }
+        let file = self.profiles.map(|folder| choice_file(folder, self.artifact, &candidates));
         let kept = file.as_ref().and_then(read_choice);
         let position = kept.and_then(|name| candidates.iter().position(|candidate| candidate.engine.name() == name));
         let position = position.unwrap_or_else(|| {
-            let position = measure(loader, understood, &mut candidates);
+            let position = self.measure(&mut candidates);
             if let (Some(file), Some(chosen)) = (&file, candidates.get(position)) {
                 keep_choice(file, chosen.engine.name());
             }
             position
         });
-        return Ok(candidates.swap_remove(position));
+        Some(candidates.swap_remove(position))
     }
-    candidates.pop().ok_or(LoadError { reason: "no engine is at hand".into(), incomplete: false })
+
+    /// Leaves out engines that disagree with the preferred one, times the rest, and gives the winner's position.
+    fn measure(&self, candidates: &mut Vec<Candidate>) -> usize {
+        let answers: Vec<Option<Vec<Tensor>>> =
+            candidates.iter().map(|candidate| answer(candidate, &self.inputs)).collect();
+        let preferred = answers[0].clone();
+        let mut agrees = answers.iter().map(|answer| agree(answer, &preferred));
+        candidates.retain(|candidate| {
+            let keep = agrees.next().unwrap_or(false);
+            if !keep {
+                tracing::warn!(engine = candidate.engine.name(), "this engine answers differently and is not used");
+            }
+            keep
+        });
+        let times: Vec<Duration> = candidates.iter().map(|candidate| self.time(candidate)).collect();
+        let mut best = 0;
+        for (position, time) in times.iter().enumerate().skip(1) {
+            if time.mul_f64(1.1) < times[best] {
+                best = position;
+            }
+        }
+        for (candidate, time) in candidates.iter().zip(&times) {
+            tracing::debug!(engine = candidate.engine.name(), time = format!("{time:.1?}"), "timed");
+        }
+        best
+    }
+
+    /// The median time of a run; without end where it fails.
+    fn time(&self, candidate: &Candidate) -> Duration {
+        const NEVER: Duration = Duration::from_secs(1 << 32);
+        let Ok(mut session) = candidate.compiled.open() else { return NEVER };
+        let wanted: Vec<usize> = (0..candidate.compiled.signature().outputs.len()).collect();
+        let started = (self.clock)();
+        let mut times = Vec::new();
+        while times.len() < *RUNS.end() && (times.len() < *RUNS.start() || (self.clock)() - started < TIMING_MAX) {
+            let before = (self.clock)();
+            if session.run(&self.inputs, &wanted).is_err() {
+                return NEVER;
+            }
+            times.push((self.clock)() - before);
+        }
+        times.sort_unstable();
+        times[times.len() / 2]
+    }
 }
 
-/// Leaves out engines that disagree with the preferred one, times the rest, and gives the winner's position.
-fn measure(loader: &Loader, understood: &Understood, candidates: &mut Vec<Candidate>) -> usize {
-    let inputs = timing_inputs(understood, candidates[0].compiled.signature());
-    let answers: Vec<Option<Vec<Tensor>>> = candidates.iter().map(|candidate| answer(candidate, &inputs)).collect();
-    let preferred = answers[0].clone();
-    let mut agrees = answers.iter().map(|answer| agree(answer, &preferred));
-    candidates.retain(|candidate| {
-        let keep = agrees.next().unwrap_or(false);
-        if !keep {
-            tracing::warn!(engine = candidate.engine.name(), "this engine answers differently and is not used");
-        }
-        keep
-    });
-    let times: Vec<Duration> = candidates.iter().map(|candidate| time(loader, candidate, &inputs)).collect();
-    let mut best = 0;
-    for (position, time) in times.iter().enumerate().skip(1) {
-        if time.mul_f64(1.1) < times[best] {
-            best = position;
-        }
-    }
-    for (candidate, time) in candidates.iter().zip(&times) {
-        tracing::debug!(engine = candidate.engine.name(), time = shown_duration(*time), "timed");
-    }
-    best
-}
-
-fn answer(candidate: &Candidate, inputs: &[Vec<Option<Tensor>>]) -> Option<Vec<Tensor>> {
+fn answer(candidate: &Candidate, inputs: &[Option<Tensor>]) -> Option<Vec<Tensor>> {
     let wanted: Vec<usize> = (0..candidate.compiled.signature().outputs.len()).collect();
-    candidate.compiled.open().ok()?.run(inputs.first()?, &wanted).ok()
+    candidate.compiled.open().ok()?.run(inputs, &wanted).ok()
 }
 
 /// Whether both answered the same, or the preferred engine cannot tell either.
@@ -101,28 +129,11 @@ fn agree(answer: &Option<Vec<Tensor>>, preferred: &Option<Vec<Tensor>>) -> bool 
     }
 }
 
-/// The median time of a run; no end where it fails.
-fn time(loader: &Loader, candidate: &Candidate, inputs: &[Vec<Option<Tensor>>]) -> Duration {
-    let (Ok(mut session), Some(inputs)) = (candidate.compiled.open(), inputs.first()) else { return Duration::MAX };
-    let wanted: Vec<usize> = (0..candidate.compiled.signature().outputs.len()).collect();
-    let started = (loader.clock)();
-    let mut times = Vec::new();
-    while times.len() < *RUNS.end() && (times.len() < *RUNS.start() || (loader.clock)() - started < TIMING_MAX) {
-        let before = (loader.clock)();
-        if session.run(inputs, &wanted).is_err() {
-            return Duration::MAX;
-        }
-        times.push((loader.clock)() - before);
-    }
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
 /// One file per artifact, machine and set of engine builds: when one of them changes, it is measured anew.
-fn choice_file(folder: &std::path::Path, understood: &Understood, candidates: &[Candidate]) -> PathBuf {
+fn choice_file(folder: &Path, artifact: Digest, candidates: &[Candidate]) -> PathBuf {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu_name = cpu.lines().find(|line| line.starts_with("model name")).unwrap_or("");
-    let mut text = format!("{}\n{cpu_name}\n{}\n", understood.artifact, std::env::consts::ARCH);
+    let mut text = format!("{artifact}\n{cpu_name}\n{}\n", std::env::consts::ARCH);
     for candidate in candidates {
         text += &format!("{} {}\n", candidate.engine.name(), candidate.engine.build().version);
     }

@@ -84,7 +84,10 @@ fn close<T: Element>(
         // An infinity is close to nothing but itself, whatever the arithmetic below says.
         let close = b.is_finite() && (a - b).abs() <= tolerance.absolute + tolerance.relative * b.abs();
         if !same && !close {
-            return Err(format!("element {at} is {a}, expected {b} (± {} + {} of it)", tolerance.absolute, tolerance.relative));
+            return Err(format!(
+                "element {at} is {a}, expected {b} (± {} + {} of it)",
+                tolerance.absolute, tolerance.relative
+            ));
         }
     }
     Ok(())

@@ -125,9 +125,10 @@ impl Deployment {
         if self.batch_axis == BatchAxis::None {
             return Ok(1);
         }
-        let mut lengths = inputs.iter().zip(&self.signature.inputs).filter_map(|(tensor, spec)| {
-            Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?))
-        });
+        let mut lengths = inputs
+            .iter()
+            .zip(&self.signature.inputs)
+            .filter_map(|(tensor, spec)| Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?)));
         let Some((first_name, rows)) = lengths.next() else { return Ok(1) };
         match lengths.find(|(_, other)| *other != rows) {
             Some((name, other)) => Err(Error::invalid(format!(
@@ -252,7 +253,8 @@ impl Deployment {
         wanted.sort_unstable();
         wanted.dedup();
         let assembled = pool.now();
-        let outputs = self.with_session(|session| session.run(&inputs, &wanted)).map_err(|error| self.failure(error))?;
+        let outputs =
+            self.with_session(|session| session.run(&inputs, &wanted)).map_err(|error| self.failure(error))?;
         let ran = pool.now();
         if outputs.len() != wanted.len() {
             let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
@@ -281,10 +283,7 @@ impl Deployment {
     }
 
     /// Leases a session. One that panicked is not used again.
-    fn with_session<T>(
-        &self,
-        run: impl FnOnce(&mut dyn Session) -> Result<T, EngineError>,
-    ) -> Result<T, EngineError> {
+    fn with_session<T>(&self, run: impl FnOnce(&mut dyn Session) -> Result<T, EngineError>) -> Result<T, EngineError> {
         let idle = lock(&self.sessions).pop();
         let mut session = match idle {
             Some(session) => session,
@@ -306,7 +305,10 @@ impl Deployment {
                 Error::invalid(format!("model {model:?} version {version} cannot take these values: {message}"))
             }
             EngineError::Unsupported(message) | EngineError::BadModel(message) | EngineError::Failed(message) => {
-                Error::new(ErrorKind::Engine, format!("model {model:?} version {version} failed on {engine}: {message}"))
+                Error::new(
+                    ErrorKind::Engine,
+                    format!("model {model:?} version {version} failed on {engine}: {message}"),
+                )
             }
         }
     }
@@ -314,10 +316,14 @@ impl Deployment {
     fn refusal(&self, refused: Refused<Job>) -> Error {
         let Identity { model, version, .. } = &self.identity;
         let (kind, message, job) = match refused {
-            Refused::Full(job) => {
-                (ErrorKind::Overloaded, format!("{} requests wait for model {model:?} already", self.policy.jobs_max), job)
+            Refused::Full(job) => (
+                ErrorKind::Overloaded,
+                format!("{} requests wait for model {model:?} already", self.policy.jobs_max),
+                job,
+            ),
+            Refused::Draining(job) => {
+                (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job)
             }
-            Refused::Draining(job) => (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job),
         };
         let error = Error::new(kind, message).retry_after(Duration::from_secs(1));
         job.reply.send(Err(error.clone()));

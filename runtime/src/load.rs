@@ -5,13 +5,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::{Digest, Signature, Tensor};
 
 use crate::batch::gather;
-use crate::choose::{self, Candidate};
+use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Parts};
 use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
 use crate::golden::Golden;
@@ -70,16 +70,29 @@ impl Loader {
         let started = (self.clock)();
         let understood = understand(found)?;
         if let Some(name) = understood.settings.name.as_ref().filter(|name| *name != model) {
-            return Err(LoadError::new(format!("config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree")));
+            return Err(LoadError::new(format!(
+                "config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree"
+            )));
         }
         let candidates = self.candidates(&understood)?;
-        let Candidate { engine, compiled } = choose::choose(self, &understood, candidates)?;
+        let contest = Contest {
+            clock: self.clock,
+            profiles: self.profiles.as_deref(),
+            artifact: understood.artifact,
+            inputs: candidates
+                .first()
+                .map_or_else(Vec::new, |first| timing_inputs(&understood, first.compiled.signature())),
+        };
+        let Some(Candidate { engine, compiled }) = contest.winner(candidates) else {
+            return Err(LoadError::new("no engine is at hand"));
+        };
         let example = understood.goldens.first().cloned();
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
         warm_up(&understood, compiled.as_ref())?;
         let policy = self.policy(&understood.settings);
         let build = engine.build();
-        let digest = deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), policy, &batch_axis);
+        let digest =
+            deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), policy, &batch_axis);
         let identity = Identity {
             model: model.to_owned(),
             version,
@@ -114,8 +127,11 @@ impl Loader {
                 if unknown == "onnxruntime" { ". Install it with: tiltyard engine install onnxruntime" } else { "" }
             )));
         }
-        let mut allowed: Vec<&Arc<dyn Engine>> =
-            self.engines.iter().filter(|engine| wanted.is_empty() || wanted.iter().any(|name| name == engine.name())).collect();
+        let mut allowed: Vec<&Arc<dyn Engine>> = self
+            .engines
+            .iter()
+            .filter(|engine| wanted.is_empty() || wanted.iter().any(|name| name == engine.name()))
+            .collect();
         allowed.sort_by_key(|engine| wanted.iter().position(|name| name == engine.name()));
         let first_wins = self.first_engine_wins || !wanted.is_empty();
         let (mut candidates, mut reasons) = (Vec::new(), Vec::new());
@@ -129,7 +145,11 @@ impl Loader {
             }
         }
         if candidates.is_empty() {
-            return Err(LoadError::new(if reasons.is_empty() { "no engine is at hand".into() } else { reasons.join("; ") }));
+            return Err(LoadError::new(if reasons.is_empty() {
+                "no engine is at hand".into()
+            } else {
+                reasons.join("; ")
+            }));
         }
         Ok(candidates)
     }
@@ -200,9 +220,11 @@ fn warm_up(understood: &Understood, compiled: &dyn CompiledModel) -> Result<(), 
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
     let failed = |what: String| LoadError::new(format!("the warm-up that config.pbtxt asks for fails: {what}"));
     for &(rows, count) in &understood.settings.warmups {
-        let example = timing_inputs(understood, signature).swap_remove(0);
-        let one_row: Vec<Option<Tensor>> =
-            example.iter().map(|input| input.as_ref().map(|tensor| tensor.rows(0..1).unwrap_or_else(|| tensor.clone()))).collect();
+        let example = timing_inputs(understood, signature);
+        let one_row: Vec<Option<Tensor>> = example
+            .iter()
+            .map(|input| input.as_ref().map(|tensor| tensor.rows(0..1).unwrap_or_else(|| tensor.clone())))
+            .collect();
         let batch = match prove::has_batch_axis(signature) {
             true => gather(&vec![one_row.as_slice(); rows as usize]).map_err(|error| failed(error.to_string()))?,
             false => example,
@@ -251,7 +273,11 @@ fn model_path(found: &FoundVersion, named: Option<&str>) -> Result<PathBuf, Load
         several => Err(LoadError::new(format!(
             "no {wanted} in {}, which has {}; name one with model_file in model.toml",
             shown(&found.folder),
-            several.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect::<Vec<_>>().join(", ")
+            several
+                .iter()
+                .map(|path| path.file_name().unwrap_or_default().to_string_lossy())
+                .collect::<Vec<_>>()
+                .join(", ")
         ))),
     }
 }
@@ -279,12 +305,7 @@ fn deployment_digest(
 }
 
 /// Inputs to time a model with, in its signature's order: an example's, or made-up ones.
-pub(crate) fn timing_inputs(understood: &Understood, signature: &Signature) -> Vec<Vec<Option<Tensor>>> {
+fn timing_inputs(understood: &Understood, signature: &Signature) -> Vec<Option<Tensor>> {
     let example = understood.goldens.first().and_then(|golden| golden.arranged(signature).ok());
-    example.map_or_else(|| prove::made_up_rows(signature, 8).into_iter().take(1).collect(), |inputs| vec![inputs])
-}
-
-/// A duration as people read it.
-pub(crate) fn shown_duration(duration: Duration) -> String {
-    format!("{duration:.1?}")
+    example.unwrap_or_else(|| prove::made_up_rows(signature, 8).swap_remove(0))
 }

@@ -3,8 +3,8 @@
 //! Thin shells around the queues: workers that visit deployments, and one timer for batches that wait for company.
 //! All of them sleep while nothing happens.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;

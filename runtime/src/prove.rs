@@ -84,7 +84,9 @@ fn try_rows(rows: &[Row], signature: &Signature, session: &mut dyn Session) -> R
 
 /// Different rows in the image of an example's first: numbers moved about, so that indices stay in their tables.
 fn rows_like(example: &[Option<Tensor>]) -> Vec<Row> {
-    (0..PROBE_ROWS).map(|number| example.iter().map(|input| input.as_ref().map(|tensor| row_like(tensor, number))).collect()).collect()
+    (0..PROBE_ROWS)
+        .map(|number| example.iter().map(|input| input.as_ref().map(|tensor| row_like(tensor, number))).collect())
+        .collect()
 }
 
 fn row_like(example: &Tensor, number: usize) -> Tensor {
@@ -114,7 +116,13 @@ fn row_like(example: &Tensor, number: usize) -> Tensor {
 pub fn made_up_rows(signature: &Signature, length: usize) -> Vec<Row> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     (0..PROBE_ROWS)
-        .map(|_| signature.inputs.iter().map(|input| (!input.optional).then(|| made_up(input, length, &mut random))).collect())
+        .map(|_| {
+            signature
+                .inputs
+                .iter()
+                .map(|input| (!input.optional).then(|| made_up(input, length, &mut random)))
+                .collect()
+        })
         .collect()
 }
 

@@ -302,6 +302,14 @@ mod tests {
         assert_eq!((sum.success.count, sum.rows, sum.executions), (600, 1800, 600));
         assert_eq!(sum.failures.iter().map(|failure| failure.count).sum::<u64>(), 6);
         assert_eq!(sum.run.buckets[2], 600, "30 µs belongs under the bound of 50 µs");
-        assert_eq!(sum.batches, [(3, Durations { count: 600, nanos: 0 }, Durations { count: 600, nanos: 18_000_000 }, Durations { count: 600, nanos: 0 })]);
+        assert_eq!(
+            sum.batches,
+            [(
+                3,
+                Durations { count: 600, nanos: 0 },
+                Durations { count: 600, nanos: 18_000_000 },
+                Durations { count: 600, nanos: 0 }
+            )]
+        );
     }
 }

@@ -30,7 +30,9 @@ pub(crate) fn answer<B>(
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(service, triton_metrics))
         }
-        (&Method::GET | &Method::HEAD, "/health/live" | "/v2/health/live") => (StatusCode::OK, "text/plain", String::new()),
+        (&Method::GET | &Method::HEAD, "/health/live" | "/v2/health/live") => {
+            (StatusCode::OK, "text/plain", String::new())
+        }
         (&Method::GET | &Method::HEAD, "/health/ready" | "/v2/health/ready") => {
             let status = if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "text/plain", String::new())

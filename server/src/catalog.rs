@@ -138,8 +138,10 @@ impl Model {
     /// Puts the newest ready version into the endpoint of the model's name.
     pub fn resolve_arms(&mut self) {
         let newest = self.versions.values().rev().find_map(|version| version.deployment.as_ref());
-        self.arms =
-            newest.map(|deployment| Arm { role: Role::Champion, deployment: Arc::clone(deployment) }).into_iter().collect();
+        self.arms = newest
+            .map(|deployment| Arm { role: Role::Champion, deployment: Arc::clone(deployment) })
+            .into_iter()
+            .collect();
     }
 
     fn not_ready(&self, name: &str) -> Error {

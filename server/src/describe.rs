@@ -128,7 +128,8 @@ pub fn model_config(name: &str, deployment: &Deployment, default_policy: &Versio
             .collect(),
         scheduling_choice: (deployment.batch_axis == BatchAxis::Proved).then(|| {
             pb::model_config::SchedulingChoice::DynamicBatching(pb::ModelDynamicBatching {
-                max_queue_delay_microseconds: u64::try_from(deployment.policy.delay_max.as_micros()).unwrap_or(u64::MAX),
+                max_queue_delay_microseconds: u64::try_from(deployment.policy.delay_max.as_micros())
+                    .unwrap_or(u64::MAX),
                 ..Default::default()
             })
         }),

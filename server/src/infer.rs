@@ -66,7 +66,14 @@ impl Inference {
     /// Answers a request along `route`, which the protocol resolved when it decoded.
     pub async fn infer(&self, request: InferRequest, route: Route, accepted: Accepted) -> Result<Outcome> {
         let (deployment, way) = (Arc::clone(&route.deployment), route.role.way());
-        let mut watch = Watch { deployment, way, accepted, name: request.model.clone(), client_id: request.id.clone(), done: false };
+        let mut watch = Watch {
+            deployment,
+            way,
+            accepted,
+            name: request.model.clone(),
+            client_id: request.id.clone(),
+            done: false,
+        };
         match self.answer(request, &route, accepted).await {
             Ok((outputs, answer, rows)) => {
                 watch.succeeded(&answer, rows);
@@ -134,7 +141,9 @@ fn refuse_sequences(request: &InferRequest) -> Result<()> {
         Some(_) => true,
     };
     match set {
-        true => Err(Error::unsupported("sequences (parameter \"sequence_id\") are not offered: send the state as an input")),
+        true => {
+            Err(Error::unsupported("sequences (parameter \"sequence_id\") are not offered: send the state as an input"))
+        }
         false => Ok(()),
     }
 }

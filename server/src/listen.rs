@@ -64,7 +64,9 @@ impl Listener {
 
     /// Binds a path, over a socket that nobody listens on any more.
     pub fn unix(path: &Path) -> io::Result<Listener> {
-        if std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        if std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        {
             std::fs::remove_file(path)?;
         }
         UnixListener::bind(path).map(|listener| Listener::Unix(listener, path.to_owned()))
@@ -89,8 +91,13 @@ impl Drop for Listener {
 }
 
 /// Accepts connections until `drain` turns true, then lets open requests finish. Ends when all connections have.
-pub async fn serve<H, F, R>(listener: Listener, limits: Limits, open: Arc<AtomicUsize>, drain: watch::Receiver<bool>, handler: H)
-where
+pub async fn serve<H, F, R>(
+    listener: Listener,
+    limits: Limits,
+    open: Arc<AtomicUsize>,
+    drain: watch::Receiver<bool>,
+    handler: H,
+) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -201,7 +208,11 @@ async fn connection<I, H, F, R>(
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout.max(limits.idle_timeout)).max_buf_size(HEAD_BYTES_MAX as usize);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout.max(limits.idle_timeout))
+        .max_buf_size(HEAD_BYTES_MAX as usize);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -40,7 +40,12 @@ pub fn index(service: &Service, ready_only: bool) -> Vec<IndexEntry> {
         for (number, version) in &model.versions {
             let (state, reason) = version.state.index();
             if !ready_only || state == "READY" {
-                entries.push(IndexEntry { name: name.clone(), version: number.to_string(), state, reason: reason.to_owned() });
+                entries.push(IndexEntry {
+                    name: name.clone(),
+                    version: number.to_string(),
+                    state,
+                    reason: reason.to_owned(),
+                });
             }
         }
     }
@@ -151,7 +156,9 @@ pub fn trace_settings(
             return Err(Error::invalid(format!("unknown trace setting {key:?}: expected one of {:?}", off.keys())));
         };
         if !values.is_empty() && values != *current {
-            return Err(Error::unsupported(format!("trace setting {key:?} cannot be {values:?}: traces in Triton's form are not offered")));
+            return Err(Error::unsupported(format!(
+                "trace setting {key:?} cannot be {values:?}: traces in Triton's form are not offered"
+            )));
         }
     }
     Ok(off)
@@ -172,4 +179,3 @@ fn require_management(service: &Service, what: &str) -> Result<()> {
         )),
     }
 }
-

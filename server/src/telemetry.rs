@@ -103,7 +103,8 @@ impl Row {
     fn new(deployment: &Deployment, role: Role, sum: Snapshot, first: bool) -> Row {
         let identity = &deployment.identity;
         let name = escape(&identity.model);
-        let labels = format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"{}\"", identity.version, role.name());
+        let labels =
+            format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"{}\"", identity.version, role.name());
         let info = format!(
             "{labels},digest=\"{}\",engine=\"{}\",engine_version=\"{}\",provider=\"{}\"",
             identity.digest,
@@ -124,7 +125,11 @@ impl Row {
 fn requests(page: &mut Page, rows: &[Row]) {
     page.family("tiltyard_requests_total", "counter", "Requests that reached a deployment, by outcome.");
     for row in rows {
-        page.sample("tiltyard_requests_total", &format!("{},outcome=\"success\"", row.labels), row.sum.success.count as f64);
+        page.sample(
+            "tiltyard_requests_total",
+            &format!("{},outcome=\"success\"", row.labels),
+            row.sum.success.count as f64,
+        );
         for (kind, failures) in ErrorKind::ALL.iter().zip(&row.sum.failures) {
             if failures.count > 0 {
                 let labels = format!("{},outcome=\"{}\"", row.labels, kind.name());
@@ -161,7 +166,11 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
     }
     let gauges = [
         ("tiltyard_connections", "Open connections.", service.totals.connections() as f64),
-        ("tiltyard_requests_in_flight", "Requests between admission and answer.", service.inference.admission.requests() as f64),
+        (
+            "tiltyard_requests_in_flight",
+            "Requests between admission and answer.",
+            service.inference.admission.requests() as f64,
+        ),
         ("tiltyard_catalog_revision", "Counts up with each change of what can answer.", catalog.revision as f64),
         ("tiltyard_ready", "1 if load balancers shall send requests.", f64::from(u8::from(service.is_ready()))),
     ];
@@ -170,7 +179,8 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
         page.sample(name, "", value);
     }
     page.family("tiltyard_versions", "gauge", "Model versions by state.");
-    let states: Vec<&VersionState> = catalog.models.values().flat_map(|model| model.versions.values()).map(|version| &version.state).collect();
+    let states: Vec<&VersionState> =
+        catalog.models.values().flat_map(|model| model.versions.values()).map(|version| &version.state).collect();
     for (state, matches) in [
         ("ready", (|state| matches!(state, VersionState::Ready)) as fn(&VersionState) -> bool),
         ("loading", |state| matches!(state, VersionState::Loading)),
@@ -184,7 +194,8 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
 
 /// Triton's metrics, in its units: microseconds, and counts of requests and rows.
 fn triton_names(page: &mut Page, catalog: &Catalog) {
-    let all = |deployment: &Arc<Deployment>| Row::new(deployment, Role::Champion, deployment.stats.snapshot(&Way::ALL), true);
+    let all =
+        |deployment: &Arc<Deployment>| Row::new(deployment, Role::Champion, deployment.stats.snapshot(&Way::ALL), true);
     let rows: Vec<Row> = catalog.deployments().map(all).collect();
     type Count = fn(&Snapshot) -> u64;
     fn micros(durations: Durations) -> u64 {
@@ -213,9 +224,23 @@ fn triton_names(page: &mut Page, catalog: &Catalog) {
             ("CANCELED", &[ErrorKind::Cancelled]),
             ("BACKEND", &[ErrorKind::Engine]),
         ] {
-            page.sample("nv_inference_request_failure", &format!("{},reason=\"{reason}\"", row.triton_labels), failed(&row.sum, kinds) as f64);
+            page.sample(
+                "nv_inference_request_failure",
+                &format!("{},reason=\"{reason}\"", row.triton_labels),
+                failed(&row.sum, kinds) as f64,
+            );
         }
-        let known: u64 = failed(&row.sum, &[ErrorKind::Overloaded, ErrorKind::Deadline, ErrorKind::NotReady, ErrorKind::Draining, ErrorKind::Cancelled, ErrorKind::Engine]);
+        let known: u64 = failed(
+            &row.sum,
+            &[
+                ErrorKind::Overloaded,
+                ErrorKind::Deadline,
+                ErrorKind::NotReady,
+                ErrorKind::Draining,
+                ErrorKind::Cancelled,
+                ErrorKind::Engine,
+            ],
+        );
         let other = row.sum.failures.iter().map(|failure| failure.count).sum::<u64>() - known;
         page.sample("nv_inference_request_failure", &format!("{},reason=\"OTHER\"", row.triton_labels), other as f64);
     }
@@ -226,7 +251,12 @@ fn triton_names(page: &mut Page, catalog: &Catalog) {
 }
 
 fn failed(sum: &Snapshot, kinds: &[ErrorKind]) -> u64 {
-    ErrorKind::ALL.iter().zip(&sum.failures).filter(|(kind, _)| kinds.contains(kind)).map(|(_, failure)| failure.count).sum()
+    ErrorKind::ALL
+        .iter()
+        .zip(&sum.failures)
+        .filter(|(kind, _)| kinds.contains(kind))
+        .map(|(_, failure)| failure.count)
+        .sum()
 }
 
 /// A page of metrics under construction.

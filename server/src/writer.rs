@@ -97,9 +97,21 @@ impl Writer {
         let (done, first_look_done) = watch::channel(false);
         let control = plan.control;
         let explicit: BTreeSet<String> = plan.load_models.iter().cloned().collect();
-        let armed = if plan.control == ModelControl::Explicit { explicit.clone() } else { BTreeSet::from([ALL.to_owned()]) };
-        let state =
-            State { plan, inference, reaper, jobs, done, explicit, armed, tracked: BTreeMap::new(), told: HashSet::new(), waiting: Vec::new(), changed: false };
+        let armed =
+            if plan.control == ModelControl::Explicit { explicit.clone() } else { BTreeSet::from([ALL.to_owned()]) };
+        let state = State {
+            plan,
+            inference,
+            reaper,
+            jobs,
+            done,
+            explicit,
+            armed,
+            tracked: BTreeMap::new(),
+            told: HashSet::new(),
+            waiting: Vec::new(),
+            changed: false,
+        };
         thread::Builder::new().name("tiltyard-writer".into()).spawn(move || state.write(&incoming))?;
         Ok(Writer { commands, control, first_look_done })
     }
@@ -130,8 +142,9 @@ impl Writer {
 fn load_versions(jobs: &Receiver<LoadJob>, loader: &Loader, results: &Sender<Command>) {
     while let Ok(LoadJob { model, number, found }) = jobs.recv() {
         let fingerprint = found.fingerprint.clone();
-        let result = catch_unwind(AssertUnwindSafe(|| loader.load(&model, number, &found)))
-            .unwrap_or_else(|_| Err(LoadError { reason: "the engine panicked while it loaded".into(), incomplete: false }));
+        let result = catch_unwind(AssertUnwindSafe(|| loader.load(&model, number, &found))).unwrap_or_else(|_| {
+            Err(LoadError { reason: "the engine panicked while it loaded".into(), incomplete: false })
+        });
         if results.send(Command::Loaded(Box::new(LoadedVersion { model, number, fingerprint, result }))).is_err() {
             return;
         }
@@ -292,7 +305,8 @@ impl State {
         let catalog = self.inference.catalog.load();
         let settled = |name: &str| {
             let versions = catalog.models.get(name).map(|model| &model.versions);
-            let loading = versions.is_some_and(|all| all.values().any(|version| version.state == VersionState::Loading));
+            let loading =
+                versions.is_some_and(|all| all.values().any(|version| version.state == VersionState::Loading));
             !loading && self.is_settled(name)
         };
         let kept = self.armed.iter().filter(|name| *name != ALL && !settled(name)).cloned().collect();
@@ -309,7 +323,8 @@ impl State {
     /// Versions outside the policy leave once all those inside it are ready: a version that fails to load must not
     /// cost the one that served before it.
     fn take_out_superseded(&mut self, name: &str, wanted: &BTreeSet<u64>, model: &mut Model) {
-        let ready = |number: &u64| model.versions.get(number).is_some_and(|version| version.state == VersionState::Ready);
+        let ready =
+            |number: &u64| model.versions.get(number).is_some_and(|version| version.state == VersionState::Ready);
         if !wanted.iter().all(ready) {
             return;
         }
@@ -405,7 +420,8 @@ impl State {
         tracked.tried = (!incomplete).then_some(fingerprint);
         let mut catalog = self.catalog();
         let model = catalog.models.entry(name.clone()).or_default();
-        let version = model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
+        let version =
+            model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
         let mut retired = None;
         match result {
             Err(error) if error.incomplete => return true,
@@ -420,7 +436,13 @@ impl State {
                 Some(old) if old.identity.digest == new.identity.digest => return false,
                 Some(old) if self.plan.strict => {
                     let (old, new) = (old.identity.artifact.short(), new.identity.artifact.short());
-                    tracing::error!(model = name, version = number, old, new, "new bytes under an old version are refused (--strict)");
+                    tracing::error!(
+                        model = name,
+                        version = number,
+                        old,
+                        new,
+                        "new bytes under an old version are refused (--strict)"
+                    );
                     return false;
                 }
                 old => {
@@ -474,7 +496,8 @@ impl State {
             return;
         }
         let catalog = self.inference.catalog.load();
-        let loading = catalog.models.values().flat_map(|model| model.versions.values()).any(|v| v.state == VersionState::Loading);
+        let loading =
+            catalog.models.values().flat_map(|model| model.versions.values()).any(|v| v.state == VersionState::Loading);
         if !loading {
             self.done.send_replace(true);
         }

@@ -9,7 +9,8 @@ use tiltyard_types::Signature;
 use crate::background::Background;
 use crate::blueprint::{Blueprint, Plan, ValueInfo};
 use crate::convert::datum_type;
-use crate::plans::Plans;
+use crate::nan;
+use crate::plans::{Plans, Traits};
 use crate::refusal::foreign;
 use crate::session::TractSession;
 
@@ -48,7 +49,8 @@ impl TractEngine {
             return Err(error);
         }
         let (blueprint, open) = prepare(file)?;
-        Ok(Arc::new(Plans::new(blueprint, open, prefers_exact(&file.graph), Arc::clone(&self.background))))
+        let traits = Traits { prefers_exact: prefers_exact(&file.graph), nan_loser: nan::loser(&file.graph.operators) };
+        Ok(Arc::new(Plans::new(blueprint, open, traits, Arc::clone(&self.background))))
     }
 }
 

@@ -8,6 +8,7 @@ mod background;
 mod blueprint;
 mod convert;
 mod engine;
+mod nan;
 mod plans;
 mod refusal;
 mod session;

@@ -58,12 +58,21 @@ struct Slots {
     lookups: u64,
 }
 
+/// What a graph's operators tell of how it is to be run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    /// Whether plans for exact shapes are faster.
+    pub(crate) prefers_exact: bool,
+    /// An operator in which a NaN would become a number.
+    pub(crate) nan_loser: Option<&'static str>,
+}
+
 /// The plans of a model, shared by its sessions.
 pub(crate) struct Plans {
     blueprint: Blueprint,
     required: Vec<bool>,
     open: Option<Arc<Plan>>,
-    prefers_exact: bool,
+    traits: Traits,
     slots: Mutex<Slots>,
     built: Condvar,
     background: Arc<Background>,
@@ -77,18 +86,13 @@ pub(crate) struct Choice {
 }
 
 impl Plans {
-    pub(crate) fn new(
-        blueprint: Blueprint,
-        open: Option<Plan>,
-        prefers_exact: bool,
-        background: Arc<Background>,
-    ) -> Plans {
+    pub(crate) fn new(blueprint: Blueprint, open: Option<Plan>, traits: Traits, background: Arc<Background>) -> Plans {
         let plans_max = plans_max(blueprint.weight_bytes());
         Plans {
             required: blueprint.required(),
             blueprint,
             open: open.map(Arc::new),
-            prefers_exact,
+            traits,
             slots: Mutex::new(Slots { slots: Vec::new(), plans_max, lookups: 0 }),
             built: Condvar::new(),
             background,
@@ -99,6 +103,11 @@ impl Plans {
         self.blueprint.signature()
     }
 
+    /// An operator in which a request's NaN would become a number.
+    pub(crate) fn nan_loser(&self) -> Option<&'static str> {
+        self.traits.nan_loser
+    }
+
     /// The plan for a request whose inputs have these shapes. Builds one, and so takes up to seconds, where there is
     /// none that could do.
     pub(crate) fn choose(self: &Arc<Self>, shapes: &[Option<Shape>]) -> Result<Choice, EngineError> {
@@ -106,7 +115,7 @@ impl Plans {
         let Some(open) = self.open_for(shapes).filter(|open| open.fits(length)) else {
             return Ok(Choice { plan: self.ready(Key::Exact(shapes.to_vec()))?, settled: false });
         };
-        if !(self.prefers_exact && open.is_open) {
+        if !(self.traits.prefers_exact && open.is_open) {
             return Ok(Choice { plan: open, settled: true });
         }
         let plan = self.exact_if_ready(shapes).unwrap_or(open);

@@ -9,6 +9,7 @@ use tract_onnx::prelude::{TValue, TractResult, TypedSimpleState};
 
 use crate::blueprint::Plan;
 use crate::convert::{from_tract, to_tract};
+use crate::nan;
 use crate::plans::Plans;
 use crate::refusal::{cause, panic_message};
 
@@ -73,6 +74,11 @@ fn blamed<T>(run: impl FnOnce() -> TractResult<T>) -> Result<T, EngineError> {
 impl Session for TractSession {
     /// Computes all outputs, whatever is wanted: a plan for each set of outputs would cost more than it saves.
     fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+        let specs = &self.plans.signature().inputs;
+        if let Some(loser) = self.plans.nan_loser() {
+            let given = specs.iter().zip(inputs).filter_map(|(spec, tensor)| Some((spec, tensor.as_ref()?)));
+            given.into_iter().try_for_each(|(spec, tensor)| nan::check(loser, &spec.name, tensor))?;
+        }
         let mut state = self.state(inputs)?;
         let specs = &self.plans.signature().inputs;
         let values = specs.iter().zip(inputs).filter_map(|(spec, tensor)| Some((spec, tensor.as_ref()?)));

@@ -236,7 +236,8 @@ mod tests {
         let scan = scan(root.path()).unwrap();
         let found: Vec<(&str, Vec<u64>)> =
             scan.models.iter().map(|(name, model)| (name.as_str(), model.versions.keys().copied().collect())).collect();
-        let expected: Vec<(&str, Vec<u64>)> = served.iter().map(|(name, versions)| (*name, versions.to_vec())).collect();
+        let expected: Vec<(&str, Vec<u64>)> =
+            served.iter().map(|(name, versions)| (*name, versions.to_vec())).collect();
         assert_eq!(found, expected);
         assert_eq!(scan.problems.len(), problems, "{:?}", scan.problems);
     }

@@ -3,7 +3,6 @@
 //! The file is read after Triton's own schema: a name the schema lacks is an error with its place, and a field that
 //! is known but not acted on here is told in [`PbtxtConfig::ignored`], so that nothing is dropped in silence.
 
-mod nearest;
 mod parser;
 mod read;
 mod schema;

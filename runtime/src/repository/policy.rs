@@ -64,7 +64,12 @@ impl FromStr for VersionPolicy {
                     let count = positive(count).ok_or_else(error)?;
                     Ok(VersionPolicy::Latest(usize::try_from(count).map_err(|_| error())?))
                 }
-                None => trimmed.split(',').map(positive).collect::<Option<_>>().map(VersionPolicy::Specific).ok_or_else(error),
+                None => trimmed
+                    .split(',')
+                    .map(positive)
+                    .collect::<Option<_>>()
+                    .map(VersionPolicy::Specific)
+                    .ok_or_else(error),
             },
         }
     }

@@ -250,7 +250,11 @@ impl Settings {
             self.batching.rows_max = Some(rows_max as usize).filter(|&rows| rows > 0);
             self.batching.enabled = Some(rows_max > 0);
         }
-        self.warmups = config.warmups.iter().map(|warmup| (warmup.batch_size.clamp(1, 4096), warmup.count.clamp(1, 1000))).collect();
+        self.warmups = config
+            .warmups
+            .iter()
+            .map(|warmup| (warmup.batch_size.clamp(1, 4096), warmup.count.clamp(1, 1000)))
+            .collect();
         for output in &config.outputs {
             if let Some(file) = &output.label_filename {
                 self.labels.insert(output.name.clone(), vec![file.clone()]);
@@ -268,7 +272,8 @@ impl Settings {
             if !inside {
                 return Err(format!("config.pbtxt: label file {file:?} is not inside the model's folder"));
             }
-            let text = fs::read_to_string(folder.join(&file)).map_err(|error| format!("label file {file:?}: {error}"))?;
+            let text =
+                fs::read_to_string(folder.join(&file)).map_err(|error| format!("label file {file:?}: {error}"))?;
             *labels = text.lines().map(str::to_owned).collect();
         }
         Ok(())
@@ -297,7 +302,10 @@ fn check_declared(what: &str, declared: &[pbtxt::Tensor], graph: &[TensorSpec], 
         if let Some(dtype) = tensor.dtype
             && dtype != spec.dtype
         {
-            return Err(format!("config.pbtxt: {what} {:?} is {dtype} there and {} in the graph", tensor.name, spec.dtype));
+            return Err(format!(
+                "config.pbtxt: {what} {:?} is {dtype} there and {} in the graph",
+                tensor.name, spec.dtype
+            ));
         }
         let Some(dims) = &spec.dims else { continue };
         let dims = if batched && !dims.is_empty() { &dims[1..] } else { &dims[..] };
@@ -333,7 +341,9 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     };
     match number.parse::<u32>() {
         Ok(number) if !unit.is_zero() => Ok(Some(unit * number)),
-        _ => Err(serde::de::Error::custom(format!("{text:?} is no duration: expected such as \"500us\", \"2ms\", \"1s\""))),
+        _ => Err(serde::de::Error::custom(format!(
+            "{text:?} is no duration: expected such as \"500us\", \"2ms\", \"1s\""
+        ))),
     }
 }
 

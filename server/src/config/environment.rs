@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::keys::KEYS;
-use super::nearest::nearest;
 use super::{Origin, RawConfig, did_you_mean};
+use tiltyard_types::nearest;
 
 /// The start of every variable that is ours.
 pub(super) const PREFIX: &str = "TILTYARD_";
@@ -42,7 +42,8 @@ fn unknown(variable: &str) -> String {
 
 /// Variables that other parts of the program read, and that are no settings of a server.
 fn is_reserved(variable: &str) -> bool {
-    matches!(variable, "TILTYARD_SERVER" | "TILTYARD_ADMIN" | "TILTYARD_REGENERATE") || variable.starts_with("TILTYARD_TEST_")
+    matches!(variable, "TILTYARD_SERVER" | "TILTYARD_ADMIN" | "TILTYARD_REGENERATE")
+        || variable.starts_with("TILTYARD_TEST_")
 }
 
 /// Whether Kubernetes sets `variable` in every pod beside a service called tiltyard, or tiltyard-something:

@@ -7,8 +7,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{KEYS, KeyDefinition};
 use super::kinds::Form;
-use super::nearest::nearest;
 use super::{ConfigError, Origin, RawConfig};
+use tiltyard_types::nearest;
 
 /// Takes every setting from the file's `text`. Fails on text that is not TOML, on keys that are no settings, and on
 /// values of another type than the key's.

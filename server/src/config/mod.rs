@@ -8,7 +8,6 @@ mod environment;
 mod file;
 mod keys;
 mod kinds;
-mod nearest;
 mod reference;
 
 use std::collections::BTreeMap;

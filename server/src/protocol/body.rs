@@ -76,7 +76,9 @@ where
     let encoding = content_encoding(headers)?;
     let raw = match tokio::time::timeout(time_max, collect(body, bytes_max)).await {
         Ok(raw) => raw?,
-        Err(_) => return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}"))),
+        Err(_) => {
+            return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}")));
+        }
     };
     match encoding {
         None => Ok(raw),
@@ -94,7 +96,9 @@ fn content_encoding(headers: &HeaderMap) -> Result<Option<Encoding>> {
         b"" | b"identity" => Ok(None),
         b"gzip" | b"x-gzip" => Ok(Some(Encoding::Gzip)),
         b"deflate" => Ok(Some(Encoding::Deflate)),
-        _ => Err(Error::invalid(format!("content encoding {value:?} is not known here: expected gzip, deflate or identity"))),
+        _ => Err(Error::invalid(format!(
+            "content encoding {value:?} is not known here: expected gzip, deflate or identity"
+        ))),
     }
 }
 

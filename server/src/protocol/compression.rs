@@ -28,7 +28,11 @@ impl Encoding {
 
 /// The plain bytes; `None` when there are more than `plain_bytes_max`. Blocks its thread for as long as that takes.
 /// Fails, in words, when the bytes are not of that encoding or go on after its end.
-pub(crate) fn decompress(encoding: Encoding, compressed: &[u8], plain_bytes_max: usize) -> Result<Option<Bytes>, String> {
+pub(crate) fn decompress(
+    encoding: Encoding,
+    compressed: &[u8],
+    plain_bytes_max: usize,
+) -> Result<Option<Bytes>, String> {
     match encoding {
         Encoding::Gzip => read(GzDecoder::new(compressed), compressed.len(), plain_bytes_max, GzDecoder::into_inner),
         Encoding::Deflate => {

@@ -8,14 +8,14 @@ use tiltyard_runtime::repository::settings::ColumnKind;
 use tiltyard_types::json::{NonFinite, write_data};
 use tiltyard_types::{DataType, Error, NamedTensor, Result, TensorSpec};
 
-use super::rest::Reply;
+use super::reply::{Reply, failure};
 use super::score;
 use crate::catalog::Catalog;
 use crate::service::Service;
 
 /// The page at `/`: where to go from here.
 pub(crate) fn front_page(service: &Service) -> Reply {
-    page(service, &[]).unwrap_or_else(|error| super::rest::failure(&error))
+    page(service, &[]).unwrap_or_else(|error| failure(&error))
 }
 
 /// The pages below `/docs`.
@@ -129,7 +129,8 @@ fn score_operation(deployment: &Deployment) -> Option<Value> {
         properties.insert(field.name.clone(), schema);
     }
     let required: Vec<&str> = fields.iter().filter(|field| !field.optional).map(|field| field.name.as_str()).collect();
-    let row = json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false });
+    let row =
+        json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false });
     let mut request = json!({ "schema": {
         "type": "object",
         "properties": { "rows": { "type": "array", "items": row } },
@@ -224,7 +225,13 @@ fn model_html(page: &mut String, deployment: &Deployment) -> std::fmt::Result {
     let identity = &deployment.identity;
     let name = escape(&identity.model);
     write!(page, "<h2>{name}</h2><p>{}</p>", escape(&deployment.settings.description))?;
-    write!(page, "<p>version {} on {} {}</p><table>", identity.version, identity.engine, escape(&identity.build.version))?;
+    write!(
+        page,
+        "<p>version {} on {} {}</p><table>",
+        identity.version,
+        identity.engine,
+        escape(&identity.build.version)
+    )?;
     for (what, specs) in [("input", &deployment.signature.inputs), ("output", &deployment.signature.outputs)] {
         for spec in specs {
             write!(page, "<tr><td>{what}<td><code>{}</code>", escape(&spec.to_string()))?;

@@ -8,6 +8,7 @@ pub(crate) mod classification;
 pub(crate) mod compression;
 pub(crate) mod docs;
 pub(crate) mod grpc;
+pub(crate) mod reply;
 pub(crate) mod rest;
 pub(crate) mod score;
 pub(crate) mod status;

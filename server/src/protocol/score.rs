@@ -17,17 +17,12 @@ use tiltyard_types::{
 };
 
 use super::identity_headers;
-use super::rest::Reply;
+use super::reply::Reply;
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
 
 /// Answers one scoring request.
-pub(crate) async fn score(
-    service: &Arc<Service>,
-    model: &str,
-    version: Option<u64>,
-    body: &Bytes,
-) -> Result<Reply> {
+pub(crate) async fn score(service: &Arc<Service>, model: &str, version: Option<u64>, body: &Bytes) -> Result<Reply> {
     let accepted = Accepted::now(None, body.len());
     let answer = async {
         let route = service.inference.catalog.load().route(model, version)?;
@@ -115,7 +110,10 @@ pub(crate) fn fields(deployment: &Deployment) -> Result<Vec<Field>> {
             (None, _) => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!("input {spec} is not a table of columns: use /v2/models/{}/infer", deployment.identity.model),
+                    format!(
+                        "input {spec} is not a table of columns: use /v2/models/{}/infer",
+                        deployment.identity.model
+                    ),
                 ));
             }
         }
@@ -161,7 +159,9 @@ fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
         Ok(())
     })?;
     reader.finish()?;
-    let rows = rows.ok_or_else(|| Error::invalid("expected {\"rows\": [{\"column\": value, …}, …]} or {\"columns\": {\"column\": [value, …], …}}"))?;
+    let rows = rows.ok_or_else(|| {
+        Error::invalid("expected {\"rows\": [{\"column\": value, …}, …]} or {\"columns\": {\"column\": [value, …], …}}")
+    })?;
     let missing: Vec<&str> = fields
         .iter()
         .zip(&columns)
@@ -192,7 +192,9 @@ fn read_rows<'a>(
             let column = columns[at].get_or_insert_with(Vec::new);
             match column.len() == rows {
                 true => column.push(value),
-                false if column.len() > rows => return Err(Error::invalid(format!("row {rows}: {key:?} is given twice"))),
+                false if column.len() > rows => {
+                    return Err(Error::invalid(format!("row {rows}: {key:?} is given twice")));
+                }
                 false => return Err(Error::invalid(format!("row {}: missing column {key:?}", column.len()))),
             }
             Ok(())
@@ -272,12 +274,15 @@ impl Table<'_> {
         for (field, values) in fields.iter().zip(&self.columns) {
             let (Some(column), Some(values)) = (&field.column, values) else { continue };
             for (row, value) in values.iter().enumerate() {
-                let Some(number) = std::str::from_utf8(value).ok().and_then(|text| text.parse::<f64>().ok()) else { continue };
+                let Some(number) = std::str::from_utf8(value).ok().and_then(|text| text.parse::<f64>().ok()) else {
+                    continue;
+                };
                 let below = column.minimum.filter(|&minimum| number < minimum);
                 let above = column.maximum.filter(|&maximum| number > maximum);
                 if (below.is_some() || above.is_some()) && self.outside.len() < TOLD_MAX {
                     let range = format!("{} to {}", bound(column.minimum), bound(column.maximum));
-                    self.outside.push(format!("row {row}: {:?} is {number}, outside the training range {range}", field.name));
+                    self.outside
+                        .push(format!("row {row}: {:?} is {number}, outside the training range {range}", field.name));
                 }
             }
         }
@@ -412,7 +417,10 @@ fn values(name: &str, tensor: &Tensor) -> Result<Vec<Value>> {
         let text = |string: &Bytes| std::str::from_utf8(string).map(|text| json!(text));
         return strings
             .iter()
-            .map(|string| text(string).map_err(|_| Error::invalid(format!("output {name:?} is not UTF-8: use infer with binary_data"))))
+            .map(|string| {
+                text(string)
+                    .map_err(|_| Error::invalid(format!("output {name:?} is not UTF-8: use infer with binary_data")))
+            })
             .collect();
     }
     // A single's shortest decimal, not the digits of the double nearest to it.

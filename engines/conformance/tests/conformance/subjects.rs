@@ -1,7 +1,7 @@
 //! Which engines and which models are under test, and how is one run on the other?
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tiltyard_onnxruntime::OrtEngine;
@@ -10,6 +10,7 @@ use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine, EngineErro
 use tiltyard_runtime::load::{Loader, Understood, understand};
 use tiltyard_runtime::queue::QueuePolicy;
 use tiltyard_runtime::repository::{FoundVersion, scan};
+use tiltyard_tract::TractEngine;
 use tiltyard_types::{DataType, Moment, Tensor};
 
 /// A model's version that lies in a repository.
@@ -28,7 +29,7 @@ impl Subject {
 
 /// All engines. ONNX Runtime may only be missing where the operator says that it is meant to be.
 pub(crate) fn engines() -> Vec<Arc<dyn Engine>> {
-    let mut engines: Vec<Arc<dyn Engine>> = vec![Arc::new(tiltyard_tract::engine())];
+    let mut engines: Vec<Arc<dyn Engine>> = vec![tract()];
     let search = locate(&Places::of_process(None, None));
     match search.found() {
         Some(found) => engines.push(Arc::new(OrtEngine::load(&found.path).expect("the library that was found loads"))),
@@ -40,6 +41,25 @@ pub(crate) fn engines() -> Vec<Arc<dyn Engine>> {
         ),
     }
     engines
+}
+
+/// tract, one for the whole suite.
+fn tract() -> Arc<TractEngine> {
+    static TRACT: OnceLock<Arc<TractEngine>> = OnceLock::new();
+    Arc::clone(TRACT.get_or_init(|| Arc::new(tiltyard_tract::engine())))
+}
+
+/// Runs each example until no engine has a reason to change how it runs them: tract makes further plans in the
+/// background for shapes that keep coming, which answer the same but for the last bits.
+pub(crate) fn settle(compiled: &dyn CompiledModel, examples: &[Vec<Option<Tensor>>]) {
+    let mut session = compiled.open().unwrap();
+    let wanted = all_outputs(compiled);
+    for inputs in examples {
+        for _ in 0..3 {
+            session.run(inputs, &wanted).unwrap();
+        }
+    }
+    tract().wait_for_plans();
 }
 
 /// A place in this repository.
@@ -97,7 +117,7 @@ pub(crate) fn loader(engines: Vec<Arc<dyn Engine>>, profiles: Option<PathBuf>) -
 
 /// The time since this process first asked.
 fn now() -> Moment {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    static START: OnceLock<Instant> = OnceLock::new();
     let nanoseconds = START.get_or_init(Instant::now).elapsed().as_nanos();
     Moment::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }

@@ -1,8 +1,8 @@
 //! Which values does the text give to which fields of the schema?
 
-use super::nearest::nearest;
 use super::schema::{Field, Kind, MODEL_CONFIG, MessageType};
 use super::token::{Mistake, Token, Tokens, short};
+use tiltyard_types::nearest;
 
 /// A message as it was written. Its values fit the schema.
 pub(super) struct Record {

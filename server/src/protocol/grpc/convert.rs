@@ -149,7 +149,9 @@ fn counted<T: Element>(dtype: DataType, shape: Shape, elements: &[T]) -> Result<
 fn narrow<W: Copy + std::fmt::Display, N: TryFrom<W>>(wide: &[W], dtype: DataType) -> Result<Vec<N>, String> {
     wide.iter()
         .enumerate()
-        .map(|(at, &value)| N::try_from(value).map_err(|_| format!("element {at}: {value} is out of range for {dtype}")))
+        .map(|(at, &value)| {
+            N::try_from(value).map_err(|_| format!("element {at}: {value} is out of range for {dtype}"))
+        })
         .collect()
 }
 

@@ -14,12 +14,7 @@ use crate::service::Service;
 use crate::{catalog, describe};
 
 /// The framed answer to a call of `method` with `message`.
-pub(super) async fn answer(
-    service: &Service,
-    method: &str,
-    message: Bytes,
-    encoder: Encoder,
-) -> Result<Bytes, Status> {
+pub(super) async fn answer(service: &Service, method: &str, message: Bytes, encoder: Encoder) -> Result<Bytes, Status> {
     let frame = |message: &dyn Framed| message.frame(encoder);
     match method {
         "ServerLive" => frame(&pb::ServerLiveResponse { live: true }),

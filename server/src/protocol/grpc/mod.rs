@@ -196,5 +196,6 @@ where
 }
 
 fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| Status::new(Code::InvalidArgument, format!("the message cannot be read: {error}")))
+    M::decode(message)
+        .map_err(|error| Status::new(Code::InvalidArgument, format!("the message cannot be read: {error}")))
 }

@@ -13,9 +13,10 @@ use tiltyard_types::{
     Error, InferRequest, NamedTensor, Parameter, Parameters, RequestedOutput, Result, Shape, Signature, Tensor,
 };
 
-use super::{Head, Reply};
+use super::Head;
 use crate::catalog::Route;
 use crate::infer::{Accepted, Outcome, log_failure};
+use crate::protocol::reply::Reply;
 use crate::protocol::{beside_the_loop, body, classification, identity_headers, strings};
 use crate::service::Service;
 
@@ -221,13 +222,7 @@ fn raw_input(signature: &Signature, body: &Bytes) -> Result<NamedTensor> {
     Ok(NamedTensor { name: spec.name.clone(), tensor })
 }
 
-fn encode(
-    model: &str,
-    id: &str,
-    requested: &[RequestedOutput],
-    all_binary: bool,
-    outcome: &Outcome,
-) -> Result<Reply> {
+fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool, outcome: &Outcome) -> Result<Reply> {
     let version = outcome.deployment.identity.version;
     let mut text = Vec::with_capacity(256);
     text.extend_from_slice(b"{\"model_name\":");
@@ -242,7 +237,8 @@ fn encode(
     for (position, NamedTensor { name, tensor }) in outcome.outputs.iter().enumerate() {
         let parameters = requested.get(position).map(|output| &output.parameters);
         let classes = parameters.map(classification::requested).transpose()?.flatten();
-        let classified = classes.map(|count| classification::classify(&outcome.deployment, name, tensor, count)).transpose()?;
+        let classified =
+            classes.map(|count| classification::classify(&outcome.deployment, name, tensor, count)).transpose()?;
         let tensor = classified.as_ref().unwrap_or(tensor);
         if position > 0 {
             text.push(b',');

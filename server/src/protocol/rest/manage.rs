@@ -6,8 +6,9 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tiltyard_types::{Error, Result};
 
-use super::{Reply, forms};
+use super::forms;
 use crate::manage::{self, LogSetting};
+use crate::protocol::reply::Reply;
 use crate::service::Service;
 
 /// Answers the paths below `repository`, `logging`, `trace` and the shared memory extensions; `None` where the path is
@@ -30,7 +31,8 @@ pub(super) async fn answer(
         }
         ["v2", "repository", "models", model, verb] | ["v2", "repository", _, "models", model, verb] if post => {
             let parameters = object(body)?;
-            let names = parameters.get("parameters").and_then(Value::as_object).map(|map| map.keys().cloned().collect());
+            let names =
+                parameters.get("parameters").and_then(Value::as_object).map(|map| map.keys().cloned().collect());
             match *verb {
                 "load" => manage::load(service, model, names.unwrap_or_default()).await?,
                 "unload" => manage::unload(service, model).await?,

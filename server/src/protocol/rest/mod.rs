@@ -7,15 +7,15 @@ mod manage;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, VARY};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tiltyard_types::{Error, Result};
 
 use super::body::{self, ReplyBody};
 use super::compression::{Encoding, compress};
-use super::status::http_status;
+use super::reply::{Reply, failure};
 use super::{docs, parse_version, score};
 use crate::catalog::Route;
 use crate::describe;
@@ -23,30 +23,6 @@ use crate::service::Service;
 
 /// Answers smaller than this stay plain even where the client accepts compression.
 const COMPRESSED_BYTES_MIN: usize = 512;
-
-/// An answer before it is compressed and sent.
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) content_type: &'static str,
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) body: Bytes,
-}
-
-impl Reply {
-    /// An answer of JSON.
-    pub(crate) fn json(value: &Value) -> Reply {
-        Reply::text("application/json", value.to_string())
-    }
-
-    /// An answer of another type.
-    pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-        Reply { status: StatusCode::OK, content_type, headers: Vec::new(), body: body.into() }
-    }
-
-    fn status_only(status: StatusCode) -> Reply {
-        Reply { status, ..Reply::text("text/plain", "") }
-    }
-}
 
 /// A request whose head was read.
 pub(crate) struct Head {
@@ -111,9 +87,13 @@ where
         (["v2", "models", model], true, _) => return about(service, model, "", metadata),
         (["v2", "models", model, "versions", version], true, _) => return about(service, model, version, metadata),
         (["v2", "models", model, "ready"], true, _) => return model_ready(service, model, ""),
-        (["v2", "models", model, "versions", version, "ready"], true, _) => return model_ready(service, model, version),
+        (["v2", "models", model, "versions", version, "ready"], true, _) => {
+            return model_ready(service, model, version);
+        }
         (["v2", "models", model, "config"], true, _) => return about(service, model, "", config),
-        (["v2", "models", model, "versions", version, "config"], true, _) => return about(service, model, version, config),
+        (["v2", "models", model, "versions", version, "config"], true, _) => {
+            return about(service, model, version, config);
+        }
         (["v2", "models", model, "stats"], true, _) => return manage::statistics(service, Some(model), None),
         (["v2", "models", model, "versions", version, "stats"], true, _) => {
             return manage::statistics(service, Some(model), parse_version(version)?);
@@ -147,7 +127,10 @@ fn readiness(ready: bool) -> Reply {
 
 fn model_ready(service: &Service, model: &str, version: &str) -> Result<Reply> {
     let version = parse_version(version)?;
-    Ok(readiness(!service.draining.load(std::sync::atomic::Ordering::Relaxed) && service.inference.catalog.load().route(model, version).is_ok()))
+    Ok(readiness(
+        !service.draining.load(std::sync::atomic::Ordering::Relaxed)
+            && service.inference.catalog.load().route(model, version).is_ok(),
+    ))
 }
 
 /// Answers about the deployment that a path names.
@@ -164,16 +147,6 @@ fn metadata(service: &Service, name: &str, route: &Route) -> Value {
 
 fn config(service: &Service, name: &str, route: &Route) -> Value {
     forms::model_config(&describe::model_config(name, &route.deployment, &service.version_policy))
-}
-
-/// The answer to a failure: `{"error": …}` with the status of its kind.
-pub(crate) fn failure(error: &Error) -> Reply {
-    let mut reply = Reply::json(&json!({ "error": error.message() }));
-    reply.status = http_status(error.kind());
-    if let Some(wait) = error.wait() {
-        reply.headers.push((RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))));
-    }
-    reply
 }
 
 /// Compresses where the client accepts it and it is worth it, and puts the head on.
@@ -210,7 +183,9 @@ fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
 /// The path's parts, percent-decoded.
 fn segments(path: &str) -> Result<Vec<String>> {
     let parts = path.split('/').filter(|part| !part.is_empty());
-    parts.map(|part| decode_percent(part).ok_or_else(|| Error::invalid("the path is not percent-encoded UTF-8"))).collect()
+    parts
+        .map(|part| decode_percent(part).ok_or_else(|| Error::invalid("the path is not percent-encoded UTF-8")))
+        .collect()
 }
 
 fn decode_percent(part: &str) -> Option<String> {

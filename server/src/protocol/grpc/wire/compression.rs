@@ -25,7 +25,8 @@ impl Declared {
             b"deflate" => Ok(Declared(Some(Encoding::Deflate))),
             b"gzip" => Ok(Declared(Some(Encoding::Gzip))),
             _ => {
-                let message = format!("grpc-encoding {value:?} is not known here; known are identity, deflate and gzip");
+                let message =
+                    format!("grpc-encoding {value:?} is not known here; known are identity, deflate and gzip");
                 let ours = HeaderValue::from_static("identity,deflate,gzip");
                 Err(Status::new(Code::Unimplemented, message).with(GRPC_ACCEPT_ENCODING.clone(), ours))
             }

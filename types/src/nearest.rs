@@ -1,7 +1,7 @@
 //! Which known name did somebody probably mean?
 
-/// The candidate with the fewest edits from `name`, if these are few for its length.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+/// The candidate with the fewest edits from `name`, if these are few for its length: for messages about unknown names.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Longer names are noise, and the distance's cost grows with the product of the lengths.
     if name.len() > 64 {
         return None;

@@ -1,0 +1,44 @@
+//! What is an answer over REST, before it is compressed and sent?
+
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use serde_json::{Value, json};
+use tiltyard_types::Error;
+
+use super::status::http_status;
+
+/// Status, type, headers and body.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    /// An answer of JSON.
+    pub(crate) fn json(value: &Value) -> Reply {
+        Reply::text("application/json", value.to_string())
+    }
+
+    /// An answer of another type.
+    pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+        Reply { status: StatusCode::OK, content_type, headers: Vec::new(), body: body.into() }
+    }
+
+    /// An answer that is only a status.
+    pub(crate) fn status_only(status: StatusCode) -> Reply {
+        Reply { status, ..Reply::text("text/plain", "") }
+    }
+}
+
+/// The answer to a failure: `{"error": …}` with the status of its kind.
+pub(crate) fn failure(error: &Error) -> Reply {
+    let mut reply = Reply::json(&json!({ "error": error.message() }));
+    reply.status = http_status(error.kind());
+    if let Some(wait) = error.wait() {
+        reply.headers.push((RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))));
+    }
+    reply
+}
