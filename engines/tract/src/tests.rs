@@ -425,3 +425,34 @@ fn the_version_is_that_of_the_lock_file() {
     let lock = include_str!("../../../Cargo.lock");
     assert!(lock.contains(&format!("name = \"tract-onnx\"\nversion = \"{VERSION}\"")));
 }
+
+/// A graph of one operator on rows of two.
+fn activation(operator: &str) -> Model {
+    let axes = [Called("batch"), Long(2)];
+    Model::new().input("x", F32, &axes).output("y", F32, &axes).node(operator, &["x"], &["y"], &[])
+}
+
+#[test]
+fn a_value_that_is_not_a_number_is_refused_where_it_would_be_lost() {
+    let engine = engine();
+    let rows = || [floats(&[2, 2], &[1.0, -2.0, f32::NAN, f32::INFINITY])];
+    for operator in ["Relu", "Sigmoid", "Tanh"] {
+        let plans = plans(&engine, activation(operator));
+        let refused = run(&plans, &rows());
+        let named = matches!(&refused, Err(EngineError::BadInput(message)) if message.contains(operator));
+        assert!(named, "{operator}: {refused:?}");
+        assert!(run(&plans, &[floats(&[1, 2], &[1.0, f32::NEG_INFINITY])]).is_ok(), "{operator} takes infinity");
+    }
+    let kept = run(&plans(&engine, activation("Exp")), &rows()).expect("it runs")[0].to_vec::<f32>().expect("floats");
+    assert!(kept[2].is_nan() && kept[3].is_infinite(), "{kept:?}");
+}
+
+#[test]
+fn a_graph_that_fills_in_missing_values_is_given_them() {
+    let axes = [Called("batch"), Long(2)];
+    let model = Model::new().input("x", F32, &axes).output("y", F32, &axes);
+    let model = model.node("IsNaN", &["x"], &["missing"], &[]).node("Exp", &["x"], &["e"], &[]);
+    let model = model.node("Relu", &["x"], &["r"], &[]).node("Where", &["missing", "r", "e"], &["y"], &[]);
+    let y = run(&plans(&engine(), model), &[floats(&[1, 2], &[0.0, f32::NAN])]).expect("it runs");
+    assert_eq!(y[0].to_vec::<f32>().expect("floats"), [1.0, 0.0]);
+}
