@@ -216,7 +216,7 @@ fn files_that_cannot_be_served_say_whose_fault_it_is() {
     truncated.bytes = truncated.bytes.slice(..truncated.bytes.len() / 2);
     check_refused(&truncated, bad_model, "");
     check_refused(&model("broken_graph"), bad_model, "missing");
-    check_refused(&model("future_opset"), unsupported, "999");
+    check_refused(&model("future_opset"), unsupported, "99");
     check_refused(&model("unknown_operator"), unsupported, "Sparkle");
 }
 

@@ -97,7 +97,7 @@ def fill():
 def not_for_everyone():
     """A file from the future, and one with an operator of somebody's own."""
     x, y = tensor("x", TensorProto.FLOAT, ["n"]), tensor("y", TensorProto.FLOAT, ["n"])
-    write("future_opset", [helper.make_node("Identity", ["x"], ["y"])], [x], [y], opsets=[("", 999)], checked=False)
+    write("future_opset", [helper.make_node("Identity", ["x"], ["y"])], [x], [y], opsets=[("", 99)], checked=False)
     own = helper.make_node("Sparkle", ["x"], ["y"], domain="com.example")
     write("unknown_operator", [own], [x], [y], opsets=[("", OPSET), ("com.example", 1)], checked=False)
     broken = helper.make_node("Identity", ["missing"], ["y"])
