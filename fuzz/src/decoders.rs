@@ -6,7 +6,12 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Request, Version};
+use http_body_util::Full;
+use prost::Message;
+use tiltyard_proto::inference::ModelInferRequest;
+use tiltyard_proto::inference::model_infer_request::InferInputTensor;
 use tiltyard_runtime::{golden, onnx, repository::pbtxt};
 use tiltyard_server::config::Config;
 use tiltyard_server::local::Local;
@@ -31,6 +36,8 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "onnx", read: onnx_facts, is_served: false },
     Decoder { name: "rest", read: rest_infer, is_served: true },
     Decoder { name: "score", read: score_rows, is_served: true },
+    Decoder { name: "grpc", read: grpc_infer, is_served: true },
+    Decoder { name: "strings", read: strings, is_served: true },
 ];
 
 /// A tensor in JSON; one that is accepted is the same after it was written and read again.
@@ -77,19 +84,67 @@ fn server() -> &'static Local {
     })
 }
 
-/// The first line names the model; the rest is the body.
+/// The first line names the model and, if any, the header that says where JSON ends; the rest is the body.
 fn rest_infer(data: &[u8]) {
     let end = data.iter().position(|&byte| byte == b'\n').unwrap_or(data.len());
     let (head, body) = (String::from_utf8_lossy(&data[..end]), data.get(end + 1..).unwrap_or_default());
-    answer_rest(&format!("/v2/models/{}/infer", head.split(' ').next().unwrap_or_default()), body);
+    let mut words = head.split(' ');
+    let path = format!("/v2/models/{}/infer", words.next().unwrap_or_default());
+    let mut request = Request::post(path);
+    for (header, value) in ["inference-header-content-length", "content-encoding"].into_iter().zip(words) {
+        if value != "-" {
+            request = request.header(header, value);
+        }
+    }
+    answer_rest(request, body);
 }
 
 fn score_rows(data: &[u8]) {
-    answer_rest("/v1/models/risk/score", data);
+    answer_rest(Request::post("/v1/models/risk/score"), data);
 }
 
-fn answer_rest(path: &str, body: &[u8]) {
-    // Paths that no HTTP parser lets through are not of interest here.
-    let Ok((status, body)) = server().call("POST", path, body.to_vec()) else { return };
-    assert_ne!(status, 500, "{}", String::from_utf8_lossy(&body));
+fn answer_rest(request: http::request::Builder, body: &[u8]) {
+    // Heads that no HTTP parser lets through are not of interest here.
+    let Ok(request) = request.body(Full::new(Bytes::copy_from_slice(body))) else { return };
+    let response = server().answer(request).expect("an answer");
+    let status = response.status();
+    let body = String::from_utf8_lossy(&response.into_body().to_bytes()).into_owned();
+    assert_ne!(status, 500, "{body}");
+}
+
+/// An inference message; gRPC's framing is ours.
+fn grpc_infer(data: &[u8]) {
+    let mut framed = BytesMut::with_capacity(5 + data.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(data.len()).expect("noise is short"));
+    framed.put_slice(data);
+    let request = Request::post("/inference.GRPCInferenceService/ModelInfer")
+        .version(Version::HTTP_2)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(framed.freeze()))
+        .expect("the head is right");
+    let response = server().answer(request).expect("an answer");
+    let trailers = response.body().trailers().cloned().unwrap_or_default();
+    let status = |map: &http::HeaderMap| map.get("grpc-status").map(|status| status.as_bytes().to_vec());
+    let code = status(response.headers()).or_else(|| status(&trailers)).expect("every answer has a status");
+    // 2 is UNKNOWN, 13 is INTERNAL: never what is said of a client's mistake.
+    assert!(code != b"2" && code != b"13", "{:?} {trailers:?}", response.headers());
+}
+
+/// BYTES elements in binary, in a message that is right otherwise.
+fn strings(data: &[u8]) {
+    let shape = i64::from(data.first().copied().unwrap_or(0) % 8);
+    let message = ModelInferRequest {
+        model_name: "risk".to_owned(),
+        inputs: vec![InferInputTensor {
+            name: "features".to_owned(),
+            datatype: "BYTES".to_owned(),
+            shape: vec![shape],
+            ..InferInputTensor::default()
+        }],
+        raw_input_contents: vec![Bytes::copy_from_slice(data.get(1..).unwrap_or_default())],
+        ..ModelInferRequest::default()
+    };
+    grpc_infer(&message.encode_to_vec());
 }

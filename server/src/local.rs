@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Collected, Full};
 use tokio::runtime::Runtime;
 
 use crate::config::{Config, LogFormat, LogLevel, ModelControl};
@@ -45,11 +45,16 @@ impl Local {
             .uri(path)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| error.to_string())?;
+        let response = self.answer(request)?;
+        Ok((response.status().as_u16(), response.into_body().to_bytes().to_vec()))
+    }
+
+    /// Answers one request of any protocol, its head as a listener would hand it over. Blocks until the answer is whole.
+    pub fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Collected<Bytes>>, String> {
         self.runtime.block_on(async {
-            let response = protocol::answer(Arc::clone(&self.service), request).await;
-            let status = response.status().as_u16();
-            let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
-            Ok((status, body.to_bytes().to_vec()))
+            let (head, body) = protocol::answer(Arc::clone(&self.service), request).await.into_parts();
+            let body = body.collect().await.map_err(|error| error.to_string())?;
+            Ok(Response::from_parts(head, body))
         })
     }
 }
