@@ -50,10 +50,16 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         admission: Admission::new(config.requests_max, config.bytes_in_flight_max),
         timeout_default: config.request_timeout,
     });
+    let profiles = config.data_dir.join("profiles");
+    let writable = std::fs::create_dir_all(&profiles);
+    if let Err(error) = &writable {
+        let folder = config.data_dir.display();
+        tracing::warn!(%folder, %error, "the data folder cannot be written: choices of engines are not kept");
+    }
     let loader = Loader {
         first_engine_wins: !config.engines.is_empty(),
         engines: found,
-        profiles: Some(config.data_dir.join("profiles")),
+        profiles: writable.is_ok().then_some(profiles),
         defaults: QueuePolicy {
             rows_max: config.batch_rows_max.or(BATCH_ROWS_MAX),
             delay_max: config.batch_delay_max,
