@@ -202,8 +202,8 @@ impl Deployment {
             Take::Idle => Visit::Left,
             Take::Wait(until) => Visit::LeftUntil(until),
             Take::Batch(jobs) => {
+                let _finish = Finish(self);
                 self.run_batch(jobs, now, pool);
-                lock(&self.waiting).queue.finish();
                 Visit::Ran
             }
         }
@@ -261,8 +261,9 @@ impl Deployment {
             return Err(Error::new(ErrorKind::Engine, message));
         }
         let rows: Vec<usize> = jobs.iter().map(|job| job.rows).collect();
+        // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
         let apart = match jobs {
-            [_] => vec![outputs],
+            [job] if !job.shares => vec![outputs],
             _ => batch::split(&outputs, &rows).map_err(internal)?,
         };
         let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
@@ -331,6 +332,15 @@ impl Deployment {
     }
 }
 
+/// Tells the queue that a batch has ended, however it did.
+struct Finish<'a>(&'a Deployment);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.waiting).queue.finish();
+    }
+}
+
 /// What became of a worker's visit.
 pub(crate) enum Visit {
     /// It ran a batch and may come again.
@@ -355,3 +365,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[path = "deployment/tests.rs"]
+mod tests;

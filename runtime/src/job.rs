@@ -74,7 +74,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.deliver(Err(Error::new(ErrorKind::Cancelled, "the request was dropped before it ran")));
+        self.deliver(Err(Error::new(ErrorKind::Engine, "the server dropped the request before it ran")));
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
         let (reply, mut pending) = Reply::new();
         assert!(!reply.is_closed());
         drop(reply);
-        assert_eq!(pending.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+        assert_eq!(pending.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Engine);
         let (reply, pending) = Reply::new();
         drop(pending);
         assert!(reply.is_closed());

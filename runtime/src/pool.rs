@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
@@ -78,7 +79,10 @@ fn work(incoming: &Receiver<Arc<Deployment>>, pool: &Weak<Pool>) {
     while let Ok(deployment) = incoming.recv() {
         let Some(pool) = pool.upgrade() else { return };
         loop {
-            match deployment.visit(&pool) {
+            // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are
+            // dropped, and the thread goes on.
+            let visit = catch_unwind(AssertUnwindSafe(|| deployment.visit(&pool))).unwrap_or(Visit::Ran);
+            match visit {
                 // After each batch the others have their turn.
                 Visit::Ran if incoming.is_empty() => {}
                 Visit::Ran => {
