@@ -77,9 +77,15 @@ impl Files {
             }
             let name = format!("{prefix}{file_name}");
             let path = entry.path();
-            if fs::metadata(&path)?.is_dir() {
+            let kind = match fs::metadata(&path) {
+                Ok(kind) => kind,
+                // Gone since it was listed, or a link to nowhere.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if kind.is_dir() {
                 self.collect(&path, &format!("{name}/"), depth + 1)?;
-            } else {
+            } else if kind.is_file() {
                 self.add(name, path);
             }
             if self.0.len() > FILES_MAX {

@@ -16,6 +16,7 @@ use tiltyard_types::{Digest, Tensor};
 use crate::compare::{Tolerance, compare};
 use crate::engine::{CompiledModel, Engine};
 use crate::pool::Clock;
+use crate::prove::contained;
 
 /// How long one engine is timed at most.
 const TIMING_MAX: Duration = Duration::from_millis(200);
@@ -72,7 +73,8 @@ impl Contest<'_> {
     fn measure(&self, candidates: &mut Vec<Candidate>) -> usize {
         let answers: Vec<Option<Vec<Tensor>>> =
             candidates.iter().map(|candidate| answer(candidate, &self.inputs)).collect();
-        let preferred = answers[0].clone();
+        // The first that answers at all is the measure for the others.
+        let preferred = answers.iter().flatten().next().cloned();
         let mut agrees = answers.iter().map(|answer| agree(answer, &preferred));
         candidates.retain(|candidate| {
             let keep = agrees.next().unwrap_or(false);
@@ -103,7 +105,7 @@ impl Contest<'_> {
         let mut times = Vec::new();
         while times.len() < *RUNS.end() && (times.len() < *RUNS.start() || (self.clock)() - started < TIMING_MAX) {
             let before = (self.clock)();
-            if session.run(&self.inputs, &wanted).is_err() {
+            if contained(session.as_mut(), &self.inputs, &wanted).is_err() {
                 return NEVER;
             }
             times.push((self.clock)() - before);
@@ -115,14 +117,15 @@ impl Contest<'_> {
 
 fn answer(candidate: &Candidate, inputs: &[Option<Tensor>]) -> Option<Vec<Tensor>> {
     let wanted: Vec<usize> = (0..candidate.compiled.signature().outputs.len()).collect();
-    candidate.compiled.open().ok()?.run(inputs, &wanted).ok()
+    contained(candidate.compiled.open().ok()?.as_mut(), inputs, &wanted).ok()
 }
 
 /// Whether both answered the same, or the preferred engine cannot tell either.
 fn agree(answer: &Option<Vec<Tensor>>, preferred: &Option<Vec<Tensor>>) -> bool {
     match (answer, preferred) {
         (Some(answer), Some(preferred)) => {
-            answer.iter().zip(preferred).all(|(a, b)| compare(a, b, Tolerance::default()).is_ok())
+            answer.len() == preferred.len()
+                && answer.iter().zip(preferred).all(|(a, b)| compare(a, b, Tolerance::default()).is_ok())
         }
         (None, None) => true,
         _ => false,

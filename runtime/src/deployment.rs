@@ -8,7 +8,7 @@ use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor
 
 use crate::batch;
 use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
-use crate::job::{Answer, Job, Pending, Reply};
+use crate::job::{Answer, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
 use crate::pool::Pool;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
@@ -120,7 +120,8 @@ impl Deployment {
         lock(&self.waiting).queue.len()
     }
 
-    /// How many rows `inputs` carry. Fails when inputs disagree about it, or carry none where rows are the axis.
+    /// How many rows `inputs` carry. Fails when inputs disagree about it where rows are proved to be the axis; elsewhere
+    /// their first axes may be different things.
     pub fn rows(&self, inputs: &[Option<Tensor>]) -> Result<usize> {
         if self.batch_axis == BatchAxis::None {
             return Ok(1);
@@ -131,27 +132,28 @@ impl Deployment {
             .filter_map(|(tensor, spec)| Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?)));
         let Some((first_name, rows)) = lengths.next() else { return Ok(1) };
         match lengths.find(|(_, other)| *other != rows) {
-            Some((name, other)) => Err(Error::invalid(format!(
+            Some((name, other)) if self.batch_axis == BatchAxis::Proved => Err(Error::invalid(format!(
                 "inputs disagree about the number of rows: {first_name:?} has {rows}, {name:?} has {other}"
             ))),
-            None => Ok(rows),
+            _ => Ok(rows),
         }
     }
 
     /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
-    /// returned receiver; dropping it cancels the request. Fails when the queue is full or draining.
+    /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not. Fails when the queue is full or draining.
     pub fn enqueue(
         self: &Arc<Self>,
         inputs: Vec<Option<Tensor>>,
         wanted: Vec<usize>,
         deadline: Option<Moment>,
+        held: Held,
         pool: &Pool,
     ) -> Result<Pending> {
         let rows = self.rows(&inputs)?;
         let (reply, pending) = Reply::new();
         let now = pool.now();
         let shares = self.batch_axis == BatchAxis::Proved;
-        let job = Job { inputs, wanted, rows, shares, deadline, enqueued: now, reply };
+        let job = Job { inputs, wanted, rows, shares, deadline, enqueued: now, reply, held };
         let send_worker = {
             let mut waiting = lock(&self.waiting);
             let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
@@ -231,7 +233,7 @@ impl Deployment {
             }
             // One job's values may have failed the whole batch: strangers must not pay for them.
             Err(_) if jobs.len() > 1 => {
-                for job in jobs {
+                for job in jobs.into_iter().filter(|job| !job.reply.is_closed()) {
                     self.run_batch(vec![job], taken, pool);
                 }
             }

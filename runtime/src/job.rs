@@ -26,6 +26,22 @@ pub struct Job {
     pub enqueued: Moment,
     /// Where the answer goes.
     pub reply: Reply,
+    /// Given back when the job is gone.
+    pub held: Held,
+}
+
+/// Something that lives as long as a job, such as its room in the server's bounds.
+pub type Held = Box<dyn Holdable>;
+
+/// What can be held; it only needs to be dropped.
+pub trait Holdable: Send {}
+
+impl<T: Send> Holdable for T {}
+
+impl std::fmt::Debug for dyn Holdable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("held")
+    }
 }
 
 /// What a job is answered when it went well.

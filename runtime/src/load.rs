@@ -89,7 +89,11 @@ impl Loader {
         let example = understood.goldens.first().cloned();
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
         warm_up(&understood, compiled.as_ref())?;
-        let policy = self.policy(&understood.settings);
+        let mut policy = self.policy(&understood.settings);
+        if batch_axis != BatchAxis::Proved {
+            // Company that cannot share a run is not worth a wait.
+            policy.delay_max = std::time::Duration::ZERO;
+        }
         let build = engine.build();
         let digest =
             deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), policy, &batch_axis);
@@ -257,7 +261,14 @@ fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
     graph.check_external_files(&path).map_err(|error| LoadError::new(format!("{file_name}: {error}")))?;
     settings.check(&graph.signature).map_err(LoadError::new)?;
     let goldens = Golden::read_all(&found.files).map_err(LoadError::new)?;
-    let artifact = found.files.digest().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
+    let mut files = found.files.clone();
+    for name in &graph.external_files {
+        // A lone file's weights lie beside it; those of a folder are there already.
+        if path.parent() != Some(&found.folder) || !files.iter().any(|(known, _)| known == name) {
+            files.add(name.clone(), path.with_file_name(name));
+        }
+    }
+    let artifact = files.digest().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
     Ok(Understood { file: ModelFile { path, bytes, graph }, artifact, settings, goldens })
 }
 
@@ -307,5 +318,7 @@ fn deployment_digest(
 /// Inputs to time a model with, in its signature's order: an example's, or made-up ones.
 fn timing_inputs(understood: &Understood, signature: &Signature) -> Vec<Option<Tensor>> {
     let example = understood.goldens.first().and_then(|golden| golden.arranged(signature).ok());
-    example.unwrap_or_else(|| prove::made_up_rows(signature, 8).swap_remove(0))
+    // Where no row can be made, nothing runs, and nothing is timed.
+    let nothing = || vec![None; signature.inputs.len()];
+    example.unwrap_or_else(|| prove::made_up_rows(signature, 8).map_or_else(nothing, |mut rows| rows.swap_remove(0)))
 }

@@ -144,7 +144,8 @@ impl Graph {
     }
 
     fn walk(&mut self, graph: &wire::Graph) -> Result<(), OnnxError> {
-        for tensor in &graph.initializer {
+        let sparse = graph.sparse_initializer.iter().flat_map(wire::SparseTensor::parts);
+        for tensor in graph.initializer.iter().chain(sparse) {
             self.note_external(tensor)?;
         }
         self.walk_nodes(&graph.node)
@@ -157,7 +158,9 @@ impl Graph {
                 domain => format!("{domain}.{}", node.op_type),
             });
             for attribute in &node.attribute {
-                if let Some(tensor) = &attribute.t {
+                let sparse = attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors);
+                let sparse = sparse.flat_map(wire::SparseTensor::parts);
+                for tensor in attribute.t.iter().chain(&attribute.tensors).chain(sparse) {
                     self.note_external(tensor)?;
                 }
                 for graph in attribute.g.iter().chain(&attribute.graphs) {
@@ -310,14 +313,28 @@ mod wire {
         pub(super) t: Option<Tensor>,
         #[prost(message, optional, tag = "6")]
         pub(super) g: Option<Graph>,
+        #[prost(message, repeated, tag = "10")]
+        pub(super) tensors: Vec<Tensor>,
         #[prost(message, repeated, tag = "11")]
         pub(super) graphs: Vec<Graph>,
+        #[prost(message, optional, tag = "22")]
+        pub(super) sparse_tensor: Option<SparseTensor>,
+        #[prost(message, repeated, tag = "23")]
+        pub(super) sparse_tensors: Vec<SparseTensor>,
     }
 
     #[derive(Clone, PartialEq, Message)]
     pub(super) struct SparseTensor {
         #[prost(message, optional, tag = "1")]
         pub(super) values: Option<Tensor>,
+        #[prost(message, optional, tag = "2")]
+        pub(super) indices: Option<Tensor>,
+    }
+
+    impl SparseTensor {
+        pub(super) fn parts(&self) -> impl Iterator<Item = &Tensor> {
+            self.values.iter().chain(&self.indices)
+        }
     }
 
     #[derive(Clone, PartialEq, Message)]

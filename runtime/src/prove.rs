@@ -3,11 +3,13 @@
 //! Only if rows answer the same alone, together, permuted and beside other neighbours, and output rows are input
 //! rows. A normalisation over the batch, a suppression of overlapping boxes or a state on another axis fails here.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use tiltyard_types::{Buffer, DataType, Dim, Shape, Signature, Tensor, TensorSpec};
 
 use crate::batch::{gather, split};
 use crate::compare::{Tolerance, compare};
-use crate::deployment::BatchAxis;
+use crate::deployment::{BatchAxis, panic_text};
 use crate::engine::{EngineError, Session};
 
 /// Rows that the probes are made of.
@@ -30,19 +32,24 @@ pub fn prove(signature: &Signature, example: Option<&[Option<Tensor>]>, session:
     if !has_batch_axis(signature) {
         return BatchAxis::None;
     }
-    let mut reason = String::new();
-    let candidates = match example {
-        Some(example) => vec![rows_like(example)],
-        None => LENGTHS.iter().map(|&length| made_up_rows(signature, length)).collect(),
-    };
-    for rows in candidates {
+    let mut reason = String::from("no probe could be made for its shapes");
+    let mut proved = false;
+    if let Some(example) = example {
+        match try_rows(&rows_like(example), signature, session) {
+            // Rows made of one by moving its numbers may be alike in what matters: made-up ones may still refute.
+            Ok(()) => proved = true,
+            Err(Failure::Differs(what)) => return BatchAxis::Unproved(what),
+            Err(Failure::NoRun(error)) => return BatchAxis::Unproved(format!("the probes did not run: {error}")),
+        }
+    }
+    for rows in LENGTHS.iter().filter_map(|&length| made_up_rows(signature, length)) {
         match try_rows(&rows, signature, session) {
             Ok(()) => return BatchAxis::Proved,
             Err(Failure::Differs(what)) => return BatchAxis::Unproved(what),
             Err(Failure::NoRun(error)) => reason = format!("the probes did not run: {error}"),
         }
     }
-    BatchAxis::Unproved(reason)
+    if proved { BatchAxis::Proved } else { BatchAxis::Unproved(reason) }
 }
 
 enum Failure {
@@ -58,13 +65,12 @@ fn try_rows(rows: &[Row], signature: &Signature, session: &mut dyn Session) -> R
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut alone = Vec::with_capacity(rows.len());
     for row in rows {
-        alone.push(session.run(row, &wanted).map_err(Failure::NoRun)?);
+        alone.push(contained(session, row, &wanted).map_err(Failure::NoRun)?);
     }
     for probe in PROBES {
         let members: Vec<&[Option<Tensor>]> = probe.iter().map(|&number| rows[number].as_slice()).collect();
         let inputs = gather(&members).map_err(|error| Failure::Differs(error.to_string()))?;
-        let outputs = session
-            .run(&inputs, &wanted)
+        let outputs = contained(session, &inputs, &wanted)
             .map_err(|error| Failure::Differs(format!("{} rows together fail: {error}", probe.len())))?;
         let apart = split(&outputs, &vec![1; probe.len()])
             .map_err(|_| Failure::Differs("its output rows are not its input rows".into()))?;
@@ -80,6 +86,16 @@ fn try_rows(rows: &[Row], signature: &Signature, session: &mut dyn Session) -> R
         }
     }
     Ok(())
+}
+
+/// Runs values that nobody vouches for: a panic of the engine is an error like any other.
+pub(crate) fn contained(
+    session: &mut dyn Session,
+    inputs: &[Option<Tensor>],
+    wanted: &[usize],
+) -> Result<Vec<Tensor>, EngineError> {
+    catch_unwind(AssertUnwindSafe(|| session.run(inputs, wanted)))
+        .unwrap_or_else(|panic| Err(EngineError::Failed(format!("the engine panicked: {}", panic_text(&*panic)))))
 }
 
 /// Different rows in the image of an example's first: numbers moved about, so that indices stay in their tables.
@@ -113,27 +129,34 @@ fn row_like(example: &Tensor, number: usize) -> Tensor {
 }
 
 /// Rows of small random numbers: zeros and ones for integers, which are legal as tokens, masks and flags.
-pub fn made_up_rows(signature: &Signature, length: usize) -> Vec<Row> {
+///
+/// `None` where a row would be absurdly large: shapes come from a file that nobody vouches for.
+pub fn made_up_rows(signature: &Signature, length: usize) -> Option<Vec<Row>> {
+    const ELEMENTS_MAX: usize = 1 << 24;
+    let fits = |spec: &TensorSpec| made_up_shape(spec, length).elements().is_some_and(|count| count <= ELEMENTS_MAX);
+    if !signature.inputs.iter().filter(|input| !input.optional).all(fits) {
+        return None;
+    }
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    (0..PROBE_ROWS)
-        .map(|_| {
-            signature
-                .inputs
-                .iter()
-                .map(|input| (!input.optional).then(|| made_up(input, length, &mut random)))
-                .collect()
-        })
-        .collect()
+    let rows = (0..PROBE_ROWS).map(|_| {
+        signature.inputs.iter().map(|input| (!input.optional).then(|| made_up(input, length, &mut random))).collect()
+    });
+    Some(rows.collect())
 }
 
-fn made_up(spec: &TensorSpec, length: usize, random: &mut Random) -> Tensor {
+/// One row of an input, with `length` for its dynamic axes.
+fn made_up_shape(spec: &TensorSpec, length: usize) -> Shape {
     let dims = spec.dims.as_deref().unwrap_or(&[]);
     let axis = |(position, dim): (usize, &Dim)| match dim {
         Dim::Fixed(fixed) => *fixed,
         Dim::Dynamic(_) if position == 0 => 1,
         Dim::Dynamic(_) => length,
     };
-    let shape: Shape = dims.iter().enumerate().map(axis).collect();
+    dims.iter().enumerate().map(axis).collect()
+}
+
+fn made_up(spec: &TensorSpec, length: usize, random: &mut Random) -> Tensor {
+    let shape = made_up_shape(spec, length);
     let count = shape.elements().unwrap_or(0);
     let mut numbers = || (random.next() >> 40) as f32 / (1 << 24) as f32;
     let tensor = match spec.dtype {
@@ -235,7 +258,20 @@ mod tests {
 
     #[test]
     fn a_row_that_depends_on_its_neighbours_is_found() {
-        let verdict = prove(&signature(Dim::Dynamic(None)), None, &mut Sums { centred: true, rows_out: |rows| rows });
-        assert!(matches!(verdict, BatchAxis::Unproved(reason) if reason.contains("depends on its neighbours")));
+        let example = [Some(Tensor::from_slice([1, 3], &[1f32, 5., 7.]).unwrap())];
+        for example in [None, Some(&example[..])] {
+            let mut sums = Sums { centred: true, rows_out: |rows| rows };
+            let verdict = prove(&signature(Dim::Dynamic(None)), example, &mut sums);
+            assert!(matches!(verdict, BatchAxis::Unproved(reason) if reason.contains("depends on its neighbours")));
+        }
+    }
+
+    #[test]
+    fn absurd_shapes_make_no_rows() {
+        let mut wide = signature(Dim::Dynamic(None));
+        wide.inputs[0].dims = Some(vec![Dim::Dynamic(None), Dim::Fixed(1 << 40)]);
+        assert!(made_up_rows(&wide, 8).is_none());
+        let verdict = prove(&wide, None, &mut Sums { centred: false, rows_out: |rows| rows });
+        assert!(matches!(verdict, BatchAxis::Unproved(_)));
     }
 }

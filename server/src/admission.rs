@@ -1,6 +1,7 @@
 //! Is there room for one more request?
 //!
-//! Two bounds, requests and bytes in flight. A permit is held from decode to reply; dropping it gives the room back.
+//! Two bounds, requests and bytes in flight. A permit is taken after decoding and lives as long as its job: a client
+//! that goes away does not free the room of what still waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -16,16 +16,14 @@ use crate::catalog::Model;
 pub const SERVER_NAME: &str = "tiltyard";
 
 /// The protocol extensions that are really offered.
-pub const EXTENSIONS: [&str; 9] = [
+pub const EXTENSIONS: [&str; 7] = [
     "classification",
     "model_repository",
     "model_configuration",
     "binary_tensor_data",
     "parameters",
     "statistics",
-    "trace",
     "logging",
-    "schedule_policy",
 ];
 
 /// The Open Inference Protocol's name for what is served here.

@@ -98,8 +98,8 @@ impl Inference {
         let inputs = deployment.signature.arrange(request.inputs)?;
         let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
         let rows = deployment.rows(&inputs)?;
-        let _permit = self.admission.admit(accepted.bytes)?;
-        let pending = deployment.enqueue(inputs, wanted.clone(), Some(deadline), &self.pool)?;
+        let permit = self.admission.admit(accepted.bytes)?;
+        let pending = deployment.enqueue(inputs, wanted.clone(), Some(deadline), Box::new(permit), &self.pool)?;
         let left = deadline.since(clock::now());
         let mut answer = match tokio::time::timeout(left, pending).await {
             Ok(Ok(answer)) => answer?,
@@ -116,7 +116,8 @@ impl Inference {
         Ok((outputs, answer, rows))
     }
 
-    /// The earliest of what the transport, the `timeout` parameter (microseconds) and the configuration say.
+    /// The earlier of what the transport and the `timeout` parameter (microseconds) say; the configuration's where neither
+    /// says anything.
     fn deadline(&self, request: &InferRequest, accepted: Accepted) -> Result<Moment> {
         let parameter = match request.parameters.get("timeout") {
             None => None,
@@ -184,8 +185,9 @@ impl Drop for Watch {
 /// The one line for a request that failed, with the server's name for it and the client's. Protocols call it where they
 /// turn the failure into an answer.
 pub fn log_failure(id: RequestId, endpoint: &str, client_id: &str, error: &Error) {
-    let shown: String = client_id.chars().take(200).collect();
+    let cut = |text: &str, chars_max: usize| text.chars().take(chars_max).collect::<String>();
+    let (client_id, endpoint, reason) = (cut(client_id, 200), cut(endpoint, 200), cut(error.message(), 2000));
     tracing::warn!(
-        request = %id, id = shown, endpoint, error = error.kind().name(), reason = error.message(), "request failed"
+        request = %id, id = client_id, endpoint, error = error.kind().name(), reason, "request failed"
     );
 }

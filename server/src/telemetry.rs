@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot, Way};
@@ -15,7 +15,8 @@ use crate::service::Service;
 #[derive(Default)]
 pub struct Totals {
     refused: [AtomicU64; ErrorKind::ALL.len()],
-    connections: AtomicU64,
+    /// Open connections over all listeners.
+    pub connections: Arc<AtomicUsize>,
 }
 
 impl Totals {
@@ -24,32 +25,12 @@ impl Totals {
         let position = ErrorKind::ALL.iter().position(|&other| other == kind).unwrap_or(0);
         self.refused[position].fetch_add(1, Relaxed);
     }
-
-    /// Counts an open connection, until the guard is dropped.
-    pub fn connection(&self) -> ConnectionCount<'_> {
-        self.connections.fetch_add(1, Relaxed);
-        ConnectionCount(self)
-    }
-
-    /// Open connections.
-    pub fn connections(&self) -> u64 {
-        self.connections.load(Relaxed)
-    }
-}
-
-/// One open connection in the count.
-pub struct ConnectionCount<'a>(&'a Totals);
-
-impl Drop for ConnectionCount<'_> {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
-    }
 }
 
 /// Writes all metrics in Prometheus' text form; with `triton` also under the names of Triton's dashboards.
 pub fn render(service: &Service, triton: bool) -> String {
     let catalog = service.inference.catalog.load();
-    let rows: Vec<Row> = catalog.deployments().flat_map(|deployment| Row::of(deployment, &catalog)).collect();
+    let rows: Vec<Row> = catalog.deployments().flat_map(|deployment| Row::of(deployment)).collect();
     let mut page = Page::default();
     requests(&mut page, &rows);
     page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
@@ -77,26 +58,15 @@ struct Row {
 }
 
 impl Row {
-    /// The arms of a deployment: its part in its endpoint's plan, and the requests that pinned its version. Each run of
-    /// the engine is counted under the first, once.
-    fn of(deployment: &Deployment, catalog: &Catalog) -> Vec<Row> {
-        let identity = &deployment.identity;
-        let arms = catalog.models.get(&identity.model).map_or(&[][..], |model| model.arms.as_slice());
-        let routed = arms.iter().any(|arm| std::ptr::eq(arm.deployment.as_ref(), deployment));
-        let mut rows = Vec::new();
-        for (role, way) in [(Role::Champion, Way::Routed), (Role::Pinned, Way::Pinned)] {
-            let mut sum = deployment.stats.snapshot(&[way]);
-            let requests = sum.success.count + sum.failures.iter().map(|failure| failure.count).sum::<u64>();
-            // A version that leaves the plan keeps its counts: nothing falls.
-            if requests == 0 && (way == Way::Pinned) == routed {
-                continue;
-            }
-            if !rows.is_empty() {
-                sum.executions = 0;
-                sum.batches.clear();
-            }
-            rows.push(Row::new(deployment, role, sum, rows.is_empty()));
-        }
+    /// The arms of a deployment: its endpoint's champion, which carries the runs of the engine whatever the way their
+    /// requests came, and the requests that pinned its version, where there were any. A version that leaves the plan keeps
+    /// its counts: nothing falls.
+    fn of(deployment: &Deployment) -> Vec<Row> {
+        let mut pinned = deployment.stats.snapshot(&[Way::Pinned]);
+        let requests = pinned.success.count + pinned.failures.iter().map(|failure| failure.count).sum::<u64>();
+        pinned.executions = 0;
+        let mut rows = vec![Row::new(deployment, Role::Champion, deployment.stats.snapshot(&[Way::Routed]), true)];
+        rows.extend((requests > 0).then(|| Row::new(deployment, Role::Pinned, pinned, false)));
         rows
     }
 
@@ -160,12 +130,16 @@ fn requests(page: &mut Page, rows: &[Row]) {
 }
 
 fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
-    page.family("tiltyard_refused_total", "counter", "REST and gRPC answers that were failures, by kind.");
+    page.family(
+        "tiltyard_refused_total",
+        "counter",
+        "Inference requests and REST calls that were answered with a failure, by kind.",
+    );
     for (kind, count) in ErrorKind::ALL.iter().zip(&service.totals.refused) {
         page.sample("tiltyard_refused_total", &format!("kind=\"{}\"", kind.name()), count.load(Relaxed) as f64);
     }
     let gauges = [
-        ("tiltyard_connections", "Open connections.", service.totals.connections() as f64),
+        ("tiltyard_connections", "Open connections.", service.totals.connections.load(Relaxed) as f64),
         (
             "tiltyard_requests_in_flight",
             "Requests between admission and answer.",

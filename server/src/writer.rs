@@ -160,6 +160,8 @@ struct Tracked {
     tried: Option<Fingerprint>,
     /// Whether a loader has it.
     loading: bool,
+    /// What became of new bytes that were refused while the old ones go on serving.
+    trouble: Option<String>,
     /// Whether its files may still be written, so that it will be looked at again.
     unsettled: bool,
 }
@@ -210,7 +212,10 @@ impl State {
             }
             self.tell_waiting();
             self.note_first_look();
-            self.disarm();
+            // A look that is due still needs to know whom it follows.
+            if look_in.is_none() {
+                self.disarm();
+            }
         }
     }
 
@@ -230,7 +235,8 @@ impl State {
         }
         let mut unsettled = false;
         let mut catalog = self.catalog();
-        for (name, model) in &scan.models {
+        // A model of which something cannot be read goes on with what it has.
+        for (name, model) in scan.models.iter().filter(|(name, _)| !scan.unreadable.contains(*name)) {
             unsettled |= self.look_at_model(name, model, &mut catalog);
         }
         self.take_out_missing(&scan, &mut catalog);
@@ -262,6 +268,10 @@ impl State {
             }
             return false;
         }
+        if self.plan.control == ModelControl::Explicit {
+            // Found after the start under a name that is to be held: followed until it is ready or failed.
+            self.armed.insert(name.to_owned());
+        }
         let wanted = self.wanted_versions(model);
         let mut unsettled = false;
         for number in &wanted {
@@ -280,6 +290,7 @@ impl State {
                 continue;
             }
             tracked.loading = true;
+            tracked.trouble = None;
             let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone() };
             drop(self.jobs.send(job));
         }
@@ -337,7 +348,7 @@ impl State {
     /// Models and versions whose files are gone leave the catalog.
     fn take_out_missing(&mut self, scan: &Scan, catalog: &mut Catalog) {
         for (name, model) in &mut catalog.models {
-            if !self.is_armed(name) {
+            if !self.is_armed(name) || scan.unreadable.contains(name) {
                 continue;
             }
             let found = scan.models.get(name);
@@ -351,7 +362,9 @@ impl State {
                 self.take_out(name, number, model);
             }
         }
-        catalog.models.retain(|name, model| scan.models.contains_key(name) || !model.versions.is_empty());
+        catalog.models.retain(|name, model| {
+            scan.models.contains_key(name) || scan.unreadable.contains(name) || !model.versions.is_empty()
+        });
     }
 
     fn take_out(&mut self, name: &str, number: u64, model: &mut Model) {
@@ -373,7 +386,7 @@ impl State {
                     let failed = self.inference.catalog.load().models.get(name).is_some_and(|model| {
                         model.versions.get(number).is_some_and(|version| version.state != VersionState::Ready)
                     });
-                    if name == model && failed {
+                    if name == model && (failed || tracked.trouble.is_some()) {
                         tracked.tried = None;
                     }
                 }
@@ -422,13 +435,16 @@ impl State {
         let model = catalog.models.entry(name.clone()).or_default();
         let version =
             model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
-        let mut retired = None;
+        let (mut retired, mut trouble) = (None, None);
         match result {
             Err(error) if error.incomplete => return true,
             Err(error) => {
                 tracing::error!(model = name, version = number, reason = error.reason, "cannot be served");
                 match &version.deployment {
-                    Some(_) => tracing::warn!(model = name, version = number, "the bytes loaded before go on serving"),
+                    Some(_) => {
+                        tracing::warn!(model = name, version = number, "the bytes loaded before go on serving");
+                        trouble = Some(error.reason);
+                    }
                     None => version.state = VersionState::Failed(error.reason),
                 }
             }
@@ -443,7 +459,7 @@ impl State {
                         new,
                         "new bytes under an old version are refused (--strict)"
                     );
-                    return false;
+                    trouble = Some("new bytes under an old version are refused (--strict)".to_owned());
                 }
                 old => {
                     announce(&name, number, old.as_deref(), &new);
@@ -451,6 +467,9 @@ impl State {
                     version.state = VersionState::Ready;
                 }
             },
+        }
+        if let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) {
+            tracked.trouble = trouble;
         }
         self.publish(catalog);
         retired.into_iter().for_each(|deployment| self.reaper.retire(deployment));
@@ -468,13 +487,17 @@ impl State {
         let catalog = self.inference.catalog.load();
         for (name, answer) in std::mem::take(&mut self.waiting) {
             let versions = catalog.models.get(&name).map(|model| &model.versions);
-            let pending = versions.is_none_or(|versions| {
-                versions.is_empty() || versions.values().any(|version| version.state == VersionState::Loading)
-            }) || !self.is_settled(&name);
+            let pending = versions
+                .is_some_and(|versions| versions.values().any(|version| version.state == VersionState::Loading))
+                || !self.is_settled(&name);
             if pending {
                 self.waiting.push((name, answer));
                 continue;
             }
+            let refused = self.tracked.iter().filter(|((model, _), _)| *model == name);
+            let refused = refused.filter_map(|((_, number), tracked)| Some((number, tracked.trouble.as_ref()?)));
+            let refused = refused.map(|(number, trouble)| format!("version {number}: {trouble}"));
+            let loaded = versions.is_some_and(|all| all.values().any(|version| version.deployment.is_some()));
             let failures: Vec<String> = versions
                 .into_iter()
                 .flatten()
@@ -482,9 +505,14 @@ impl State {
                     VersionState::Failed(reason) => Some(format!("version {number}: {reason}")),
                     _ => None,
                 })
+                .chain(refused)
                 .collect();
             let result = match failures.is_empty() {
-                true => Ok(()),
+                true if loaded => Ok(()),
+                true => Err(Error::new(
+                    ErrorKind::NotReady,
+                    format!("no version of {name:?} was loaded: its version policy chooses none, or it was taken out"),
+                )),
                 false => Err(Error::invalid(format!("failed to load {name:?}: {}", failures.join("; ")))),
             };
             drop(answer.send(result));

@@ -127,7 +127,7 @@ impl Bench {
 
     fn ask_until(&self, values: &[f32], deadline: Option<Moment>) -> Result<Pending> {
         let input = Tensor::from_slice([values.len()], values).unwrap();
-        self.deployment.enqueue(vec![Some(input)], vec![1], deadline, &self.pool)
+        self.deployment.enqueue(vec![Some(input)], vec![1], deadline, Box::new(()), &self.pool)
     }
 
     /// Asks once and waits until the engine has it: from then on, one worker is busy until the gate opens.

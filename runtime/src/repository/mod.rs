@@ -7,7 +7,7 @@ pub mod pbtxt;
 pub mod policy;
 pub mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ pub struct Scan {
     pub models: BTreeMap<String, FoundModel>,
     /// What lies there but cannot be served.
     pub problems: Vec<Problem>,
+    /// Models of which something could not be read this time: what serves of them shall go on.
+    pub unreadable: BTreeSet<String>,
 }
 
 /// A model's folder.
@@ -78,19 +80,26 @@ pub fn scan(root: &Path) -> io::Result<Scan> {
         return Ok(scan);
     }
     for (name, folder) in subfolders(root)? {
-        match scan_model(&folder, &mut scan.problems) {
+        let mut unreadable = false;
+        match scan_model(&folder, &mut scan.problems, &mut unreadable) {
             Ok(Some(model)) => {
                 scan.models.insert(name, model);
             }
             Ok(None) => {}
-            Err(error) => scan.problems.push(Problem::new(&folder, format!("cannot be read: {error}"))),
+            Err(error) => {
+                unreadable = true;
+                scan.problems.push(Problem::new(&folder, format!("cannot be read: {error}")));
+            }
+        }
+        if unreadable {
+            scan.unreadable.insert(name_of(&folder));
         }
     }
     Ok(scan)
 }
 
 /// Looks at one model's folder. `None` where there is no version to serve.
-fn scan_model(folder: &Path, problems: &mut Vec<Problem>) -> io::Result<Option<FoundModel>> {
+fn scan_model(folder: &Path, problems: &mut Vec<Problem>, unreadable: &mut bool) -> io::Result<Option<FoundModel>> {
     let mut model = FoundModel::default();
     for name in SETTINGS_FILES {
         let path = folder.join(name);
@@ -106,6 +115,7 @@ fn scan_model(folder: &Path, problems: &mut Vec<Problem>) -> io::Result<Option<F
                         model.versions.insert(number, version);
                     }
                     Err(error) => {
+                        *unreadable = true;
                         problems.push(Problem::new(&version_folder, format!("cannot be read: {error}")));
                     }
                 }
@@ -209,6 +219,10 @@ fn subfolders(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
         }
     }
     Ok(found)
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 fn layout(folder: &Path) -> String {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -142,7 +142,7 @@ impl Bound {
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
         };
-        let open = Arc::new(AtomicUsize::new(0));
+        let open = Arc::clone(&service.totals.connections);
         let mut listeners = JoinSet::new();
         for listener in std::iter::once(self.http).chain(self.grpc).chain(self.sockets) {
             let service = Arc::clone(service);

@@ -111,7 +111,7 @@ keys! {
         version_policy: VersionPolicy = VERSION_POLICY, Text("latest:2"),
             "Which versions of a model are loaded where the model itself does not say.";
         poll_interval: Duration = DURATION_ABOVE_ZERO, Text("1s"),
-            "How often the folder is looked at under model_control watch, on top of the notices of the file system.";
+            "How often the folder is looked at under model_control watch.";
         strict: bool = BOOLEAN, Text("false"),
             "Refuse to start when a model fails to load, instead of serving the others.";
     }
@@ -151,7 +151,7 @@ keys! {
         batch_delay_max: Duration = DURATION, Text("0"),
             "How long a request may wait for others to share its batch.";
         queue_rows_max: Amount = AMOUNT, Text("0"),
-            "The most rows that may wait in one model version's queue; 0 chooses.";
+            "The most requests that may wait in one model version's queue; 0 chooses.";
     }
     "Limits" {
         body_bytes_max: usize = SIZE, Text("64MiB"),

@@ -82,7 +82,8 @@ where
     };
     match encoding {
         None => Ok(raw),
-        Some(encoding) => match beside_the_loop(raw.len(), || decompress(encoding, &raw, bytes_max)) {
+        Some(encoding) => match beside_the_loop(raw.len().saturating_mul(16), || decompress(encoding, &raw, bytes_max))
+        {
             Ok(Some(plain)) => Ok(plain),
             Ok(None) => Err(too_large("decompresses to more", bytes_max)),
             Err(reason) => Err(Error::invalid(format!("the body is not what its content encoding says: {reason}"))),
@@ -122,7 +123,8 @@ where
             Some(more) => more.extend_from_slice(&data),
             None if first.is_empty() => first = data,
             None => {
-                let expected = body.size_hint().lower().min(bytes_max as u64) as usize;
+                // What is declared is a hint for so much and no more: only what arrives takes memory.
+                let expected = body.size_hint().lower().min(1 << 20) as usize;
                 let mut joined = BytesMut::with_capacity(length + expected);
                 joined.extend_from_slice(&first);
                 joined.extend_from_slice(&data);

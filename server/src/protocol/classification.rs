@@ -37,7 +37,8 @@ pub(crate) fn classify(deployment: &Deployment, name: &str, output: &Tensor, cou
         order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
         for &index in &order[..count] {
             let label = labels.get(index).map_or(String::new(), |label| format!(":{label}"));
-            classes.push(Bytes::from(format!("{:.6}:{index}{label}", row[index])));
+            let decimals = if output.dtype().is_float() { 6 } else { 0 };
+            classes.push(Bytes::from(format!("{:.decimals$}:{index}{label}", row[index])));
         }
     }
     let shape = if batched { Shape::from([rows, count]) } else { Shape::from([count]) };

@@ -16,10 +16,13 @@ use tiltyard_types::{
     Buffer, DataType, Element, Error, ErrorKind, InferRequest, NamedTensor, Result, Shape, Tensor, TensorSpec,
 };
 
-use super::identity_headers;
 use super::reply::Reply;
+use super::{beside_the_loop, identity_headers};
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
+
+/// Rows of one request at most: an answer holds each several times over while it is written.
+const ROWS_MAX: usize = 100_000;
 
 /// Answers one scoring request.
 pub(crate) async fn score(service: &Arc<Service>, model: &str, version: Option<u64>, body: &Bytes) -> Result<Reply> {
@@ -27,11 +30,14 @@ pub(crate) async fn score(service: &Arc<Service>, model: &str, version: Option<u
     let answer = async {
         let route = service.inference.catalog.load().route(model, version)?;
         let fields = fields(&route.deployment)?;
-        let table = read_table(body, &fields)?;
-        let inputs = assemble(&route.deployment, &fields, &table)?;
+        let (table, inputs) = beside_the_loop(body.len(), || {
+            let table = read_table(body, &fields)?;
+            let inputs = assemble(&route.deployment, &fields, &table)?;
+            Ok::<_, Error>((table, inputs))
+        })?;
         let request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
         let outcome = service.inference.infer(request, route, accepted).await?;
-        self::answer(model, table.rows, &table.outside, &outcome)
+        beside_the_loop(body.len(), || self::answer(model, table.rows, &table.outside, &outcome))
     };
     answer.await.inspect_err(|error: &Error| log_failure(accepted.id, model, "", error))
 }
@@ -162,6 +168,12 @@ fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
     let rows = rows.ok_or_else(|| {
         Error::invalid("expected {\"rows\": [{\"column\": value, …}, …]} or {\"columns\": {\"column\": [value, …], …}}")
     })?;
+    if rows > ROWS_MAX {
+        return Err(Error::too_large(format!("{rows} rows at once; row scoring takes {ROWS_MAX}: use infer")));
+    }
+    if rows == 0 {
+        return Err(Error::invalid("no rows are given: expected at least one"));
+    }
     let missing: Vec<&str> = fields
         .iter()
         .zip(&columns)
@@ -399,9 +411,10 @@ fn answer(model: &str, rows: usize, outside: &[String], outcome: &Outcome) -> Re
     let mut form = json!({
         "model": identity.model,
         "version": identity.version.to_string(),
-        "rows": objects,
+        "rows": null,
         "prediction_ids": prediction_ids,
     });
+    form["rows"] = Value::Array(objects.into_iter().map(Value::Object).collect());
     if !outside.is_empty() {
         form["warnings"] = json!(outside);
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tiltyard_proto::inference as pb;
+use tiltyard_types::json::AXES_MAX;
 use tiltyard_types::{
     Buffer, DataType, Element, Error, InferRequest, NamedTensor, Parameter, Parameters, RequestedOutput, Result, Shape,
     Tensor, TensorError,
@@ -63,6 +64,9 @@ fn input(input: pb::model_infer_request::InferInputTensor, raw: Option<Bytes>) -
     }
     let told = |error: String| Error::invalid(format!("input {name:?}: {error}"));
     let dtype: DataType = datatype.parse().map_err(|error| told(format!("{error}")))?;
+    if shape.len() > AXES_MAX {
+        return Err(told(format!("shape: expected at most {AXES_MAX} axes, got {}", shape.len())));
+    }
     let length = |(axis, &length): (usize, &i64)| {
         usize::try_from(length).map_err(|_| told(format!("shape: axis {axis}: expected a length, got \"{length}\"")))
     };

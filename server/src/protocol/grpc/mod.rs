@@ -83,8 +83,9 @@ where
 {
     let answer = async {
         let timeout = wire::timeout(&parts.headers)?;
+        let started = Accepted::now(timeout, 0);
         let message = read(service, parts, body).await?;
-        let accepted = Accepted::now(timeout, message.len());
+        let accepted = Accepted { bytes: message.len(), ..started };
         let request: pb::ModelInferRequest = decode(message)?;
         let (response, metadata) = infer(service, request, accepted).await?;
         let framed = Encoder::negotiate(&parts.headers, COMPRESSION).frame(&response)?;

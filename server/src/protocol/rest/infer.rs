@@ -106,11 +106,17 @@ fn read_request(text: &[u8], signature: &Signature, binary: &mut Bytes, request:
         match key {
             "id" => request.id = reader.read_string()?.into_owned(),
             "parameters" => request.parameters = read_parameters(reader)?,
-            "outputs" => request.outputs = read_outputs(reader)?,
+            "outputs" => request.outputs = read_outputs(reader, signature.outputs.len())?,
             "inputs" if inputs_seen => return Err(Error::invalid("\"inputs\" is given twice")),
             "inputs" => {
                 inputs_seen = true;
                 reader.read_array(|reader| {
+                    let known = signature.inputs.len();
+                    if request.inputs.len() > known {
+                        return Err(Error::invalid(format!(
+                            "more inputs are given than the model takes, which is {known}"
+                        )));
+                    }
                     let input = read_input(reader, signature, binary)?;
                     request.inputs.push(input);
                     Ok::<(), Error>(())
@@ -165,7 +171,8 @@ fn binary_size(name: &str, parameters: &Parameters) -> Result<Option<usize>> {
     }
 }
 
-fn read_outputs(reader: &mut Reader<'_>) -> Result<Vec<RequestedOutput>> {
+/// Reads at most one more than `known`, which is enough for naming what is wrong with them.
+fn read_outputs(reader: &mut Reader<'_>, known: usize) -> Result<Vec<RequestedOutput>> {
     let mut outputs = Vec::new();
     reader.read_array(|reader| {
         let mut output = RequestedOutput::default();
@@ -179,6 +186,9 @@ fn read_outputs(reader: &mut Reader<'_>) -> Result<Vec<RequestedOutput>> {
         })?;
         if output.parameters.contains_key("shared_memory_region") {
             return Err(crate::manage::no_shared_memory(&format!("output {:?}", output.name)));
+        }
+        if outputs.len() > known {
+            return Err(Error::invalid(format!("more outputs are requested than the model gives, which is {known}")));
         }
         outputs.push(output);
         Ok::<(), Error>(())

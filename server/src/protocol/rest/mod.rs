@@ -16,7 +16,7 @@ use tiltyard_types::{Error, Result};
 use super::body::{self, ReplyBody};
 use super::compression::{Encoding, compress};
 use super::reply::{Reply, failure};
-use super::{docs, parse_version, score};
+use super::{beside_the_loop, docs, parse_version, score};
 use crate::catalog::Route;
 use crate::describe;
 use crate::service::Service;
@@ -152,7 +152,9 @@ fn config(service: &Service, name: &str, route: &Route) -> Value {
 /// Compresses where the client accepts it and it is worth it, and puts the head on.
 fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
     let encoding = accepted_encoding(request_headers).filter(|_| reply.body.len() >= COMPRESSED_BYTES_MIN);
-    let compressed = encoding.and_then(|encoding| Some((encoding, compress(encoding, &reply.body).ok()?)));
+    let compressed = encoding.and_then(|encoding| {
+        Some((encoding, beside_the_loop(reply.body.len(), || compress(encoding, &reply.body)).ok()?))
+    });
     let (encoding, body) = match compressed {
         Some((encoding, body)) => (Some(encoding), body),
         None => (None, reply.body),
@@ -171,7 +173,8 @@ fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
 
 fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
     let values = headers.get_all(ACCEPT_ENCODING).into_iter().filter_map(|value| value.to_str().ok());
-    let refused = |item: &str| item.split_once(";q=").is_some_and(|(_, q)| q.trim().parse() == Ok(0.0));
+    let weight = |part: &str| part.trim().strip_prefix("q=").and_then(|weight| weight.trim().parse::<f64>().ok());
+    let refused = |item: &str| item.split(';').skip(1).any(|part| weight(part) == Some(0.0));
     let names: Vec<&str> = values
         .flat_map(|value| value.split(','))
         .filter(|item| !refused(item))
@@ -222,7 +225,8 @@ mod tests {
         };
         check("gzip, deflate, br", Some(Encoding::Gzip));
         check("deflate;q=0.5", Some(Encoding::Deflate));
-        check("gzip;q=0, deflate", Some(Encoding::Deflate));
+        check("gzip; q=0, deflate", Some(Encoding::Deflate));
+        check("gzip;q=0.0", None);
         check("br", None);
     }
 }
