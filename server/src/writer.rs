@@ -108,6 +108,7 @@ impl Writer {
             explicit,
             armed,
             tracked: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             told: HashSet::new(),
             waiting: Vec::new(),
             changed: false,
@@ -178,6 +179,8 @@ struct State {
     /// they are ready or failed.
     armed: BTreeSet<String>,
     tracked: BTreeMap<(String, u64), Tracked>,
+    /// The versions that each model's policy chose at the last look.
+    wanted: BTreeMap<String, BTreeSet<u64>>,
     /// Problems that were logged already.
     told: HashSet<String>,
     /// Clients that wait for a model to be ready or failed.
@@ -212,10 +215,7 @@ impl State {
             }
             self.tell_waiting();
             self.note_first_look();
-            // A look that is due still needs to know whom it follows.
-            if look_in.is_none() {
-                self.disarm();
-            }
+            self.disarm();
         }
     }
 
@@ -262,17 +262,14 @@ impl State {
             return false;
         }
         let entry = catalog.models.entry(name.to_owned()).or_default();
-        if !self.holds(name) {
+        if !self.holds(name) || !self.is_armed(name) {
             for number in model.versions.keys() {
                 self.changed |= note_state(entry, *number, VersionState::Unloaded);
             }
             return false;
         }
-        if self.plan.control == ModelControl::Explicit {
-            // Found after the start under a name that is to be held: followed until it is ready or failed.
-            self.armed.insert(name.to_owned());
-        }
         let wanted = self.wanted_versions(model);
+        self.wanted.insert(name.to_owned(), wanted.clone());
         let mut unsettled = false;
         for number in &wanted {
             let found = &model.versions[number];
@@ -471,10 +468,13 @@ impl State {
         if let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) {
             tracked.trouble = trouble;
         }
+        // Versions outside the policy can leave now, if this was the last one missing.
+        if let Some(wanted) = self.wanted.get(&name).cloned().filter(|_| self.is_settled(&name)) {
+            self.take_out_superseded(&name, &wanted, model);
+        }
         self.publish(catalog);
         retired.into_iter().for_each(|deployment| self.reaper.retire(deployment));
-        // Versions outside the policy can leave now, if this was the last one missing.
-        self.is_armed(&name) && self.is_settled(&name)
+        false
     }
 
     /// Whether none of a model's versions is with a loader, or waits for its files to rest.
