@@ -315,6 +315,39 @@ def test_files_do_not_load_themselves(explicit, repository):
     serving.stays(lambda: factor_of(explicit, "m") == 2 and factor_of(explicit, "late") is None, "what was served")
 
 
+def test_load_that_chooses_no_version_is_answered(explicit, repository):
+    put(repository, "none", 1, times(9))
+    (repository / "none" / "model.toml").write_text('version_policy = "9"')
+    answer = explicit.post("/v2/repository/models/none/load")
+    assert answer.status == 503 and "version policy" in answer.error(), answer
+
+
+def test_load_of_bytes_that_are_refused_says_so(explicit, repository):
+    def overwrite(content):
+        aside = repository / "m" / ".new"
+        aside.write_bytes(content)
+        aside.replace(repository / "m" / "1" / "model.onnx")
+
+    overwrite(b"this is no model")
+    for _ in range(2):
+        answer = explicit.post("/v2/repository/models/m/load")
+        assert answer.status == 400 and "not a whole ONNX model" in answer.error(), answer
+        assert factor_of(explicit, "m") == 2, "the bytes loaded before go on serving"
+    overwrite(times(6))
+    assert explicit.post("/v2/repository/models/m/load").status == 200
+    assert factor_of(explicit, "m") == 6
+
+
+def test_superseded_version_leaves_with_the_load(repository, tmp_path):
+    put(repository, "m", 1, times(2))
+    flags = ["--model-control", "explicit", "--load-model", "m", "--version-policy", "latest:1"]
+    with serving.Server(repository, tmp_path / "server", *flags) as server:
+        put(repository, "m", 2, times(3))
+        assert server.post("/v2/repository/models/m/load").status == 200
+        becomes(server, None, "m", "1")
+        assert factor_of(server, "m") == 3
+
+
 def test_ready_index_has_only_what_is_ready(explicit):
     answer = explicit.post("/v2/repository/index", {"ready": True})
     assert {item["name"] for item in answer.json()} == {"m", "n"}

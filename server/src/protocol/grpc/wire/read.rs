@@ -11,6 +11,9 @@ use super::compression::Declared;
 use super::respond::{FLAG_COMPRESSED, FLAG_PLAIN, PREFIX_BYTES};
 use super::{Code, Status};
 
+/// Memory taken for a message on its client's word; beyond it, only what arrives takes any.
+const TRUSTED_BYTES_MAX: usize = 1 << 20;
+
 /// The one message of a unary call.
 ///
 /// Fails with RESOURCE_EXHAUSTED where it is longer than `message_bytes_max`, plain or compressed, as soon as that is
@@ -119,7 +122,11 @@ where
                     }
                     // The whole length at once, so that no byte is copied twice. It is within the limit, and pages that
                     // a client never fills cost no memory.
-                    self.state = State::Message { compressed, length, buffer: Vec::with_capacity(length) };
+                    self.state = State::Message {
+                        compressed,
+                        length,
+                        buffer: Vec::with_capacity(length.min(TRUSTED_BYTES_MAX)),
+                    };
                 }
                 State::Message { compressed, length, buffer } => {
                     let count = self.received.len().min(*length - buffer.len());
