@@ -120,8 +120,7 @@ where
                         self.state = START;
                         return Ok(Some((compressed, self.received.split_to(length))));
                     }
-                    // The whole length at once, so that no byte is copied twice. It is within the limit, and pages that
-                    // a client never fills cost no memory.
+                    // As much at once as may be taken on the client's word, so that few bytes are copied twice.
                     self.state = State::Message {
                         compressed,
                         length,
