@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
 use crate::batch;
+use crate::cost::Cost;
 use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
 use crate::job::{Answer, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
@@ -71,6 +72,8 @@ pub struct Deployment {
     pub example: Option<crate::golden::Golden>,
     /// What it has done.
     pub stats: Stats,
+    /// What its runs cost.
+    pub cost: Cost,
     compiled: Box<dyn CompiledModel>,
     sessions: Mutex<Vec<Box<dyn Session>>>,
     waiting: Mutex<Waiting>,
@@ -104,6 +107,7 @@ impl Deployment {
             policy: parts.policy,
             example: parts.example,
             stats: Stats::default(),
+            cost: Cost::default(),
             compiled: parts.compiled,
             sessions: Mutex::new(Vec::new()),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
@@ -271,6 +275,7 @@ impl Deployment {
         let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
         let batch_rows = rows.iter().sum();
         self.stats.executed(batch_rows, times);
+        self.cost.observe(batch_rows, times.run);
         Ok(jobs
             .iter()
             .zip(apart)

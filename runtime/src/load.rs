@@ -15,6 +15,7 @@ use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Parts};
 use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
 use crate::golden::Golden;
+use crate::measure;
 use crate::onnx::Graph;
 use crate::pool::Clock;
 use crate::prove;
@@ -110,7 +111,8 @@ impl Loader {
             load_time: (self.clock)() - started,
             goldens: understood.goldens.len(),
         };
-        Ok(Arc::new(Deployment::new(Parts {
+        let timed = timing_inputs(&understood, compiled.signature());
+        let deployment = Deployment::new(Parts {
             identity,
             graph: understood.file.graph,
             settings: understood.settings,
@@ -118,7 +120,9 @@ impl Loader {
             policy,
             example,
             compiled,
-        })))
+        });
+        measure::first_look(&deployment, &timed, self.clock);
+        Ok(Arc::new(deployment))
     }
 
     /// Compiles on every engine that may run the model. Fails with every engine's reason where none can.

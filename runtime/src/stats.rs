@@ -34,7 +34,8 @@ pub const BUCKETS_NS: [u64; 19] = [
 /// Batch sizes are counted one by one up to this many rows, larger ones together.
 pub const BATCH_ROWS_COUNTED_MAX: usize = 256;
 
-const SHARDS: usize = 4;
+/// Shards of counters: as many threads count without meeting.
+pub(crate) const SHARDS: usize = 4;
 
 /// A count and a sum of times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,7 +167,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// The shard of this thread: threads are dealt out in turn.
-fn shard() -> usize {
+pub(crate) fn shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static MINE: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;
