@@ -16,6 +16,7 @@ use tiltyard_types::{Digest, Tensor};
 use crate::compare::{Tolerance, compare};
 use crate::engine::{CompiledModel, Engine};
 use crate::pool::Clock;
+use crate::profile::cpu_name;
 use crate::prove::contained;
 
 /// How long one engine is timed at most.
@@ -134,9 +135,7 @@ fn agree(answer: &Option<Vec<Tensor>>, preferred: &Option<Vec<Tensor>>) -> bool 
 
 /// One file per artifact, machine and set of engine builds: when one of them changes, it is measured anew.
 fn choice_file(folder: &Path, artifact: Digest, candidates: &[Candidate]) -> PathBuf {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu_name = cpu.lines().find(|line| line.starts_with("model name")).unwrap_or("");
-    let mut text = format!("{artifact}\n{cpu_name}\n{}\n", std::env::consts::ARCH);
+    let mut text = format!("{artifact}\n{}\n{}\n", cpu_name(), std::env::consts::ARCH);
     for candidate in candidates {
         text += &format!("{} {}\n", candidate.engine.name(), candidate.engine.build().version);
     }

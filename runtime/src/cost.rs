@@ -173,19 +173,15 @@ impl Cost {
         rows
     }
 
-    /// The smallest batch whose rows per second are as good as the best one's, up to `limit`. Where the largest batch that
-    /// ran is the best so far and larger ones are allowed, nobody knows yet, and it is `limit`.
+    /// The smallest batch, up to `limit`, whose rows per second are as good as the best one's; see [`best_rows`].
     pub fn best_rows(&self, limit: usize) -> usize {
-        let points: Vec<Point> = self.points().into_iter().filter(|point| point.rows <= limit as f64).collect();
-        let best = points.iter().map(Point::rows_per_second).fold(0.0, f64::max);
-        let as_good = |point: &&Point| point.rows_per_second() >= AS_GOOD_AS_BEST * best;
-        match (points.iter().find(as_good), points.last()) {
-            (Some(smallest), Some(last)) => {
-                let open_end = last.rows * 2.0 <= limit as f64 && last.rows_per_second() >= best;
-                if open_end { limit } else { (smallest.rows.round() as usize).clamp(1, limit.max(1)) }
-            }
-            _ => limit,
-        }
+        let points: Vec<(f64, f64)> = self
+            .points()
+            .iter()
+            .map(|point| (point.rows, point.typical.as_nanos() as f64))
+            .filter(|(rows, _)| *rows <= limit as f64)
+            .collect();
+        best_rows(&points, limit)
     }
 
     fn point(&self, class: usize) -> Option<Point> {
@@ -266,6 +262,17 @@ impl Runs {
         let short = self.short.load(Relaxed);
         self.short.fetch_sub(short - short / 2, Relaxed);
     }
+}
+
+/// The smallest batch whose rows per second are within 3 % of the best, from ascending points of (rows, nanoseconds). Where
+/// that is the largest one tried, and twice as many rows are allowed, nobody knows where it ends: it is `limit`.
+pub(crate) fn best_rows(points: &[(f64, f64)], limit: usize) -> usize {
+    let rate = |(rows, nanos): &(f64, f64)| rows / nanos.max(1.0);
+    let best = points.iter().map(rate).fold(0.0, f64::max);
+    let Some(first) = points.iter().position(|point| rate(point) >= AS_GOOD_AS_BEST * best) else { return limit };
+    let rows = points[first].0;
+    let is_open = first + 1 == points.len() && rows * 2.0 <= limit as f64;
+    if is_open { limit } else { (rows.round() as usize).clamp(1, limit.max(1)) }
 }
 
 /// The size class of a run.

@@ -1,6 +1,7 @@
 //! What is a version that is ready to answer?
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -74,6 +75,8 @@ pub struct Deployment {
     pub stats: Stats,
     /// What its runs cost.
     pub cost: Cost,
+    /// The rows that one run takes at most; 0 where requests are never batched.
+    rows_taken_max: AtomicUsize,
     compiled: Box<dyn CompiledModel>,
     sessions: Mutex<Vec<Box<dyn Session>>>,
     waiting: Mutex<Waiting>,
@@ -98,6 +101,7 @@ pub(crate) struct Parts {
 
 impl Deployment {
     pub(crate) fn new(parts: Parts) -> Deployment {
+        let rows_taken_max = if parts.batch_axis == BatchAxis::Proved { parts.policy.rows_max } else { 0 };
         Deployment {
             signature: parts.compiled.signature().clone(),
             identity: parts.identity,
@@ -108,15 +112,37 @@ impl Deployment {
             example: parts.example,
             stats: Stats::default(),
             cost: Cost::default(),
+            rows_taken_max: AtomicUsize::new(rows_taken_max),
             compiled: parts.compiled,
             sessions: Mutex::new(Vec::new()),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
         }
     }
 
-    /// The rows one run may take: 0 where requests are never batched.
+    /// The rows one run may take by its settings: 0 where requests are never batched.
     pub fn rows_max(&self) -> usize {
         if self.batch_axis == BatchAxis::Proved { self.policy.rows_max } else { 0 }
+    }
+
+    /// The rows one run takes: what is allowed, or less where less was measured to be as good.
+    pub fn rows_taken_max(&self) -> usize {
+        self.rows_taken_max.load(Relaxed)
+    }
+
+    /// Makes runs take at most the rows that were measured to be best. What the settings allow stays the bound, and alone
+    /// is part of the deployment's digest: two machines may learn different sizes and still answer alike.
+    pub(crate) fn learn_rows(&self, best: usize) {
+        let rows = best.min(self.rows_max());
+        if rows > 0 {
+            self.rows_taken_max.store(rows, Relaxed);
+            lock(&self.waiting).queue.limit_rows(rows);
+        }
+    }
+
+    /// How long a request that came now would wait at least; `None` while nobody knows what runs cost.
+    pub fn predicted_wait(&self) -> Option<Duration> {
+        let fit = self.cost.fit()?;
+        Some(lock(&self.waiting).queue.ahead(self.batch_axis == BatchAxis::Proved).wait(fit))
     }
 
     /// Requests that wait.
@@ -144,7 +170,8 @@ impl Deployment {
     }
 
     /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
-    /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not. Fails when the queue is full or draining.
+    /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not. Fails when the queue is full or draining, or when what
+    /// waits already is known to take longer than the request has.
     pub fn enqueue(
         self: &Arc<Self>,
         inputs: Vec<Option<Tensor>>,
@@ -160,6 +187,7 @@ impl Deployment {
         let job = Job { inputs, wanted, rows, shares, deadline, enqueued: now, reply, held };
         let send_worker = {
             let mut waiting = lock(&self.waiting);
+            self.refuse_the_late(&waiting.queue, &job, now)?;
             let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
             let send = useful && waiting.workers < self.policy.runs_max;
             waiting.workers += usize::from(send);
@@ -321,6 +349,22 @@ impl Deployment {
         }
     }
 
+    /// Refuses a request that would still wait when its time is over, by what runs are known to cost.
+    fn refuse_the_late(&self, queue: &Queue<Job>, job: &Job, now: Moment) -> Result<()> {
+        let (Some(deadline), Some(fit)) = (job.deadline, self.cost.fit()) else { return Ok(()) };
+        let left = deadline - now;
+        match queue.ahead(job.shares).outlasts(fit, left) {
+            None => Ok(()),
+            Some(wait) => {
+                let message = format!(
+                    "the predicted wait for model {:?} is {wait:.0?}, and the request has {left:.0?} left",
+                    self.identity.model
+                );
+                Err(Error::new(ErrorKind::Overloaded, message).retry_after(wait))
+            }
+        }
+    }
+
     fn refusal(&self, refused: Refused<Job>) -> Error {
         let Identity { model, version, .. } = &self.identity;
         let (kind, message, job) = match refused {
@@ -375,4 +419,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 #[path = "deployment/tests.rs"]
-mod tests;
+pub(crate) mod tests;

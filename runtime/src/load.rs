@@ -15,9 +15,11 @@ use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Parts};
 use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
 use crate::golden::Golden;
-use crate::measure;
+use crate::measure::idle::{Measurer, Task, settle};
+use crate::measure::{self, Curve};
 use crate::onnx::Graph;
 use crate::pool::Clock;
+use crate::profile::{Machine, Place, Subject};
 use crate::prove;
 use crate::queue::QueuePolicy;
 use crate::repository::settings::Settings;
@@ -35,6 +37,18 @@ pub struct Loader {
     pub defaults: QueuePolicy,
     /// The process's clock.
     pub clock: Clock,
+    /// How the cost of runs is measured and what may follow from it; `None` leaves it at a first look.
+    pub measuring: Option<Measuring>,
+}
+
+/// How the cost of runs is measured after a load.
+pub struct Measuring {
+    /// Who measures in idle time what a load does not.
+    pub measurer: Arc<Measurer>,
+    /// Whether batches may be smaller than allowed where that is as good; a model's own bound always stands.
+    pub learns_rows: bool,
+    /// Processors that the process may use: part of what a profile is about.
+    pub cores: usize,
 }
 
 /// Why a version did not become ready.
@@ -111,8 +125,8 @@ impl Loader {
             load_time: (self.clock)() - started,
             goldens: understood.goldens.len(),
         };
-        let timed = timing_inputs(&understood, compiled.signature());
-        let deployment = Deployment::new(Parts {
+        let threads = understood.settings.threads.unwrap_or(1);
+        let deployment = Arc::new(Deployment::new(Parts {
             identity,
             graph: understood.file.graph,
             settings: understood.settings,
@@ -120,9 +134,43 @@ impl Loader {
             policy,
             example,
             compiled,
-        });
-        measure::first_look(&deployment, &timed, self.clock);
-        Ok(Arc::new(deployment))
+        }));
+        self.learn_cost(&deployment, threads);
+        Ok(deployment)
+    }
+
+    /// Recalls what runs of the deployment cost, or has a first look and leaves the rest to idle time.
+    fn learn_cost(&self, deployment: &Arc<Deployment>, threads: usize) {
+        let Some(measuring) = &self.measuring else {
+            measure::first_look(deployment, self.clock);
+            return;
+        };
+        let identity = &deployment.identity;
+        let subject = || Subject {
+            artifact: identity.artifact.to_string(),
+            engine: identity.engine.to_owned(),
+            build: identity.build.version.clone(),
+            provider: identity.provider.clone(),
+            threads,
+            rows_max: measure::rows_limit(deployment),
+            machine: Machine::here(measuring.cores),
+        };
+        let place = self.profiles.as_deref().map(|folder| Place::new(folder, subject()));
+        let learns_rows = measuring.learns_rows && deployment.settings.batching.rows_max.is_none();
+        let curve = match place.as_ref().and_then(Place::read) {
+            Some(profile) => {
+                deployment.cost.recall(&profile.points);
+                if learns_rows {
+                    deployment.learn_rows(profile.best_rows);
+                }
+                Curve::nothing()
+            }
+            None => measure::first_look(deployment, self.clock),
+        };
+        if curve.next().is_none() {
+            settle(deployment, &curve, place.as_ref(), learns_rows);
+        }
+        measuring.measurer.add(Task { deployment: Arc::downgrade(deployment), curve, place, learns_rows });
     }
 
     /// Compiles on every engine that may run the model. Fails with every engine's reason where none can.

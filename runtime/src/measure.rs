@@ -1,44 +1,73 @@
 //! What do a deployment's runs cost before anybody asked it anything?
+//!
+//! A load takes a first look, bounded so that a thousand models do not take minutes to start; for small models that is all
+//! there is to know. The rest is measured in idle time (see [`idle`]), once per artifact, engine and machine.
+
+mod curve;
+pub mod idle;
+mod sample;
 
 use std::time::Duration;
 
-use tiltyard_types::Tensor;
+use tiltyard_types::Moment;
 
+pub use self::curve::{Curve, Measured};
+pub use self::sample::Sample;
 use crate::deployment::{BatchAxis, Deployment};
+use crate::engine::EngineError;
 use crate::pool::Clock;
 
-/// How long a deployment's first look at its own cost takes at most: a thousand models must not take minutes to start.
+/// How long a deployment's first look at its own cost takes at most, but for the last run.
 const FIRST_LOOK_MAX: Duration = Duration::from_millis(20);
 
-/// Runs of a first look at most.
-const FIRST_LOOK_RUNS: usize = 32;
+/// Processor time that measuring one deployment takes at most.
+pub const BUDGET: Duration = Duration::from_secs(2);
 
-/// Times a few runs of one row, so that the first request finds the deployment's cost known where it is small. `inputs`
-/// is a request in the signature's order. One that does not run says nothing.
-pub(crate) fn first_look(deployment: &Deployment, inputs: &[Option<Tensor>], clock: Clock) {
-    let row = match deployment.batch_axis {
-        BatchAxis::None => inputs.to_vec(),
-        BatchAxis::Unproved(_) | BatchAxis::Proved => one_row(inputs),
-    };
-    let Ok(rows) = deployment.rows(&row) else { return };
-    let wanted: Vec<usize> = (0..deployment.signature.outputs.len()).collect();
+/// Times what it can in 20 ms, so that the first request finds the cost known where it is small. What was not reached is
+/// left in the curve. A model that runs on nothing that can be made up has nothing to be measured.
+pub(crate) fn first_look(deployment: &Deployment, clock: Clock) -> Curve {
     let started = clock();
-    // The first run meets cold caches.
-    let mut cold = true;
-    for _ in 0..=FIRST_LOOK_RUNS {
-        let before = clock();
-        if before - started >= FIRST_LOOK_MAX || deployment.run_alone(&row, &wanted).is_err() {
-            break;
+    match Sample::of(deployment) {
+        Ok(sample) => {
+            let mut curve = Curve::new(rows_limit(deployment), BUDGET);
+            let failed = measure(deployment, &sample, &mut curve, clock, &mut |now, _| now - started < FIRST_LOOK_MAX);
+            if failed.is_ok() { curve } else { Curve::nothing() }
         }
-        if !std::mem::take(&mut cold) {
-            deployment.cost.observe(rows, clock() - before);
+        Err(_) => Curve::nothing(),
+    }
+}
+
+/// Runs what the curve asks for next, as long as `goes_on` at the moment after each run. Every run is observed by the
+/// deployment's cost. Fails with the first run that does.
+pub fn measure(
+    deployment: &Deployment,
+    sample: &Sample,
+    curve: &mut Curve,
+    clock: Clock,
+    goes_on: &mut dyn FnMut(Moment, &Curve) -> bool,
+) -> Result<(), EngineError> {
+    let wanted: Vec<usize> = (0..deployment.signature.outputs.len()).collect();
+    let mut request = None;
+    while let Some(rows) = curve.next() {
+        let (_, inputs) = match request.take() {
+            Some((size, inputs)) if size == rows => request.insert((size, inputs)),
+            _ => request.insert((rows, sample.request(rows))),
+        };
+        let before = clock();
+        deployment.run_alone(inputs, &wanted)?;
+        let after = clock();
+        if curve.note(rows, after - before) {
+            deployment.cost.observe(rows, after - before);
+        }
+        if !goes_on(after, curve) {
+            break;
         }
     }
     deployment.cost.settle();
+    Ok(())
 }
 
-/// The first row of a request that has a batch axis.
-fn one_row(inputs: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
-    let first = |tensor: &Tensor| tensor.rows(0..1).map_or_else(|| tensor.clone(), |row| row.aligned());
-    inputs.iter().map(|input| input.as_ref().map(first)).collect()
+/// The rows up to which a deployment is measured: what its queue may put together.
+pub fn rows_limit(deployment: &Deployment) -> usize {
+    if deployment.batch_axis == BatchAxis::Proved { deployment.policy.rows_max.max(1) } else { 1 }
 }

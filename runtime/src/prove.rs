@@ -19,7 +19,7 @@ const PROBE_ROWS: usize = 4;
 const PROBES: [&[usize]; 4] = [&[0, 1, 2, 3], &[3, 1, 0, 2], &[0, 3], &[2, 0, 0]];
 
 /// Lengths tried for dynamic axes where no example tells one.
-const LENGTHS: [usize; 3] = [8, 32, 1];
+pub(crate) const LENGTHS: [usize; 3] = [8, 32, 1];
 
 /// Whether the signature can have a batch axis at all: every input and output has a dynamic outermost axis.
 pub fn has_batch_axis(signature: &Signature) -> bool {

@@ -6,6 +6,8 @@
 //! There is no timer by default: a batch is whatever waits when a session becomes free, so an idle server adds no
 //! delay and load makes batches bigger by itself.
 
+mod ahead;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -64,6 +66,8 @@ pub enum Take<J> {
 pub struct Queue<J> {
     policy: QueuePolicy,
     waiting: VecDeque<(Moment, J)>,
+    /// Rows of those that wait.
+    rows: usize,
     running: usize,
     draining: bool,
 }
@@ -71,7 +75,7 @@ pub struct Queue<J> {
 impl<J: Waiting> Queue<J> {
     /// An empty queue.
     pub fn new(policy: QueuePolicy) -> Queue<J> {
-        Queue { policy, waiting: VecDeque::new(), running: 0, draining: false }
+        Queue { policy, waiting: VecDeque::new(), rows: 0, running: 0, draining: false }
     }
 
     /// Takes a job in. Says whether a further worker could be of use now: where jobs wait for company, only the first
@@ -83,6 +87,7 @@ impl<J: Waiting> Queue<J> {
         if self.waiting.len() >= self.policy.jobs_max {
             return Err(Refused::Full(job));
         }
+        self.rows = self.rows.saturating_add(job.rows());
         self.waiting.push_back((now, job));
         let worth_a_look =
             self.policy.delay_max.is_zero() || self.waiting.len() == 1 || self.leading_rows() >= self.policy.rows_max;
@@ -134,8 +139,14 @@ impl<J: Waiting> Queue<J> {
     /// Removes dead jobs from the front, so that the one in front is alive.
     fn bury(&mut self, now: Moment, dead: &mut Vec<J>) {
         while self.waiting.front().is_some_and(|(_, job)| is_dead(job, now)) {
-            dead.extend(self.waiting.pop_front().map(|(_, job)| job));
+            dead.extend(self.pop());
         }
+    }
+
+    fn pop(&mut self) -> Option<J> {
+        let (_, job) = self.waiting.pop_front()?;
+        self.rows = self.rows.saturating_sub(job.rows());
+        Some(job)
     }
 
     /// Rows of the jobs in front that would share the next batch.
@@ -167,7 +178,7 @@ impl<J: Waiting> Queue<J> {
                 }
                 rows = rows.saturating_add(job.rows());
             }
-            let Some((_, job)) = self.waiting.pop_front() else { break };
+            let Some(job) = self.pop() else { break };
             if is_dead(&job, now) { dead.push(job) } else { batch.push(job) }
         }
         batch

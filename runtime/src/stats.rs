@@ -233,6 +233,11 @@ impl Stats {
         batch.split.add(times.split);
     }
 
+    /// Runs of the engine so far.
+    pub fn executions(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.executions.load(Relaxed)).sum()
+    }
+
     /// Adds the shards up for the requests that came by `ways`; runs of the engine are counted whatever the way.
     pub fn snapshot(&self, ways: &[Way]) -> Snapshot {
         let mut sum = Snapshot { last_request_ms: self.last_request_ms.load(Relaxed), ..Snapshot::default() };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use tiltyard_runtime::measure::idle::Measurer;
 use tiltyard_runtime::repository::policy::VersionPolicy;
 
 use crate::config::ModelControl;
@@ -18,6 +19,8 @@ pub struct Service {
     pub inference: Arc<Inference>,
     /// Changes what can answer.
     pub writer: Writer,
+    /// Measures in idle time what runs cost, once it is told to begin.
+    pub measurer: Arc<Measurer>,
     /// Levels of logging that clients may ask for and, under explicit control, change.
     pub logs: Logs,
     /// Counters that belong to no deployment.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
-use tiltyard_runtime::load::Loader;
+use tiltyard_runtime::load::{Loader, Measuring};
+use tiltyard_runtime::measure::idle::Measurer;
 use tiltyard_runtime::pool::Pool;
 use tiltyard_runtime::queue::QueuePolicy;
 
 use crate::admission::Admission;
 use crate::catalog::Catalog;
-use crate::config::Config;
+use crate::config::{Amount, Config};
 use crate::engines::{self, Engines};
 use crate::infer::Inference;
 use crate::logs::Logs;
@@ -54,8 +55,9 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let writable = std::fs::create_dir_all(&profiles);
     if let Err(error) = &writable {
         let folder = config.data_dir.display();
-        tracing::warn!(%folder, %error, "the data folder cannot be written: choices of engines are not kept");
+        tracing::warn!(%folder, %error, "the data folder cannot be written: choices of engines and costs of runs are not kept");
     }
+    let measurer = Measurer::new(clock::now);
     let loader = Loader {
         first_engine_wins: !config.engines.is_empty(),
         engines: found,
@@ -67,6 +69,11 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
             runs_max: threads,
         },
         clock: clock::now,
+        measuring: Some(Measuring {
+            measurer: Arc::clone(&measurer),
+            learns_rows: config.batch_rows_max == Amount::Auto,
+            cores: cores::granted(),
+        }),
     };
     let plan = Plan {
         root: config.models.clone(),
@@ -82,6 +89,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     Ok(Arc::new(Service {
         inference,
         writer,
+        measurer,
         logs,
         totals: Totals::default(),
         body_bytes_max: config.body_bytes_max,

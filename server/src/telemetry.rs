@@ -37,6 +37,7 @@ pub fn render(service: &Service, triton: bool) -> String {
     for row in &rows {
         page.sample("tiltyard_queue_length", &row.labels, row.queue_length as f64);
     }
+    costs(&mut page, &catalog);
     page.family("tiltyard_deployment_info", "gauge", "Always 1: which artifact on which engine answers.");
     for row in &rows {
         page.sample("tiltyard_deployment_info", &row.info, 1.0);
@@ -73,8 +74,7 @@ impl Row {
     fn new(deployment: &Deployment, role: Role, sum: Snapshot, first: bool) -> Row {
         let identity = &deployment.identity;
         let name = escape(&identity.model);
-        let labels =
-            format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"{}\"", identity.version, role.name());
+        let labels = arm_labels(deployment, role);
         let info = format!(
             "{labels},digest=\"{}\",engine=\"{}\",engine_version=\"{}\",provider=\"{}\"",
             identity.digest,
@@ -88,6 +88,43 @@ impl Row {
             labels,
             sum,
             queue_length: if first { deployment.queue_len() } else { 0 },
+        }
+    }
+}
+
+fn arm_labels(deployment: &Deployment, role: Role) -> String {
+    let identity = &deployment.identity;
+    let name = escape(&identity.model);
+    format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"{}\"", identity.version, role.name())
+}
+
+/// What each deployment has learned of its own cost, and what follows from it. Nothing while that is unknown.
+fn costs(page: &mut Page, catalog: &Catalog) {
+    type Pick = fn(&Deployment) -> Option<f64>;
+    let gauges: [(&str, &str, Pick); 4] = [
+        ("tiltyard_cost_row_seconds", "What each row adds to a run: a in the fitted a·n + b.", |deployment| {
+            Some(deployment.cost.fit()?.row_ns / 1e9)
+        }),
+        ("tiltyard_cost_run_seconds", "What a run costs whatever its rows: b in the fitted a·n + b.", |deployment| {
+            Some(deployment.cost.fit()?.run_ns / 1e9)
+        }),
+        (
+            "tiltyard_batch_rows_limit",
+            "Rows that one run takes at most: as allowed, or as measured to be as good; 0 where requests are not batched.",
+            |deployment| Some(deployment.rows_taken_max() as f64),
+        ),
+        (
+            "tiltyard_predicted_wait_seconds",
+            "How long a request that came now would wait at least, by what runs cost.",
+            |deployment| Some(deployment.predicted_wait()?.as_secs_f64()),
+        ),
+    ];
+    for (name, help, pick) in gauges {
+        page.family(name, "gauge", help);
+        for deployment in catalog.deployments() {
+            if let Some(value) = pick(deployment) {
+                page.sample(name, &arm_labels(deployment, Role::Champion), value);
+            }
         }
     }
 }

@@ -96,6 +96,17 @@ def test_labels(server, name):
         assert all(labels["outcome"] for labels in mine)
 
 
+@pytest.mark.parametrize("name, least", [
+    ("tiltyard_cost_row_seconds", 0), ("tiltyard_cost_run_seconds", 0), ("tiltyard_batch_rows_limit", 1),
+    ("tiltyard_predicted_wait_seconds", 0)])
+def test_costs_are_known_from_the_load_on(server, name, least):
+    mine = [(labels, value) for labels, value in samples(server)[name] if labels["model"] == "two_in_two_out"]
+    assert len(mine) == 1
+    labels, value = mine[0]
+    assert LABELS <= labels.keys()
+    assert value >= least
+
+
 def test_metrics_are_on_the_admin_port_only(server):
     assert server.get("/metrics").status == 404
 

@@ -16,14 +16,14 @@ const SHORT: f32 = -3.0;
 
 /// Counts runs, and holds the first until the gate opens, so that what comes meanwhile must wait.
 #[derive(Default)]
-struct Script {
+pub(crate) struct Script {
     runs: AtomicUsize,
     gate: Mutex<bool>,
     opened: Condvar,
 }
 
 impl Script {
-    fn open(&self) {
+    pub(crate) fn open(&self) {
         *lock(&self.gate) = true;
         self.opened.notify_all();
     }
@@ -75,18 +75,18 @@ impl Session for ScriptedSession {
     }
 }
 
-fn clock() -> Moment {
+pub(crate) fn clock() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     Moment::from_nanos(START.get_or_init(Instant::now).elapsed().as_nanos() as u64)
 }
 
-struct Bench {
-    deployment: Arc<Deployment>,
+pub(crate) struct Bench {
+    pub(crate) deployment: Arc<Deployment>,
     pool: Arc<Pool>,
-    script: Arc<Script>,
+    pub(crate) script: Arc<Script>,
 }
 
-fn bench(batch_axis: BatchAxis, threads: usize, jobs_max: usize) -> Bench {
+pub(crate) fn bench(batch_axis: BatchAxis, threads: usize, jobs_max: usize) -> Bench {
     let spec = |name: &str| TensorSpec {
         name: name.into(),
         dtype: DataType::Fp32,
@@ -121,7 +121,7 @@ fn bench(batch_axis: BatchAxis, threads: usize, jobs_max: usize) -> Bench {
 }
 
 impl Bench {
-    fn ask(&self, values: &[f32]) -> Result<Pending> {
+    pub(crate) fn ask(&self, values: &[f32]) -> Result<Pending> {
         self.ask_until(values, None)
     }
 
@@ -131,7 +131,7 @@ impl Bench {
     }
 
     /// Asks once and waits until the engine has it: from then on, one worker is busy until the gate opens.
-    fn occupy(&self) -> Pending {
+    pub(crate) fn occupy(&self) -> Pending {
         let runs = self.script.runs.load(Relaxed);
         let pending = self.ask(&[7.0]).unwrap();
         while self.script.runs.load(Relaxed) == runs {
@@ -141,7 +141,7 @@ impl Bench {
     }
 }
 
-fn values(pending: Pending) -> Result<Vec<f32>> {
+pub(crate) fn values(pending: Pending) -> Result<Vec<f32>> {
     Ok(pending.blocking_recv().unwrap()?.outputs[0].to_vec().unwrap())
 }
 
@@ -239,4 +239,55 @@ fn many_threads_ask_and_each_is_answered_rightly() {
     });
     let snapshot = bench.deployment.stats.snapshot(&crate::stats::Way::ALL);
     assert!(snapshot.executions <= 8_000 && snapshot.executions > 0);
+}
+
+#[test]
+fn what_cannot_be_answered_in_time_is_refused_at_once() {
+    let bench = bench(BatchAxis::Proved, 1, 100);
+    let first = bench.occupy();
+    let soon = || Some(clock() + Duration::from_secs(5));
+    // While nobody knows what a run costs, everything is admitted.
+    let mut waiting: Vec<Pending> = (0..40).map(|_| bench.ask_until(&[1.0], soon()).unwrap()).collect();
+    (0..20).for_each(|_| bench.deployment.cost.observe(16, Duration::from_secs(4)));
+    bench.deployment.cost.settle();
+    // Two full batches of 16 rows are ahead.
+    assert_eq!(bench.deployment.predicted_wait(), Some(Duration::from_secs(8)));
+    let refused = bench.ask_until(&[1.0], soon()).unwrap_err();
+    assert_eq!((refused.kind(), refused.wait()), (ErrorKind::Overloaded, Some(Duration::from_secs(8))));
+    assert!(refused.message().starts_with("the predicted wait for model \"scripted\" is 8s"), "{refused}");
+    waiting.push(bench.ask_until(&[1.0], Some(clock() + Duration::from_secs(60))).unwrap());
+    waiting.push(bench.ask(&[1.0]).unwrap());
+    bench.script.open();
+    values(first).unwrap();
+    for pending in waiting {
+        assert_eq!(values(pending).unwrap(), [2.0]);
+    }
+    // An idle deployment takes what comes, however dear it was before.
+    assert_eq!(values(bench.ask_until(&[1.0], soon()).unwrap()).unwrap(), [2.0]);
+}
+
+#[test]
+fn batches_take_the_rows_that_were_learned() {
+    let bench = bench(BatchAxis::Proved, 1, 100);
+    let first = bench.occupy();
+    let waiting: Vec<Pending> = (0..8).map(|i| bench.ask(&[i as f32]).unwrap()).collect();
+    bench.deployment.learn_rows(2);
+    assert_eq!((bench.deployment.rows_taken_max(), bench.deployment.rows_max()), (2, 16));
+    bench.script.open();
+    values(first).unwrap();
+    for pending in waiting {
+        assert_eq!(pending.blocking_recv().unwrap().unwrap().batch_rows, 2);
+    }
+    bench.deployment.learn_rows(1_000);
+    assert_eq!(bench.deployment.rows_taken_max(), 16, "what the settings allow stays the bound");
+}
+
+#[test]
+fn a_first_look_learns_what_runs_cost() {
+    let bench = bench(BatchAxis::Proved, 1, 100);
+    bench.script.open();
+    let curve = crate::measure::first_look(&bench.deployment, clock);
+    assert!(curve.measured().next().is_some());
+    assert!(bench.deployment.cost.fit().is_some());
+    assert_eq!(bench.deployment.stats.executions(), 0, "only runs for clients are counted");
 }

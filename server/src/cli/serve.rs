@@ -69,6 +69,9 @@ async fn serve(config: &Config, logs: Logs) -> Result<ExitCode, String> {
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     }
+    if let Err(error) = service.measurer.begin() {
+        tracing::warn!(%error, "no thread to measure in idle time what runs cost");
+    }
     if config.strict
         && let Some(reason) = first_failure(&service.inference.catalog.load())
     {

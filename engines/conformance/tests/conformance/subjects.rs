@@ -112,7 +112,7 @@ pub(crate) fn all_outputs(compiled: &dyn CompiledModel) -> Vec<usize> {
 pub(crate) fn loader(engines: Vec<Arc<dyn Engine>>, profiles: Option<PathBuf>) -> Loader {
     let first_engine_wins = engines.len() == 1;
     let defaults = QueuePolicy { rows_max: 32, delay_max: std::time::Duration::ZERO, jobs_max: 1024, runs_max: 1 };
-    Loader { engines, first_engine_wins, profiles, defaults, clock: now }
+    Loader { engines, first_engine_wins, profiles, defaults, clock: now, measuring: None }
 }
 
 /// The time since this process first asked.

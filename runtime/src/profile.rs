@@ -1,0 +1,210 @@
+//! Was this deployment measured before, on this machine?
+//!
+//! One JSON file per artifact, engine, build, provider, threads of a run, and machine: when one of them changes, it is
+//! measured anew. A file that cannot be read is as good as none.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tiltyard_types::Digest;
+
+use crate::cost::Point;
+
+/// A file larger than this was not written here.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What a profile is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Subject {
+    pub(crate) artifact: String,
+    pub(crate) engine: String,
+    pub(crate) build: String,
+    pub(crate) provider: String,
+    /// Threads that one run may use.
+    pub(crate) threads: usize,
+    /// Up to which batch it was measured.
+    pub(crate) rows_max: usize,
+    pub(crate) machine: Machine,
+}
+
+/// What two machines must share so that runs cost the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    cpu: String,
+    arch: String,
+    /// Processors that the process may use.
+    cores: usize,
+}
+
+impl Machine {
+    /// This one, of which `cores` may be used.
+    pub(crate) fn here(cores: usize) -> Machine {
+        Machine { cpu: cpu_name().to_owned(), arch: std::env::consts::ARCH.to_owned(), cores }
+    }
+}
+
+/// What is known of a deployment.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Profile {
+    pub(crate) points: Vec<Point>,
+    pub(crate) best_rows: usize,
+}
+
+/// Where a deployment's profile is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    file: PathBuf,
+    subject: Subject,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    subject: Subject,
+    best_rows: usize,
+    points: Vec<KeptPoint>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptPoint {
+    rows: f64,
+    runs: u64,
+    typical_ns: u64,
+    p99_ns: Option<u64>,
+}
+
+impl Place {
+    /// The place for `subject` in the folder of profiles.
+    pub(crate) fn new(folder: &Path, subject: Subject) -> Place {
+        let key = serde_json::to_vec(&subject).unwrap_or_default();
+        let file = folder.join(format!("cost-{}.json", Digest::new(Sha256::digest(key).into())));
+        Place { file, subject }
+    }
+
+    /// What was kept; `None` where there is nothing that can be used.
+    pub(crate) fn read(&self) -> Option<Profile> {
+        if fs::metadata(&self.file).ok()?.len() > FILE_BYTES_MAX {
+            return None;
+        }
+        let kept: Kept = serde_json::from_slice(&fs::read(&self.file).ok()?).ok()?;
+        let sound = |point: &KeptPoint| (1.0..=1e9).contains(&point.rows) && point.typical_ns > 0 && point.runs > 0;
+        let usable = kept.subject == self.subject
+            && (1..=self.subject.rows_max).contains(&kept.best_rows)
+            && !kept.points.is_empty()
+            && kept.points.iter().all(sound);
+        usable.then(|| Profile {
+            best_rows: kept.best_rows,
+            points: kept
+                .points
+                .iter()
+                .map(|point| Point {
+                    rows: point.rows,
+                    runs: point.runs,
+                    typical: Duration::from_nanos(point.typical_ns),
+                    p99: point.p99_ns.map(Duration::from_nanos),
+                })
+                .collect(),
+        })
+    }
+
+    /// Keeps what was measured. A folder that cannot be written costs the next start a measurement, nothing else.
+    pub(crate) fn keep(&self, points: &[Point], best_rows: usize) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let kept_point = |point: &Point| KeptPoint {
+            rows: point.rows,
+            runs: point.runs,
+            typical_ns: nanos(point.typical),
+            p99_ns: point.p99.map(nanos),
+        };
+        let kept = Kept { subject: self.subject.clone(), best_rows, points: points.iter().map(kept_point).collect() };
+        let write = || -> std::io::Result<()> {
+            if let Some(folder) = self.file.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let temporary = self.file.with_extension("tmp");
+            fs::write(&temporary, serde_json::to_vec_pretty(&kept)?)?;
+            fs::rename(temporary, &self.file)
+        };
+        if let Err(error) = write() {
+            tracing::debug!(%error, file = %self.file.display(), "what runs cost is not kept");
+        }
+    }
+}
+
+/// The processor's name as the system tells it; empty where it does not.
+pub(crate) fn cpu_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let line = cpu.lines().find(|line| line.starts_with("model name")).unwrap_or_default();
+        line.split_once(':').map_or("", |(_, name)| name.trim()).to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(engine: &str) -> Subject {
+        Subject {
+            artifact: "sha256:00".into(),
+            engine: engine.into(),
+            build: "1".into(),
+            provider: "cpu".into(),
+            threads: 1,
+            rows_max: 64,
+            machine: Machine::here(2),
+        }
+    }
+
+    fn profile() -> Profile {
+        let point = |rows, micros| Point {
+            rows,
+            runs: 48,
+            typical: Duration::from_micros(micros),
+            p99: Some(Duration::from_micros(micros * 2)),
+        };
+        Profile { points: vec![point(1.0, 5), Point { p99: None, ..point(64.0, 90) }], best_rows: 64 }
+    }
+
+    #[test]
+    fn what_was_kept_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(&folder.path().join("profiles"), subject("tract"));
+        assert_eq!(place.read(), None);
+        place.keep(&profile().points, 64);
+        assert_eq!(place.read(), Some(profile()));
+        assert_eq!(Place::new(&folder.path().join("profiles"), subject("onnxruntime")).read(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_as_good_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path(), subject("tract"));
+        let check = |text: &str| {
+            fs::write(&place.file, text).unwrap();
+            assert_eq!(place.read(), None, "{text}");
+        };
+        place.keep(&profile().points, 64);
+        let good = fs::read_to_string(&place.file).unwrap();
+        check("");
+        check(&good[..good.len() / 2]);
+        check(&good.replace("\"best_rows\": 64", "\"best_rows\": 65"));
+        check(&good.replace("\"rows\": 1.0", "\"rows\": -1.0"));
+        check(&good.replace("\"engine\": \"tract\"", "\"engine\": \"other\""));
+        check(&good.replace("tract", &"t".repeat(FILE_BYTES_MAX as usize)));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let place = Place::new(&file, subject("tract"));
+        place.keep(&profile().points, 64);
+        assert_eq!(place.read(), None);
+    }
+}

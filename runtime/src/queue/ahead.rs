@@ -1,0 +1,17 @@
+//! How much is ahead of a job that would join the queue now, and how large may batches be?
+
+use super::{Queue, QueuePolicy, Waiting};
+use crate::forecast::Ahead;
+
+impl<J: Waiting> Queue<J> {
+    /// What waits now.
+    pub fn ahead(&self, shares: bool) -> Ahead {
+        let QueuePolicy { rows_max, runs_max, .. } = self.policy;
+        Ahead { jobs: self.len(), rows: self.rows, rows_max: if shares { rows_max } else { 0 }, runs_max }
+    }
+
+    /// Changes the rows that one batch may have, from the next one on.
+    pub fn limit_rows(&mut self, rows_max: usize) {
+        self.policy.rows_max = rows_max.max(1);
+    }
+}
