@@ -17,7 +17,7 @@ pub mod load;
 pub mod measure;
 pub mod onnx;
 pub mod pool;
-mod profile;
+pub mod profile;
 pub mod prove;
 pub mod queue;
 pub mod repository;

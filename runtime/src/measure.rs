@@ -18,12 +18,12 @@ use crate::engine::EngineError;
 use crate::pool::Clock;
 
 /// How long a deployment's first look at its own cost takes at most, but for the last run.
-const FIRST_LOOK_MAX: Duration = Duration::from_millis(20);
+const FIRST_LOOK_MAX: Duration = Duration::from_millis(10);
 
 /// Processor time that measuring one deployment takes at most.
 pub const BUDGET: Duration = Duration::from_secs(2);
 
-/// Times what it can in 20 ms, so that the first request finds the cost known where it is small. What was not reached is
+/// Times what it can in 10 ms, so that the first request finds the cost known where it is small. What was not reached is
 /// left in the curve. A model that runs on nothing that can be made up has nothing to be measured.
 pub(crate) fn first_look(deployment: &Deployment, clock: Clock) -> Curve {
     let started = clock();

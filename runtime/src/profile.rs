@@ -135,7 +135,7 @@ impl Place {
 }
 
 /// The processor's name as the system tells it; empty where it does not.
-pub(crate) fn cpu_name() -> &'static str {
+pub fn cpu_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -38,6 +38,11 @@ impl Local {
         Ok(Local { service, runtime })
     }
 
+    /// What answers, for tools that look deeper than a client can.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
     /// Answers one REST request: status and body.
     pub fn call(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Vec<u8>), String> {
         let request = Request::builder()

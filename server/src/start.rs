@@ -27,6 +27,15 @@ const BATCH_ROWS_MAX: usize = 64;
 /// Requests that may wait for one deployment where neither model nor operator says.
 const QUEUE_MAX: usize = 4096;
 
+/// Bytes of request bodies in memory where the operator does not say, at most.
+const BYTES_IN_FLIGHT_MAX: u64 = 1 << 30;
+
+/// A quarter of the memory granted: the rest is for models, batches and answers.
+fn bytes_in_flight_auto() -> usize {
+    let bytes = cores::memory_granted().map_or(BYTES_IN_FLIGHT_MAX, |granted| BYTES_IN_FLIGHT_MAX.min(granted / 4));
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
 /// Starts everything but the listeners. The first look at the repository begins at once.
 pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let Engines { found, missing } = engines::find(config)?;
@@ -48,7 +57,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let inference = Arc::new(Inference {
         catalog: ArcSwap::from_pointee(Catalog::default()),
         pool,
-        admission: Admission::new(config.requests_max, config.bytes_in_flight_max),
+        admission: Admission::new(config.requests_max, config.bytes_in_flight_max.or(bytes_in_flight_auto())),
         timeout_default: config.request_timeout,
     });
     let profiles = config.data_dir.join("profiles");

@@ -11,7 +11,7 @@ use crate::cost::best_rows;
 const RUNS_MIN: u32 = 3;
 
 /// Runs of one size at most.
-const RUNS_MAX: u32 = 48;
+const RUNS_MAX: u32 = 24;
 
 /// Time spent on one size, once it ran as often as it must.
 const SIZE_SPENT_MAX: Duration = Duration::from_millis(30);

@@ -13,6 +13,7 @@ use super::exit::Failure;
 use super::output::{self, Form, NOTHING, Table, size};
 use super::{progress, settings};
 use crate::config::Config;
+use crate::cores;
 use crate::engines::{self, Engines, NAMES};
 
 /// The engine that is not part of this program.
@@ -85,10 +86,18 @@ fn run_list(matches: &ArgMatches) -> Result<(), Failure> {
     match Form::of(matches) {
         Form::Json => output::print_json(&json!({
             "engines": entries(&found),
+            "cores": cores::granted(),
+            "memory_bytes": cores::memory_granted(),
             "onnxruntime_candidates": search.candidates.iter().map(candidate_form).collect::<Vec<_>>(),
         })),
-        Form::Table => output::print(&listing(&entries(&found), &search)),
+        Form::Table => output::print(&format!("{}\n{}\n", listing(&entries(&found), &search), granted())),
     }
+}
+
+/// What this process may use, in words.
+fn granted() -> String {
+    let memory = cores::memory_granted().map_or_else(String::new, |bytes| format!(", {} of memory", size(bytes)));
+    format!("Granted to a server here: {} processors{memory}", cores::granted())
 }
 
 /// Every engine, found or not.

@@ -1,5 +1,6 @@
 //! Which command was asked for, and how does the process end?
 
+mod bench;
 mod check;
 mod completions;
 mod config;
@@ -33,6 +34,7 @@ Examples:
   tiltyard check ~/models                       what would be served, and what is wrong
   tiltyard models                               what a running server serves
   tiltyard predict risk --file patients.csv     ask a running server
+  tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
@@ -65,6 +67,7 @@ fn command() -> Command {
         .subcommand(predict::command())
         .subcommand(models::command())
         .subcommand(check::command())
+        .subcommand(bench::command())
         .subcommand(engine::command())
         .subcommand(config::command())
         .subcommand(completions::command())
@@ -109,6 +112,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("predict", matches)) => predict::run(matches).map(done),
         Some(("models", matches)) => models::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
+        Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
         Some(("config", matches)) => config::run(matches).map(done),
         Some(("completions", matches)) => completions::run(matches).map(done),
@@ -173,6 +177,7 @@ mod tests {
         check("tiltyard engine list --output json", "engine json");
         check("tiltyard check", "check");
         check("tiltyard check m --engines tract,onnxruntime", "check");
+        check("tiltyard bench risk --models m --output json", "bench json");
         check("tiltyard completions bash", "completions");
     }
 

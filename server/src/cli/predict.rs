@@ -113,9 +113,11 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 /// A model, and perhaps one of its versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct ModelName {
-    name: String,
-    version: Option<u64>,
+pub(crate) struct ModelName {
+    /// The model.
+    pub(crate) name: String,
+    /// The version, where one was named.
+    pub(crate) version: Option<u64>,
 }
 
 impl ModelName {
@@ -129,7 +131,8 @@ impl ModelName {
     }
 }
 
-fn parse_model(text: &str) -> Result<ModelName, Failure> {
+/// Reads `MODEL[@VERSION]`.
+pub(crate) fn parse_model(text: &str) -> Result<ModelName, Failure> {
     let (name, version) = match text.rsplit_once('@') {
         None => (text, None),
         Some((name, version)) => match version.parse() {
@@ -144,7 +147,7 @@ fn parse_model(text: &str) -> Result<ModelName, Failure> {
 }
 
 /// Loads only the model that is asked for.
-fn local(matches: &ArgMatches, model: &ModelName) -> Result<Local, Failure> {
+pub(crate) fn local(matches: &ArgMatches, model: &ModelName) -> Result<Local, Failure> {
     let loaded = settings::load(matches)?;
     settings::warn(&loaded);
     let mut config = loaded.config;

@@ -160,8 +160,9 @@ keys! {
             "The time a request has where the client gave none.";
         requests_max: usize = COUNT, Text("4096"),
             "The most requests in flight; more are refused at once.";
-        bytes_in_flight_max: usize = SIZE, Text("1GiB"),
-            "The most bytes of request bodies in memory; more are refused at once.";
+        bytes_in_flight_max: Amount = AMOUNT_OF_BYTES, Text("0"),
+            "The most bytes of request bodies in memory; more are refused at once. 0 takes a quarter of the memory that \
+             the control group grants, 1GiB at most.";
         connections_max: usize = COUNT, Text("10000"),
             "The most open connections.";
         header_timeout: Duration = DURATION_ABOVE_ZERO, Text("10s"),

@@ -71,6 +71,16 @@ pub(super) const SIZE: Kind<usize> = Kind {
     parse: parse_size,
 };
 
+pub(super) const AMOUNT_OF_BYTES: Kind<Amount> = Kind {
+    placeholder: "SIZE",
+    expected: "a number of bytes such as 67108864, 64MiB or 64MB, or 0 for automatic",
+    form: Form::IntegerOrText,
+    parse: |text| match text {
+        "0" => Some(Amount::Auto),
+        _ => parse_size(text).and_then(NonZeroUsize::new).map(Amount::Exactly),
+    },
+};
+
 pub(super) const DURATION: Kind<Duration> = Kind {
     placeholder: "DURATION",
     expected: "0, or an integer with a unit (us, ms, s, m, h), such as 500ms, up to 8760h",
@@ -250,7 +260,8 @@ fn parse_size(text: &str) -> Option<usize> {
     usize::try_from(number.checked_mul(factor)?).ok().filter(|bytes| *bytes > 0)
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A time as settings have it, such as `500ms`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
     let duration = match unit {
         "" if number == 0 => Duration::ZERO,

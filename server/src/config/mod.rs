@@ -17,6 +17,7 @@ use std::{fmt, io};
 use clap::ArgMatches;
 
 pub use keys::Config;
+pub(crate) use kinds::parse_duration;
 pub use kinds::{Amount, Host, LogFormat, LogLevel, ModelControl};
 pub use reference::{command_flags, reference_markdown};
 

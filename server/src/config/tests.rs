@@ -30,7 +30,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!((config.http_port, config.grpc_port, config.admin_port), (8000, 8001, 8002));
     assert_eq!(config.host, Host::Address([127, 0, 0, 1].into()));
     assert_eq!(config.body_bytes_max, 64 << 20);
-    assert_eq!(config.bytes_in_flight_max, 1 << 30);
+    assert_eq!(config.bytes_in_flight_max, Amount::Auto);
     assert_eq!(config.request_timeout, std::time::Duration::from_secs(30));
     assert_eq!(config.version_policy, VersionPolicy::Latest(2));
     assert_eq!(config.model_control, ModelControl::Watch);
