@@ -77,6 +77,8 @@ pub struct Deployment {
     pub cost: Cost,
     /// The rows that one run takes at most; 0 where requests are never batched.
     rows_taken_max: AtomicUsize,
+    /// Whether that follows what is measured: nobody said how many it shall be.
+    learns_rows: bool,
     compiled: Box<dyn CompiledModel>,
     sessions: Mutex<Vec<Box<dyn Session>>>,
     waiting: Mutex<Waiting>,
@@ -96,6 +98,7 @@ pub(crate) struct Parts {
     pub(crate) batch_axis: BatchAxis,
     pub(crate) policy: QueuePolicy,
     pub(crate) example: Option<crate::golden::Golden>,
+    pub(crate) learns_rows: bool,
     pub(crate) compiled: Box<dyn CompiledModel>,
 }
 
@@ -113,6 +116,7 @@ impl Deployment {
             stats: Stats::default(),
             cost: Cost::default(),
             rows_taken_max: AtomicUsize::new(rows_taken_max),
+            learns_rows: parts.learns_rows,
             compiled: parts.compiled,
             sessions: Mutex::new(Vec::new()),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
@@ -129,11 +133,12 @@ impl Deployment {
         self.rows_taken_max.load(Relaxed)
     }
 
-    /// Makes runs take at most the rows that were measured to be best. What the settings allow stays the bound, and alone
-    /// is part of the deployment's digest: two machines may learn different sizes and still answer alike.
-    pub(crate) fn learn_rows(&self, best: usize) {
+    /// Makes runs take at most the rows that were measured to be best, unless its owner said how many. What the settings
+    /// allow stays the bound, and alone is part of the deployment's digest: two machines may learn different sizes and
+    /// still answer alike.
+    pub fn learn_rows(&self, best: usize) {
         let rows = best.min(self.rows_max());
-        if rows > 0 {
+        if self.learns_rows && rows > 0 {
             self.rows_taken_max.store(rows, Relaxed);
             lock(&self.waiting).queue.limit_rows(rows);
         }

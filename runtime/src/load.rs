@@ -126,6 +126,8 @@ impl Loader {
             goldens: understood.goldens.len(),
         };
         let threads = understood.settings.threads.unwrap_or(1);
+        let learns_rows = self.measuring.as_ref().is_some_and(|measuring| measuring.learns_rows)
+            && understood.settings.batching.rows_max.is_none();
         let deployment = Arc::new(Deployment::new(Parts {
             identity,
             graph: understood.file.graph,
@@ -133,6 +135,7 @@ impl Loader {
             batch_axis,
             policy,
             example,
+            learns_rows,
             compiled,
         }));
         self.learn_cost(&deployment, threads);
@@ -156,21 +159,18 @@ impl Loader {
             machine: Machine::here(measuring.cores),
         };
         let place = self.profiles.as_deref().map(|folder| Place::new(folder, subject()));
-        let learns_rows = measuring.learns_rows && deployment.settings.batching.rows_max.is_none();
         let curve = match place.as_ref().and_then(Place::read) {
             Some(profile) => {
                 deployment.cost.recall(&profile.points);
-                if learns_rows {
-                    deployment.learn_rows(profile.best_rows);
-                }
+                deployment.learn_rows(profile.best_rows);
                 Curve::nothing()
             }
             None => measure::first_look(deployment, self.clock),
         };
         if curve.next().is_none() {
-            settle(deployment, &curve, place.as_ref(), learns_rows);
+            settle(deployment, &curve, place.as_ref());
         }
-        measuring.measurer.add(Task { deployment: Arc::downgrade(deployment), curve, place, learns_rows });
+        measuring.measurer.add(Task { deployment: Arc::downgrade(deployment), curve, place });
     }
 
     /// Compiles on every engine that may run the model. Fails with every engine's reason where none can.

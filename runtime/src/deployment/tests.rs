@@ -115,6 +115,7 @@ pub(crate) fn bench(batch_axis: BatchAxis, threads: usize, jobs_max: usize) -> B
         batch_axis,
         policy: QueuePolicy { rows_max: 16, delay_max: Duration::ZERO, jobs_max, runs_max: threads },
         example: None,
+        learns_rows: true,
         compiled: Box::new(Scripted { signature, script: Arc::clone(&script) }),
     }));
     Bench { deployment, pool: Pool::start(threads, clock).unwrap(), script }

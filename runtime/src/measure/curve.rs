@@ -45,7 +45,6 @@ impl Measured {
 #[derive(Clone, Debug)]
 pub struct Curve {
     sizes: Vec<Measured>,
-    limit: usize,
     spent: Duration,
     budget: Duration,
 }
@@ -56,12 +55,12 @@ impl Curve {
         let powers = std::iter::successors(Some(1usize), |rows| rows.checked_mul(2)).take_while(|rows| *rows < limit);
         let of = |rows| Measured { rows, runs: 0, fastest: Duration::MAX, spent: Duration::ZERO, is_warm: false };
         let sizes = powers.chain([limit.max(1)]).map(of).collect();
-        Curve { sizes, limit: limit.max(1), spent: Duration::ZERO, budget }
+        Curve { sizes, spent: Duration::ZERO, budget }
     }
 
     /// A curve of which nothing can be measured.
     pub(crate) fn nothing() -> Curve {
-        Curve { sizes: Vec::new(), limit: 1, spent: Duration::ZERO, budget: Duration::ZERO }
+        Curve { sizes: Vec::new(), spent: Duration::ZERO, budget: Duration::ZERO }
     }
 
     /// The rows to run next; `None` when all that is worth its time is measured.
@@ -111,11 +110,13 @@ impl Curve {
         self.spent
     }
 
-    /// The smallest batch that is as good as the best; `None` while fewer than one size was measured well.
+    /// The smallest batch that is as good as the best of those tried; `None` before anything ran. Asked at the end: what
+    /// was not tried by then would run too long.
     pub fn best_rows(&self) -> Option<usize> {
-        let known = self.measured().filter(|size| size.runs >= RUNS_MIN);
-        let points: Vec<(f64, f64)> = known.map(|size| (size.rows as f64, size.fastest.as_nanos() as f64)).collect();
-        (!points.is_empty()).then(|| best_rows(&points, self.limit))
+        let points: Vec<(f64, f64)> =
+            self.measured().map(|size| (size.rows as f64, size.fastest.as_nanos() as f64)).collect();
+        let largest = self.measured().last()?.rows;
+        Some(best_rows(&points, largest))
     }
 }
 
@@ -155,6 +156,9 @@ mod tests {
         check(3, 1, 5, &[1, 2, 3], 3);
         // Longer runs than are tried elsewhere, to know the least.
         check(64, 200_000, 0, &[1, 2], 1);
+        check(64, 120_000, 40_000, &[1, 2], 2);
+        // One that takes three seconds a row runs once, and alone.
+        check(64, 3_000_000, 0, &[1], 1);
     }
 
     #[test]
@@ -164,8 +168,6 @@ mod tests {
         assert!(curve.note(1, Duration::from_micros(5)));
         assert_eq!(curve.measured().next().unwrap().fastest, Duration::from_micros(5));
         assert!(Curve::new(2, Duration::from_secs(1)).note(1, Duration::from_millis(40)), "long runs are too dear");
-        // One that takes a second a row is left alone.
-        assert_eq!(measured(64, Duration::from_secs(1), Duration::ZERO).0.best_rows(), None);
         assert_eq!((Curve::nothing().next(), Curve::nothing().best_rows()), (None, None));
     }
 

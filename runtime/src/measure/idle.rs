@@ -43,8 +43,6 @@ pub(crate) struct Task {
     pub(crate) curve: Curve,
     /// Where the outcome is kept.
     pub(crate) place: Option<Place>,
-    /// Whether its batches may follow the outcome.
-    pub(crate) learns_rows: bool,
 }
 
 impl Measurer {
@@ -139,7 +137,7 @@ impl Round {
             Ok(()) if task.curve.next().is_some() => self.tasks.push_front(task),
             Ok(()) => {
                 self.sample = None;
-                settle(&deployment, &task.curve, task.place.as_ref(), task.learns_rows);
+                settle(&deployment, &task.curve, task.place.as_ref());
                 self.tell();
             }
             Err(reason) => {
@@ -186,11 +184,9 @@ impl Round {
 }
 
 /// Acts on a curve that is measured: the deployment learns its best batch, and the profile is kept.
-pub(crate) fn settle(deployment: &Deployment, curve: &Curve, place: Option<&Place>, learns_rows: bool) {
+pub(crate) fn settle(deployment: &Deployment, curve: &Curve, place: Option<&Place>) {
     let Some(best) = curve.best_rows() else { return };
-    if learns_rows {
-        deployment.learn_rows(best);
-    }
+    deployment.learn_rows(best);
     if let Some(place) = place {
         place.keep(&deployment.cost.points(), best);
     }
@@ -229,7 +225,7 @@ mod tests {
 
     fn task(bench: &Bench) -> Task {
         let curve = Curve::new(rows_limit(&bench.deployment), BUDGET);
-        Task { deployment: Arc::downgrade(&bench.deployment), curve, place: None, learns_rows: true }
+        Task { deployment: Arc::downgrade(&bench.deployment), curve, place: None }
     }
 
     #[test]

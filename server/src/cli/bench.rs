@@ -127,6 +127,10 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         ))
     })?;
     let curve = measure_curve(&deployment, &sample)?;
+    // As a server would, unless the command line or the model says how many.
+    if let Some(best) = curve.best_rows() {
+        deployment.learn_rows(best);
+    }
     let points = deployment.cost.points();
     let fit = deployment.cost.fit();
     let (saturation, loads) = drive_all(&deployment, &pool, &sample, rows, time);
@@ -182,7 +186,7 @@ fn drive_all(
     let bar = progress::bar("loads", Some(FRACTIONS.len() as u64 + 1));
     let next = |bar: &ProgressBar, message: String| bar.set_message(message);
     next(&bar, "saturation".to_owned());
-    let window = window(deployment, rows);
+    let window = window(deployment, rows, time);
     let saturation = drive(deployment, pool, &request, rows, Pace::Window(window), time.mul_f64(SATURATION_SHARE));
     bar.inc(1);
     let level_time = time.mul_f64((1.0 - SATURATION_SHARE) / FRACTIONS.len() as f64);
@@ -197,10 +201,16 @@ fn drive_all(
     (saturation, loads.into())
 }
 
-/// Requests that saturate: every instance busy, and as much again waiting for it.
-fn window(deployment: &Deployment, rows: usize) -> usize {
+/// Requests that saturate: every instance busy, and as much again waiting for it; but no more than are answered soon after
+/// the load has ended.
+fn window(deployment: &Deployment, rows: usize, time: Duration) -> usize {
+    let instances = deployment.policy.runs_max;
     let batch = (deployment.rows_taken_max().max(1) / rows).max(1);
-    (2 * deployment.policy.runs_max * batch).clamp(4, (deployment.policy.jobs_max / 2).max(4))
+    let soon = deployment.cost.predict(rows).map_or(usize::MAX, |run| {
+        (time.as_secs_f64() * SATURATION_SHARE * instances as f64 / run.as_secs_f64().max(1e-9)) as usize
+    });
+    let most = soon.min(deployment.policy.jobs_max / 2);
+    (2 * instances * batch).min(most).max(2 * instances)
 }
 
 /// Writes `FILE.json` and `FILE.md`, whichever of the two endings the name has already.

@@ -163,7 +163,7 @@ impl Card<'_> {
     fn fit_line(&self) -> Option<String> {
         let fit = self.fit?;
         let best = self.best_rows.map_or_else(String::new, |rows| format!("; a batch of {rows} is as good as any"));
-        Some(format!("n rows take {:.2} µs · n + {:.2} µs{best}", fit.row_ns / 1e3, fit.run_ns / 1e3))
+        Some(format!("n rows take {} · n + {}{best}", seconds(fit.row_ns / 1e9), seconds(fit.run_ns / 1e9)))
     }
 
     fn load_head(&self) -> String {
@@ -252,10 +252,13 @@ fn markdown_table(cells: &[Vec<String>]) -> String {
     text
 }
 
-/// A time as people say it, to three digits.
+/// A time as people say it.
 fn time(time: Option<Duration>) -> String {
-    let Some(time) = time else { return NOTHING.to_owned() };
-    let seconds = time.as_secs_f64();
+    time.map_or_else(|| NOTHING.to_owned(), |time| seconds(time.as_secs_f64()))
+}
+
+/// A number of seconds with the unit that suits it, to three digits.
+fn seconds(seconds: f64) -> String {
     let (amount, unit) = match seconds {
         s if s < 1e-6 => (s * 1e9, "ns"),
         s if s < 1e-3 => (s * 1e6, "µs"),

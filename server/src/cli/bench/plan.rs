@@ -70,14 +70,17 @@ pub(super) struct Plan {
 /// The highest load at which the objective was kept, there and at every lower one.
 pub(super) fn plan(saturation: &Load, loads: &[Load], objective: Option<Objective>, rate: Option<f64>) -> Plan {
     let rows_per_second = match objective {
-        Some(objective) => {
-            loads.iter().take_while(|load| objective.is_kept(load)).last().map(|load| load.rows_per_second)
-        }
+        Some(objective) => loads.iter().take_while(|load| objective.is_kept(load)).last().map(carried),
         None => Some(saturation.rows_per_second * SHARE_WITHOUT_OBJECTIVE),
     };
-    let carried = rows_per_second.filter(|carried| *carried > 0.0);
-    let replicas = rate.zip(carried).map(|(rate, carried)| (rate / carried).ceil() as u64);
-    Plan { objective, rows_per_second: carried, rate, replicas }
+    let rows_per_second = rows_per_second.filter(|carried| *carried > 0.0);
+    let replicas = rate.zip(rows_per_second).map(|(rate, carried)| (rate / carried).ceil() as u64);
+    Plan { objective, rows_per_second, rate, replicas }
+}
+
+/// What was carried of a load: chance may have sent more than was meant, which is no promise.
+fn carried(load: &Load) -> f64 {
+    load.offered.map_or(load.rows_per_second, |offered| offered.min(load.rows_per_second))
 }
 
 #[cfg(test)]
@@ -114,6 +117,8 @@ mod tests {
         check(Some("p99=20ms"), Some(1_001.0), (Some(500.0), Some(3)));
         check(Some("p50=4ms"), Some(500.0), (Some(500.0), Some(1)));
         check(Some("p99=1ms"), Some(500.0), (None, None));
+        let lucky = Load { offered: Some(200.0), ..load(250.0, 5, 0) };
+        assert_eq!(carried(&lucky), 200.0);
         let failing = plan(&load(1.0, 1, 0), &[load(250.0, 1, 1)], Objective::parse("p99=1s").ok(), None);
         assert_eq!(failing.rows_per_second, None, "a load with failures keeps nothing");
     }
