@@ -15,6 +15,13 @@ use crate::pool::Pool;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
 use crate::repository::settings::Settings;
 use crate::stats::{RunTimes, Stats};
+use crate::turn;
+
+/// A run of this length at most, 99 times in 100, may be run by the thread that brought it.
+const QUICK: Duration = Duration::from_micros(50);
+
+/// How long one event loop may be kept by one deployment's runs.
+const HERE_MAX: Duration = Duration::from_micros(200);
 
 /// What the load found out about a version: its identity and how it will be run.
 #[derive(Clone, Debug)]
@@ -158,6 +165,21 @@ impl Deployment {
         let now = pool.now();
         let shares = self.batch_axis == BatchAxis::Proved;
         let job = Job { inputs, wanted, rows, shares, deadline, enqueued: now, reply, held };
+        let quick = (1..=self.rows_here()).contains(&rows);
+        match if quick { turn::keep(self, job) } else { Err(job) } {
+            Ok(()) => Ok(pending),
+            Err(job) => self.leave_to_workers(job, now, pool).map(|()| pending),
+        }
+    }
+
+    /// Rows that whoever brings a request runs on the spot at most; 0 where not even one is quick, or where requests are
+    /// to wait for company.
+    fn rows_here(&self) -> usize {
+        if self.policy.delay_max.is_zero() { self.cost.rows_within(QUICK) } else { 0 }
+    }
+
+    /// Puts a job into the queue and sends a worker if one is of use.
+    fn leave_to_workers(self: &Arc<Self>, job: Job, now: Moment, pool: &Pool) -> Result<()> {
         let send_worker = {
             let mut waiting = lock(&self.waiting);
             let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
@@ -168,7 +190,38 @@ impl Deployment {
         if send_worker {
             pool.send(Arc::clone(self));
         }
-        Ok(pending)
+        Ok(())
+    }
+
+    /// Runs jobs that never waited on the thread that brought them, in batches that each take a moment, for as long as an
+    /// event loop may be kept. The rest, and all of them where others wait or no session is free, go to the workers.
+    pub(crate) fn run_here(self: &Arc<Self>, jobs: Vec<Job>, pool: &Pool) {
+        let started = pool.now();
+        // The queue's own rules, on jobs that only this thread knows of.
+        let rows_max = self.policy.rows_max.min(self.rows_here().max(1));
+        let policy = QueuePolicy { rows_max, delay_max: Duration::ZERO, jobs_max: jobs.len(), runs_max: 1 };
+        let mut queue = Queue::new(policy);
+        for job in jobs {
+            // It was made to hold them all.
+            drop(queue.enqueue(job, started));
+        }
+        let mut dead = Vec::new();
+        let mut now = started;
+        while now.since(started) < HERE_MAX && lock(&self.waiting).queue.pass() {
+            let finish = Finish(self);
+            let Take::Batch(jobs) = queue.take(now, &mut dead) else { break };
+            self.run_batch(jobs, now, pool);
+            queue.finish();
+            drop(finish);
+            now = pool.now();
+        }
+        refuse_late(dead);
+        while let Some(job) = queue.pop() {
+            // A refusal is answered where it is made.
+            drop(self.leave_to_workers(job, now, pool));
+        }
+        // Others may have come while all sessions were leased here.
+        self.wake(pool);
     }
 
     /// Refuses requests from now on; those that wait are still run.
@@ -199,11 +252,7 @@ impl Deployment {
             }
             take
         };
-        for job in dead {
-            // A cancelled job's client has gone: this answer then reaches nobody.
-            let late = "the deadline passed while the request waited";
-            job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
-        }
+        refuse_late(dead);
         match take {
             Take::Idle => Visit::Left,
             Take::Wait(until) => Visit::LeftUntil(until),
@@ -336,6 +385,15 @@ impl Deployment {
         let error = Error::new(kind, message).retry_after(Duration::from_secs(1));
         job.reply.send(Err(error.clone()));
         error
+    }
+}
+
+/// Answers jobs that were not worth a run any more.
+fn refuse_late(dead: Vec<Job>) {
+    for job in dead {
+        // A cancelled job's client has gone: this answer then reaches nobody.
+        let late = "the deadline passed while the request waited";
+        job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
     }
 }
 

@@ -20,3 +20,4 @@ pub mod prove;
 pub mod queue;
 pub mod repository;
 pub mod stats;
+pub mod turn;

@@ -111,6 +111,14 @@ impl<J: Waiting> Queue<J> {
         self.running -= 1;
     }
 
+    /// Lets a batch run that never waited here, where it overtakes nobody and there is room for it. Then call
+    /// [`Queue::finish`].
+    pub fn pass(&mut self) -> bool {
+        let may = self.waiting.is_empty() && self.running < self.policy.runs_max;
+        self.running += usize::from(may);
+        may
+    }
+
     /// Refuses jobs from now on. Those that wait are still run.
     pub fn drain(&mut self) {
         self.draining = true;
@@ -129,6 +137,11 @@ impl<J: Waiting> Queue<J> {
     /// Jobs that wait.
     pub fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Takes out the job that came first.
+    pub fn pop(&mut self) -> Option<J> {
+        self.waiting.pop_front().map(|(_, job)| job)
     }
 
     /// Removes dead jobs from the front, so that the one in front is alive.

@@ -9,11 +9,10 @@ use arc_swap::ArcSwap;
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::Answer;
 use tiltyard_runtime::pool::Pool;
-use tiltyard_runtime::stats::Way;
 use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, RequestId, Result};
 
 use crate::admission::Admission;
-use crate::catalog::{Catalog, Role, Route};
+use crate::catalog::{Arm, Catalog};
 use crate::{clock, ids};
 
 /// What answers requests: shared by all connections.
@@ -50,10 +49,8 @@ impl Accepted {
 
 /// A request's answer, with what the protocols tell about it.
 pub struct Outcome {
-    /// What answered.
-    pub deployment: Arc<Deployment>,
-    /// In which part.
-    pub role: Role,
+    /// What answered, and in which part.
+    pub arm: Arc<Arm>,
     /// The server's name for the request.
     pub id: RequestId,
     /// The outputs asked for, in that order.
@@ -63,21 +60,19 @@ pub struct Outcome {
 }
 
 impl Inference {
-    /// Answers a request along `route`, which the protocol resolved when it decoded.
-    pub async fn infer(&self, request: InferRequest, route: Route, accepted: Accepted) -> Result<Outcome> {
-        let (deployment, way) = (Arc::clone(&route.deployment), route.role.way());
+    /// Answers a request on `arm`, which the protocol resolved when it decoded.
+    pub async fn infer(&self, request: InferRequest, arm: Arc<Arm>, accepted: Accepted) -> Result<Outcome> {
         let mut watch = Watch {
-            deployment,
-            way,
+            arm: Arc::clone(&arm),
             accepted,
             name: request.model.clone(),
             client_id: request.id.clone(),
             done: false,
         };
-        match self.answer(request, &route, accepted).await {
+        match self.answer(request, &arm.deployment, accepted).await {
             Ok((outputs, answer, rows)) => {
                 watch.succeeded(&answer, rows);
-                Ok(Outcome { deployment: route.deployment, role: route.role, id: accepted.id, outputs, rows })
+                Ok(Outcome { arm, id: accepted.id, outputs, rows })
             }
             Err(error) => {
                 watch.failed(error.kind());
@@ -89,10 +84,9 @@ impl Inference {
     async fn answer(
         &self,
         request: InferRequest,
-        route: &Route,
+        deployment: &Arc<Deployment>,
         accepted: Accepted,
     ) -> Result<(Vec<NamedTensor>, Answer, usize)> {
-        let deployment = &route.deployment;
         refuse_sequences(&request)?;
         let deadline = self.deadline(&request, accepted)?;
         let inputs = deployment.signature.arrange(request.inputs)?;
@@ -151,8 +145,7 @@ fn refuse_sequences(request: &InferRequest) -> Result<()> {
 
 /// Counts a request when it ends, also when its client hangs up and the future is dropped.
 struct Watch {
-    deployment: Arc<Deployment>,
-    way: Way,
+    arm: Arc<Arm>,
     accepted: Accepted,
     name: String,
     client_id: String,
@@ -163,12 +156,19 @@ impl Watch {
     fn succeeded(&mut self, answer: &Answer, rows: usize) {
         self.done = true;
         let total = clock::now() - self.accepted.at;
-        self.deployment.stats.succeeded(self.way, rows, answer.queue, answer.times, total, clock::unix_ms());
+        self.arm.deployment.stats.succeeded(
+            self.arm.role.way(),
+            rows,
+            answer.queue,
+            answer.times,
+            total,
+            clock::unix_ms(),
+        );
     }
 
     fn failed(&mut self, kind: ErrorKind) {
         self.done = true;
-        self.deployment.stats.failed(self.way, kind, clock::now() - self.accepted.at, clock::unix_ms());
+        self.arm.deployment.stats.failed(self.arm.role.way(), kind, clock::now() - self.accepted.at, clock::unix_ms());
     }
 }
 

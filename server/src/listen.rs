@@ -9,7 +9,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,9 +19,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tiltyard_types::Moment;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock;
+use crate::fronts::{Fronts, Open};
 
 /// Bytes a client may send before the server has taken them, per stream and per connection: large tensors would else
 /// wait for a round trip every 64 KiB.
@@ -94,12 +97,14 @@ impl Drop for Listener {
     }
 }
 
-/// Accepts connections until `drain` turns true, then lets open requests finish. Ends when all connections have.
+/// Accepts connections until `drain` turns true and deals them out, then lets open requests finish. Ends when all
+/// connections have.
 pub async fn serve<H, F, R>(
     listener: Listener,
     limits: Limits,
     open: Arc<AtomicUsize>,
     drain: watch::Receiver<bool>,
+    fronts: Arc<Fronts>,
     handler: H,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -107,32 +112,33 @@ pub async fn serve<H, F, R>(
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
 {
-    let mut connections = JoinSet::new();
+    // Each connection holds a sender and sends nothing: there is none any more when nothing can arrive.
+    let (alive, mut all_ended) = mpsc::channel::<std::convert::Infallible>(1);
     let mut draining = drain.clone();
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener) => accepted,
             _ = draining.wait_for(|drain| *drain) => break,
-            Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok(_) if open.load(Relaxed) >= limits.connections_max => {
                 tracing::warn!(connections = limits.connections_max, "too many connections: a new one is closed");
             }
             Ok(stream) => {
-                let guard = Open::new(&open);
+                let held = (Open::new(&open), alive.clone());
                 let (handler, drain) = (handler.clone(), drain.clone());
-                connections.spawn(async move {
-                    match stream {
-                        Stream::Tcp(stream) => {
-                            let came_in_on = CameInOn(stream.local_addr().ok().map(|address| address.ip()));
+                fronts.deal(async move {
+                    // Fails only where the system is out of memory for its watch.
+                    match stream.here() {
+                        Ok((Stream::Tcp(stream), came_in_on)) => {
                             connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
                         }
-                        Stream::Unix(stream) => {
-                            connection(TokioIo::new(stream), CameInOn(None), limits, drain, handler).await;
+                        Ok((Stream::Unix(stream), came_in_on)) => {
+                            connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
                         }
+                        Err(error) => tracing::warn!(%error, "a connection cannot be served"),
                     }
-                    drop(guard);
+                    drop(held);
                 });
             }
             Err(error) => {
@@ -142,49 +148,55 @@ pub async fn serve<H, F, R>(
             }
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    drop((listener, alive));
+    // Nothing is ever received but the end.
+    let None = all_ended.recv().await;
+}
+
+/// A connection on its way to the event loop that will serve it.
+enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 enum Stream {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
-async fn accept(listener: &Listener) -> io::Result<Stream> {
+impl Accepted {
+    /// Lets the event loop of this thread watch the connection.
+    fn here(self) -> io::Result<(Stream, CameInOn)> {
+        match self {
+            Accepted::Tcp(stream) => {
+                let came_in_on = CameInOn(stream.local_addr().ok().map(|address| address.ip()));
+                Ok((Stream::Tcp(TcpStream::from_std(stream)?), came_in_on))
+            }
+            Accepted::Unix(stream) => Ok((Stream::Unix(UnixStream::from_std(stream)?), CameInOn(None))),
+        }
+    }
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             // Without this, small answers wait for the client's delayed acknowledgement: 40 ms each. It fails only for a
             // client that has gone already.
             drop(stream.set_nodelay(true));
-            Ok(Stream::Tcp(stream))
+            stream.into_std().map(Accepted::Tcp)
         }
-        Listener::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
-    }
-}
-
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn new(open: &Arc<AtomicUsize>) -> Open {
-        open.fetch_add(1, Relaxed);
-        Open(Arc::clone(open))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        Listener::Unix(listener, _) => listener.accept().await?.0.into_std().map(Accepted::Unix),
     }
 }
 
 /// What a connection is doing, for its idle clock.
 #[derive(Default)]
 struct Activity {
-    requests: AtomicUsize,
-    any: AtomicBool,
-    changed: Notify,
+    /// Requests between their head and the end of their answer.
+    running: AtomicUsize,
+    /// When the last of them ended, in nanoseconds of the process's clock; 0 before the first.
+    ended: AtomicU64,
 }
 
 async fn connection<I, H, F, R>(
@@ -205,11 +217,8 @@ async fn connection<I, H, F, R>(
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(came_in_on);
-            let (handler, running) = (handler.clone(), Running::new(&activity));
-            async move {
-                let response = handler(request).await;
-                Ok::<_, std::convert::Infallible>(response.map(|body| Watched { body, _running: running }))
-            }
+            let (answer, running) = (handler(request), Running::new(&activity));
+            async move { Ok::<_, std::convert::Infallible>(answer.await.map(|body| Watched { body, _running: running })) }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -238,7 +247,7 @@ async fn connection<I, H, F, R>(
             }
             () = idle.as_mut(), if !told => {
                 told = true;
-                if !activity.any.load(Relaxed) {
+                if activity.ended.load(Relaxed) == 0 {
                     tracing::debug!("a connection sent no request in time");
                     return;
                 }
@@ -253,15 +262,21 @@ async fn connection<I, H, F, R>(
 }
 
 /// Ends when no request came for too long: sooner before the first one.
+///
+/// Requests only leave a note of when they ended; this looks at it when the time would be over, so that they never wake it.
 async fn until_idle(activity: &Activity, limits: Limits) {
+    let started = clock::now();
     loop {
-        let changed = activity.changed.notified();
-        let wait = if activity.any.load(Relaxed) { limits.idle_timeout } else { limits.header_timeout };
-        if activity.requests.load(Relaxed) > 0 {
-            changed.await;
-        } else if tokio::time::timeout(wait, changed).await.is_err() && activity.requests.load(Relaxed) == 0 {
+        let now = clock::now();
+        let over = match (activity.running.load(Relaxed), activity.ended.load(Relaxed)) {
+            (0, 0) => started + limits.header_timeout,
+            (0, ended) => Moment::from_nanos(ended) + limits.idle_timeout,
+            _ => now + limits.idle_timeout,
+        };
+        if over <= now {
             return;
         }
+        tokio::time::sleep(over.since(now).min(limits.idle_timeout)).await;
     }
 }
 
@@ -270,17 +285,16 @@ struct Running(Arc<Activity>);
 
 impl Running {
     fn new(activity: &Arc<Activity>) -> Running {
-        activity.any.store(true, Relaxed);
-        activity.requests.fetch_add(1, Relaxed);
+        activity.running.fetch_add(1, Relaxed);
         Running(Arc::clone(activity))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Relaxed) == 1 {
-            self.0.changed.notify_one();
-        }
+        // Before the count falls, so that a look in between finds it running or ended.
+        self.0.ended.store(clock::now().as_nanos().max(1), Relaxed);
+        self.0.running.fetch_sub(1, Relaxed);
     }
 }
 

@@ -544,7 +544,7 @@ impl State {
 
     fn publish(&self, mut catalog: Catalog) {
         catalog.revision += 1;
-        catalog.models.values_mut().for_each(Model::resolve_arms);
+        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name));
         self.inference.catalog.store(Arc::new(catalog));
     }
 }

@@ -110,11 +110,11 @@ async fn infer(
     let (name, id) = (message.model_name.clone(), message.id.clone());
     let answer = async {
         let version = parse_version(&message.model_version)?;
-        let route = service.inference.catalog.load().route(&message.model_name, version)?;
+        let arm = service.inference.catalog.load().route(&message.model_name, version)?;
         let request = convert::request(message, version)?;
         let (name, id, outputs) = (request.model.clone(), request.id.clone(), request.outputs.clone());
-        let outcome = service.inference.infer(request, route, accepted).await?;
-        let metadata = identity_headers(&name, &outcome);
+        let outcome = service.inference.infer(request, arm, accepted).await?;
+        let metadata = identity_headers(&outcome);
         Ok((convert::response(name, id, &outputs, outcome)?, metadata))
     };
     answer.await.inspect_err(|error: &Error| {

@@ -17,7 +17,7 @@ use super::body::{self, ReplyBody};
 use super::compression::{Encoding, compress};
 use super::reply::{Reply, failure};
 use super::{beside_the_loop, docs, parse_version, score};
-use crate::catalog::Route;
+use crate::catalog::Arm;
 use crate::describe;
 use crate::service::Service;
 
@@ -40,7 +40,7 @@ where
     let (parts, body) = request.into_parts();
     let head = match segments(parts.uri.path()) {
         Ok(path) => Head { method: parts.method, path, headers: parts.headers },
-        Err(error) => return send(&parts.headers, failure(&error)),
+        Err(error) => return send(&parts.headers, failure(&error)).await,
     };
     let reply = match dispatch(service, &head, body).await {
         Ok(reply) => reply,
@@ -50,7 +50,7 @@ where
             failure(&error)
         }
     };
-    send(&head.headers, reply)
+    send(&head.headers, reply).await
 }
 
 async fn dispatch<B>(service: &Arc<Service>, head: &Head, body: B) -> Result<Reply>
@@ -134,30 +134,33 @@ fn model_ready(service: &Service, model: &str, version: &str) -> Result<Reply> {
 }
 
 /// Answers about the deployment that a path names.
-fn about(service: &Service, model: &str, version: &str, form: fn(&Service, &str, &Route) -> Value) -> Result<Reply> {
-    let route = service.inference.catalog.load().route(model, parse_version(version)?)?;
-    Ok(Reply::json(&form(service, model, &route)))
+fn about(service: &Service, model: &str, version: &str, form: fn(&Service, &str, &Arm) -> Value) -> Result<Reply> {
+    let arm = service.inference.catalog.load().route(model, parse_version(version)?)?;
+    Ok(Reply::json(&form(service, model, &arm)))
 }
 
-fn metadata(service: &Service, name: &str, route: &Route) -> Value {
+fn metadata(service: &Service, name: &str, arm: &Arm) -> Value {
     let catalog = service.inference.catalog.load();
     let model = catalog.models.get(name).cloned().unwrap_or_default();
-    forms::model_metadata(&describe::model_metadata(name, &model, &route.deployment))
+    forms::model_metadata(&describe::model_metadata(name, &model, &arm.deployment))
 }
 
-fn config(service: &Service, name: &str, route: &Route) -> Value {
-    forms::model_config(&describe::model_config(name, &route.deployment, &service.version_policy))
+fn config(service: &Service, name: &str, arm: &Arm) -> Value {
+    forms::model_config(&describe::model_config(name, &arm.deployment, &service.version_policy))
 }
 
 /// Compresses where the client accepts it and it is worth it, and puts the head on.
-fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
+async fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
     let encoding = accepted_encoding(request_headers).filter(|_| reply.body.len() >= COMPRESSED_BYTES_MIN);
-    let compressed = encoding.and_then(|encoding| {
-        Some((encoding, beside_the_loop(reply.body.len(), || compress(encoding, &reply.body)).ok()?))
-    });
-    let (encoding, body) = match compressed {
-        Some((encoding, body)) => (Some(encoding), body),
+    let (encoding, body) = match encoding {
         None => (None, reply.body),
+        Some(encoding) => {
+            let plain = reply.body.clone();
+            match beside_the_loop(plain.len(), move || compress(encoding, &plain)).await {
+                Ok(compressed) => (Some(encoding), compressed),
+                Err(_) => (None, reply.body),
+            }
+        }
     };
     let mut response = Response::new(ReplyBody::from(body));
     *response.status_mut() = reply.status;
