@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::Way;
 use tiltyard_types::{Error, ErrorKind, Result};
@@ -58,7 +58,7 @@ pub struct Arm {
     /// What answers.
     pub deployment: Arc<Deployment>,
     /// What every answer of it tells about who gave it, made once.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: HeaderMap,
 }
 
 /// An arm's part in a plan.
@@ -100,10 +100,12 @@ impl Arm {
             ("tiltyard-arm", role.name().to_owned()),
         ];
         // A model's name may hold characters that a header cannot.
-        let headers = pairs
+        let pairs = pairs
             .into_iter()
-            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)))
-            .collect();
+            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)));
+        // Room for what is added to a copy, so that no copy grows.
+        let mut headers = HeaderMap::with_capacity(10);
+        headers.extend(pairs);
         Arc::new(Arm { role, deployment: Arc::clone(deployment), headers })
     }
 }

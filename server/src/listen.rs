@@ -7,9 +7,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,9 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use pin_project_lite::pin_project;
 use tiltyard_types::Moment;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -217,11 +219,10 @@ async fn connection<I, H, F, R>(
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(came_in_on);
-            let (answer, running) = (handler(request), Running::new(&activity));
-            async move { Ok::<_, std::convert::Infallible>(answer.await.map(|body| Watched { body, _running: running })) }
+            Answering { running: Some(Running::new(&activity)), answer: handler(request) }
         })
     };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(InBoxes);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -258,6 +259,17 @@ async fn connection<I, H, F, R>(
                 connection.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+/// Runs the requests of a connection, each in a task of its own. In a box, since a task is moved several times before it
+/// first runs.
+#[derive(Clone)]
+struct InBoxes;
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InBoxes {
+    fn execute(&self, request: F) {
+        tokio::spawn(Box::pin(request));
     }
 }
 
@@ -298,10 +310,31 @@ impl Drop for Running {
     }
 }
 
+pin_project! {
+    /// A request that is being answered. Written out, since an `async` block would keep room for the answer's future twice,
+    /// and the task of each request is moved about with all of it.
+    struct Answering<F> {
+        running: Option<Running>,
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future<Output = Response<R>>, R> Future for Answering<F> {
+    type Output = Result<Response<Watched<R>>, std::convert::Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.answer.poll(context));
+        let running = this.running.take();
+        Poll::Ready(Ok(response.map(|body| Watched { body, _running: running })))
+    }
+}
+
 /// An answer's body that keeps its request in the count until it is sent.
 struct Watched<R> {
     body: R,
-    _running: Running,
+    _running: Option<Running>,
 }
 
 impl<R: Body + Unpin> Body for Watched<R> {
@@ -309,10 +342,10 @@ impl<R: Body + Unpin> Body for Watched<R> {
     type Error = R::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<R::Data>, R::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(context)
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<R::Data>, R::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,7 +17,7 @@ pub(crate) mod strings;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body::Body;
 use tiltyard_types::Result;
@@ -68,13 +68,12 @@ pub(crate) fn parse_version(text: &str) -> Result<Option<u64>> {
 }
 
 /// What every answer tells about who gave it, as headers or metadata.
-pub(crate) fn identity_headers(outcome: &Outcome) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = Vec::with_capacity(outcome.arm.headers.len() + 1);
-    headers.extend_from_slice(&outcome.arm.headers);
-    if let Ok(mut id) = HeaderValue::from_str(&outcome.id.prediction(0)) {
+pub(crate) fn identity_headers(outcome: &Outcome) -> HeaderMap {
+    let mut headers = outcome.arm.headers.clone();
+    if let Ok(mut id) = HeaderValue::from_maybe_shared(Bytes::from(outcome.id.prediction(0))) {
         // No other answer has it, so that it is not worth a place in a connection's table of headers.
         id.set_sensitive(true);
-        headers.push((HeaderName::from_static("tiltyard-prediction-id"), id));
+        headers.insert(HeaderName::from_static("tiltyard-prediction-id"), id);
     }
     headers
 }

@@ -39,27 +39,41 @@ where
 {
     let started = Accepted::now(timeout(&head.headers)?, 0);
     let mut id = String::new();
-    let answer = async {
-        content_type(&head.headers)?;
-        // What cannot be answered is refused before its body is read.
-        let arm = service.inference.catalog.load().route(model, version)?;
-        let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
-        let accepted = Accepted { bytes: body.len(), ..started };
-        let header_length = header_length(&head.headers)?;
-        let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
-        let signature_of = Arc::clone(&arm);
-        let decode = move || decode(request, header_length, &body, &signature_of.deployment.signature);
-        let request = beside_the_loop(accepted.bytes, decode).await?;
-        id.clone_from(&request.id);
-        let outputs = request.outputs.clone();
-        let all_binary = header_length == Some(0) || flag(&request.parameters, "binary_data_output");
-        let outcome = service.inference.infer(request, arm, accepted).await?;
-        let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
-        let (model, id) = (model.to_owned(), id.clone());
-        beside_the_loop(bytes, move || encode(&model, &id, &outputs, all_binary, &outcome)).await
-    };
-    let answer = answer.await;
+    let answer = try_infer(service, head, model, version, body, started, &mut id).await;
     answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
+}
+
+/// Puts the client's name for the request into `id` as soon as it is known.
+async fn try_infer<B>(
+    service: &Service,
+    head: &Head,
+    model: &str,
+    version: Option<u64>,
+    body: B,
+    started: Accepted,
+    id: &mut String,
+) -> Result<Reply>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display,
+{
+    content_type(&head.headers)?;
+    // What cannot be answered is refused before its body is read.
+    let arm = service.inference.catalog.load().route(model, version)?;
+    let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
+    let accepted = Accepted { bytes: body.len(), ..started };
+    let header_length = header_length(&head.headers)?;
+    let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
+    let signature_of = Arc::clone(&arm);
+    let decode = move || decode(request, header_length, &body, &signature_of.deployment.signature);
+    let request = beside_the_loop(accepted.bytes, decode).await?;
+    id.clone_from(&request.id);
+    let outputs = request.outputs.clone();
+    let all_binary = header_length == Some(0) || flag(&request.parameters, "binary_data_output");
+    let outcome = service.inference.infer(request, arm, accepted).await?;
+    let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
+    let (model, id) = (model.to_owned(), id.clone());
+    beside_the_loop(bytes, move || encode(&model, &id, &outputs, all_binary, &outcome)).await
 }
 
 /// Refuses a body that says it is something else than JSON or binary tensors. `curl -d` says it is a form, and some say
@@ -268,7 +282,7 @@ fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool
     if binary.is_empty() {
         return Ok(Reply { headers, ..Reply::text("application/json", text) });
     }
-    headers.push((HEADER_LENGTH, HeaderValue::from(text.len())));
+    headers.insert(HEADER_LENGTH, HeaderValue::from(text.len()));
     let mut body = BytesMut::with_capacity(text.len() + binary.iter().map(Bytes::len).sum::<usize>());
     body.extend_from_slice(&text);
     binary.iter().for_each(|part| body.extend_from_slice(part));

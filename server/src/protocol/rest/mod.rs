@@ -11,6 +11,7 @@ use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, Heade
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use serde_json::Value;
+use smallvec::SmallVec;
 use tiltyard_types::{Error, Result};
 
 use super::body::{self, ReplyBody};
@@ -29,6 +30,12 @@ pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) path: Vec<String>,
     pub(crate) headers: HeaderMap,
+}
+
+impl Head {
+    fn path(&self) -> SmallVec<[&str; 8]> {
+        self.path.iter().map(String::as_str).collect()
+    }
 }
 
 /// Answers one REST request, whatever happens.
@@ -58,15 +65,28 @@ where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    let path: Vec<&str> = head.path.iter().map(String::as_str).collect();
+    if head.method == Method::POST
+        && let ["v2", "models", model, rest @ ..] = head.path().as_slice()
+        && let ["infer"] | ["versions", _, "infer"] = rest
+    {
+        let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
+        return infer::infer(service, head, model, version, body).await;
+    }
+    // Boxed, so that the future that every inference is moved about with stays small.
+    Box::pin(dispatch_rest(service, head, body)).await
+}
+
+/// All but inference.
+async fn dispatch_rest<B>(service: &Arc<Service>, head: &Head, body: B) -> Result<Reply>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let path = head.path();
     let get = head.method == Method::GET || head.method == Method::HEAD;
     let read = async |body| body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await;
     // The allowed methods of what the path names, should this one not be among them.
     let allowed = match (path.as_slice(), get, head.method == Method::POST) {
-        (["v2", "models", model, rest @ ..], _, true) if matches!(rest, ["infer"] | ["versions", _, "infer"]) => {
-            let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
-            return infer::infer(service, head, model, version, body).await;
-        }
         (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["score"] | ["versions", _, "score"]) => {
             let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
             infer::content_type(&head.headers)?;
@@ -117,7 +137,7 @@ where
     let message = format!("/{} takes {allowed}, got {}", path.join("/"), head.method);
     let mut reply = failure(&Error::invalid(message));
     reply.status = StatusCode::METHOD_NOT_ALLOWED;
-    reply.headers.push((ALLOW, HeaderValue::from_str(allowed).unwrap_or(HeaderValue::from_static("GET, POST"))));
+    reply.headers.insert(ALLOW, HeaderValue::from_str(allowed).unwrap_or(HeaderValue::from_static("GET, POST")));
     Ok(reply)
 }
 
@@ -164,13 +184,13 @@ async fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> 
     };
     let mut response = Response::new(ReplyBody::from(body));
     *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     if let Some(encoding) = encoding {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
-    headers.extend(reply.headers);
     response
 }
 
