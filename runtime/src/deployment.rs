@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
-use crate::batch;
+use crate::batch::{BatchError, Extent, Layout, Pad};
 use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
-use crate::job::{Answer, Held, Job, Pending, Reply};
+use crate::job::{Answer, Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
 use crate::pool::Pool;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
@@ -53,6 +53,17 @@ pub enum BatchAxis {
     Proved,
 }
 
+/// Whether requests of different lengths may share a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Padding {
+    /// Its owner declares no axis.
+    Undeclared,
+    /// One is declared, but padded rows are not proved to answer as others do; the reason is for people.
+    Unproved(String),
+    /// Padded rows answered as they did alone.
+    Proved(Pad),
+}
+
 /// A version made ready to answer.
 pub struct Deployment {
     /// Who it is.
@@ -65,12 +76,16 @@ pub struct Deployment {
     pub settings: Settings,
     /// Whether rows may share a run.
     pub batch_axis: BatchAxis,
-    /// The queue's bounds.
+    /// Whether rows of different lengths may, too.
+    pub padding: Padding,
+    /// What the queue may hold, and how it batches.
     pub policy: QueuePolicy,
     /// An example request with its answer, where one is known: documentation shows it.
     pub example: Option<crate::golden::Golden>,
     /// What it has done.
     pub stats: Stats,
+    /// How rows are put together; `None` where they may not be.
+    layout: Option<Arc<Layout>>,
     compiled: Box<dyn CompiledModel>,
     sessions: Mutex<Vec<Box<dyn Session>>>,
     waiting: Mutex<Waiting>,
@@ -88,6 +103,7 @@ pub(crate) struct Parts {
     pub(crate) graph: Graph,
     pub(crate) settings: Settings,
     pub(crate) batch_axis: BatchAxis,
+    pub(crate) padding: Padding,
     pub(crate) policy: QueuePolicy,
     pub(crate) example: Option<crate::golden::Golden>,
     pub(crate) compiled: Box<dyn CompiledModel>,
@@ -95,15 +111,24 @@ pub(crate) struct Parts {
 
 impl Deployment {
     pub(crate) fn new(parts: Parts) -> Deployment {
+        let signature = parts.compiled.signature().clone();
+        let pad = match &parts.padding {
+            Padding::Proved(pad) => Some(pad.clone()),
+            Padding::Undeclared | Padding::Unproved(_) => None,
+        };
+        let proved = parts.batch_axis == BatchAxis::Proved;
+        let layout = proved.then(|| Layout::of(&signature)).flatten().map(|layout| Arc::new(layout.padded(pad)));
         Deployment {
-            signature: parts.compiled.signature().clone(),
+            signature,
             identity: parts.identity,
             graph: parts.graph,
             settings: parts.settings,
             batch_axis: parts.batch_axis,
-            policy: parts.policy,
+            padding: parts.padding,
+            policy: parts.policy.clone(),
             example: parts.example,
             stats: Stats::default(),
+            layout,
             compiled: parts.compiled,
             sessions: Mutex::new(Vec::new()),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
@@ -113,6 +138,11 @@ impl Deployment {
     /// The rows one run may take: 0 where requests are never batched.
     pub fn rows_max(&self) -> usize {
         if self.batch_axis == BatchAxis::Proved { self.policy.rows_max } else { 0 }
+    }
+
+    /// Whether the model has inputs without rows, about which requests must agree to share a run.
+    pub fn has_shared_inputs(&self) -> bool {
+        self.layout.as_ref().is_some_and(|layout| layout.has_shared())
     }
 
     /// Requests that wait.
@@ -129,7 +159,9 @@ impl Deployment {
         let mut lengths = inputs
             .iter()
             .zip(&self.signature.inputs)
-            .filter_map(|(tensor, spec)| Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?)));
+            .enumerate()
+            .filter(|(position, _)| self.layout.as_ref().is_none_or(|layout| layout.has_rows(*position)))
+            .filter_map(|(_, (tensor, spec))| Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?)));
         let Some((first_name, rows)) = lengths.next() else { return Ok(1) };
         match lengths.find(|(_, other)| *other != rows) {
             Some((name, other)) if self.batch_axis == BatchAxis::Proved => Err(Error::invalid(format!(
@@ -140,20 +172,22 @@ impl Deployment {
     }
 
     /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
-    /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not. Fails when the queue is full or draining.
+    /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not.
+    /// Fails when the queue is full or draining.
     pub fn enqueue(
         self: &Arc<Self>,
         inputs: Vec<Option<Tensor>>,
         wanted: Vec<usize>,
-        deadline: Option<Moment>,
+        demand: Demand,
         held: Held,
         pool: &Pool,
     ) -> Result<Pending> {
         let rows = self.rows(&inputs)?;
         let (reply, pending) = Reply::new();
         let now = pool.now();
-        let shares = self.batch_axis == BatchAxis::Proved;
-        let job = Job { inputs, wanted, rows, shares, deadline, enqueued: now, reply, held };
+        let layout = self.layout.clone();
+        let length = layout.as_ref().and_then(|layout| layout.length(&inputs));
+        let job = Job { inputs, wanted, rows, rows_gone: 0, layout, length, demand, enqueued: now, reply, held };
         let send_worker = {
             let mut waiting = lock(&self.waiting);
             let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
@@ -184,20 +218,32 @@ impl Deployment {
     }
 
     /// A worker's visit: runs one batch if there is one. Says what became of it.
-    pub(crate) fn visit(&self, pool: &Pool) -> Visit {
+    pub(crate) fn visit(self: &Arc<Self>, pool: &Pool) -> Visit {
         let mut dead = Vec::new();
         let now = pool.now();
-        let take = {
+        let (take, send_another) = {
             let mut waiting = lock(&self.waiting);
             let take = waiting.queue.take(now, &mut dead);
-            if !matches!(take, Take::Batch(_)) {
-                waiting.workers -= 1;
-            }
-            take
+            let send = match take {
+                // What is left may run at once, or has a time to wait for.
+                Take::Batch(_) => waiting.queue.calls_for_more() && waiting.workers < self.policy.runs_max,
+                Take::Wait(_) | Take::Idle => {
+                    waiting.workers -= 1;
+                    false
+                }
+            };
+            waiting.workers += usize::from(send);
+            (take, send)
         };
+        if send_another {
+            pool.send(Arc::clone(self));
+        }
         for job in dead {
             // A cancelled job's client has gone: this answer then reaches nobody.
-            let late = "the deadline passed while the request waited";
+            let late = match job.demand.deadline {
+                Some(deadline) if deadline <= now => "the deadline passed while the request waited",
+                _ => "the request waited longer than its model's queue allows",
+            };
             job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
         }
         match take {
@@ -224,7 +270,8 @@ impl Deployment {
         }
     }
 
-    fn run_batch(&self, jobs: Vec<Job>, taken: Moment, pool: &Pool) {
+    fn run_batch(&self, mut jobs: Vec<Job>, taken: Moment, pool: &Pool) {
+        jobs.iter_mut().for_each(Job::trim);
         match self.run_together(&jobs, taken, pool) {
             Ok(answers) => {
                 for (job, answer) in jobs.into_iter().zip(answers) {
@@ -243,12 +290,22 @@ impl Deployment {
 
     /// Assemble, run, split.
     fn run_together(&self, jobs: &[Job], taken: Moment, pool: &Pool) -> Result<Vec<Answer>> {
-        let internal = |error: batch::BatchError| Error::new(ErrorKind::Engine, error.to_string());
-        let inputs = match jobs {
-            [job] => job.inputs.iter().map(|input| input.as_ref().map(Tensor::aligned)).collect(),
-            _ => {
+        let internal = |error: BatchError| Error::new(ErrorKind::Engine, error.to_string());
+        let parts: Vec<Extent> = jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
+        let batch_rows = parts.iter().map(|part| part.rows).sum();
+        let layout = jobs.first().and_then(|job| job.layout.as_ref());
+        let frame = Extent {
+            rows: self.policy.padded_rows(batch_rows),
+            length: parts.iter().filter_map(|part| part.length).max().map(|length| self.policy.padded_length(length)),
+        };
+        let inputs = match (layout, jobs) {
+            (Some(layout), _) => {
                 let views: Vec<&[Option<Tensor>]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
-                batch::gather(&views).map_err(internal)?
+                layout.gather(&views, frame).map_err(internal)?
+            }
+            (None, jobs) => {
+                let inputs = jobs.iter().flat_map(|job| &job.inputs);
+                inputs.map(|input| input.as_ref().map(Tensor::aligned)).collect()
             }
         };
         let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
@@ -262,14 +319,12 @@ impl Deployment {
             let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
             return Err(Error::new(ErrorKind::Engine, message));
         }
-        let rows: Vec<usize> = jobs.iter().map(|job| job.rows).collect();
         // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
-        let apart = match jobs {
-            [job] if !job.shares => vec![outputs],
-            _ => batch::split(&outputs, &rows).map_err(internal)?,
+        let apart = match layout {
+            Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(internal)?,
+            None => vec![outputs],
         };
         let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
-        let batch_rows = rows.iter().sum();
         self.stats.executed(batch_rows, times);
         Ok(jobs
             .iter()
@@ -280,7 +335,7 @@ impl Deployment {
                     .iter()
                     .filter_map(|position| outputs.get(wanted.binary_search(position).ok()?).cloned())
                     .collect();
-                Answer { outputs, queue: taken - job.enqueued, times, batch_rows }
+                Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
             })
             .collect())
     }
@@ -318,12 +373,16 @@ impl Deployment {
 
     fn refusal(&self, refused: Refused<Job>) -> Error {
         let Identity { model, version, .. } = &self.identity;
+        let full = |what: String| format!("{what} wait for model {model:?} already");
         let (kind, message, job) = match refused {
-            Refused::Full(job) => (
-                ErrorKind::Overloaded,
-                format!("{} requests wait for model {model:?} already", self.policy.jobs_max),
-                job,
-            ),
+            Refused::Full(job) => {
+                let jobs_max = self.policy.jobs_max_at(job.demand.priority);
+                (ErrorKind::Overloaded, full(format!("{jobs_max} requests")), job)
+            }
+            Refused::FullOfBytes(job) => {
+                let bytes_max = self.policy.bytes_max;
+                (ErrorKind::Overloaded, full(format!("almost {bytes_max} bytes of requests")), job)
+            }
             Refused::Draining(job) => {
                 (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job)
             }
@@ -371,3 +430,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 #[path = "deployment/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "deployment/batching_tests.rs"]
+mod batching_tests;

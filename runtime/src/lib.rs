@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod engine;
 pub mod golden;
 pub mod job;
+mod join;
 pub mod load;
 pub mod onnx;
 pub mod pool;

@@ -13,10 +13,8 @@ const NOT_PROVED: &[(&str, &str)] = &[
     ("dynamic_output", "none"),
     ("fixed_batch", "none"),
     ("if_branch", "none"),
-    ("loop", "none"),
     ("nms", "rows"),
     ("normalise_axis0", "neighbours"),
-    ("optional_input", "none"),
     ("scalar", "none"),
     ("stateful", "none"),
 ];

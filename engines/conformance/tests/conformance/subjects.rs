@@ -111,7 +111,7 @@ pub(crate) fn all_outputs(compiled: &dyn CompiledModel) -> Vec<usize> {
 /// A loader with these engines, as the server has it.
 pub(crate) fn loader(engines: Vec<Arc<dyn Engine>>, profiles: Option<PathBuf>) -> Loader {
     let first_engine_wins = engines.len() == 1;
-    let defaults = QueuePolicy { rows_max: 32, delay_max: std::time::Duration::ZERO, jobs_max: 1024, runs_max: 1 };
+    let defaults = QueuePolicy { rows_max: 32, jobs_max: 1024, ..QueuePolicy::default() };
     Loader { engines, first_engine_wins, profiles, defaults, clock: now }
 }
 
