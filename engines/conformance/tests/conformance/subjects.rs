@@ -116,7 +116,7 @@ pub(crate) fn loader(engines: Vec<Arc<dyn Engine>>, profiles: Option<PathBuf>) -
 }
 
 /// The time since this process first asked.
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     let nanoseconds = START.get_or_init(Instant::now).elapsed().as_nanos();
     Moment::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
