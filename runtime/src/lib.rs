@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod engine;
 pub mod golden;
 pub mod job;
+mod join;
 pub mod load;
 pub mod measure;
 pub mod onnx;

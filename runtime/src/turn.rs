@@ -6,6 +6,7 @@
 //! run at once goes to the workers.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -57,6 +58,8 @@ fn run(pool: &Pool) {
     let waiting =
         TURN.with_borrow_mut(|turn| turn.as_mut().map_or_else(Vec::new, |turn| std::mem::take(&mut turn.waiting)));
     for (deployment, jobs) in waiting {
-        deployment.run_here(jobs, pool);
+        // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are dropped,
+        // and the loop goes on.
+        drop(catch_unwind(AssertUnwindSafe(|| deployment.run_here(jobs, pool))));
     }
 }

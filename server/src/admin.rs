@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tiltyard_runtime::deployment::BatchAxis;
+use tiltyard_runtime::deployment::{BatchAxis, Padding};
 
 use crate::catalog::Version;
 use crate::config::Host;
@@ -82,12 +82,18 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             BatchAxis::Unproved(reason) => reason,
             BatchAxis::Proved => "rows are proved independent",
         };
+        let padding = match &deployment.padding {
+            Padding::Undeclared => "not declared",
+            Padding::Unproved(reason) => reason,
+            Padding::Proved(_) => "padded rows are proved to answer as unpadded ones",
+        };
         let facts = json!({
             "engine": identity.engine,
             "engine_version": identity.build.version,
             "provider": identity.provider,
             "batch_rows_max": deployment.rows_max(),
             "batch_reason": batch_reason,
+            "padding": padding,
             "signature": deployment.signature.to_string(),
             "digest": identity.digest.to_string(),
             "artifact": identity.artifact.to_string(),

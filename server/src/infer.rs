@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::job::Answer;
+use tiltyard_runtime::job::{Answer, Demand};
 use tiltyard_runtime::pool::Pool;
-use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, RequestId, Result};
+use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, Parameters, RequestId, Result};
 
 use crate::admission::Admission;
 use crate::catalog::{Arm, Catalog};
@@ -93,7 +93,9 @@ impl Inference {
         let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
         let rows = deployment.rows(&inputs)?;
         let permit = self.admission.admit(accepted.bytes)?;
-        let pending = deployment.enqueue(inputs, wanted.clone(), Some(deadline), Box::new(permit), &self.pool)?;
+        let demand =
+            Demand { deadline: Some(deadline), priority: priority(&request.parameters)?, bytes: accepted.bytes };
+        let pending = deployment.enqueue(inputs, wanted.clone(), demand, Box::new(permit), &self.pool)?;
         let left = deadline.since(clock::now());
         let mut answer = match tokio::time::timeout(left, pending).await {
             Ok(Ok(answer)) => answer?,
@@ -125,6 +127,22 @@ impl Inference {
         let parameter = parameter.filter(|&micros| micros > 0).map(Duration::from_micros);
         let timeout = [accepted.timeout, parameter].into_iter().flatten().min().unwrap_or(self.timeout_default);
         Ok(accepted.at + timeout)
+    }
+}
+
+/// The `priority` parameter: 1 is the most urgent; 0, as none, leaves it to the model.
+fn priority(parameters: &Parameters) -> Result<u32> {
+    let level = match parameters.get("priority") {
+        None => Some(0),
+        Some(Parameter::Int(level)) => u64::try_from(*level).ok(),
+        Some(Parameter::Uint(level)) => Some(*level),
+        Some(Parameter::Text(text)) => text.parse().ok(),
+        Some(_) => None,
+    };
+    match (level, parameters.get("priority")) {
+        // Beyond all levels that a model can have, as Triton takes it, is the same as none.
+        (Some(level), _) => Ok(u32::try_from(level).unwrap_or(u32::MAX)),
+        (None, got) => Err(Error::invalid(format!("parameter \"priority\": expected an integer from 0, got {got:?}"))),
     }
 }
 
