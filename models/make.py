@@ -354,6 +354,7 @@ def make_language():
     write_golden(session, "language", 1, "three_texts", " | ".join(shown), tokens=padded_tokens(shown))
     write_toml("language", [
         'description = "Which language is this text? Tokens are the bytes of its UTF-8, plus one; 0 pads."',
+        "", "[batching.pad]", 'axis = "length"',
         "", "[outputs.scores]", f"labels = {json.dumps(LANGUAGES)}",
     ])
     note(

@@ -1,8 +1,16 @@
 //! How do several jobs become one run, and one run's outputs several answers?
 
+mod layout;
+mod pad;
+
 use std::ops::Range;
 
+use bytes::Bytes;
 use tiltyard_types::{Buffer, Shape, Tensor, TensorData};
+
+pub use self::layout::Layout;
+pub(crate) use self::pad::crop;
+pub use self::pad::{Pad, PadDeclaration, PadInput, PadValue};
 
 /// Why rows cannot be put together or cut apart: always a fault of this program or of an engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,23 +28,133 @@ pub enum BatchError {
         /// What was expected.
         rows: usize,
     },
+    /// An output that is not as long as the padded inputs, though its axis has the same name.
+    #[error("output {output} has shape {shape}, expected {length} on axis {axis}, as the padded inputs have")]
+    Crop {
+        /// Position among the outputs that were asked for.
+        output: usize,
+        /// What the engine gave.
+        shape: Shape,
+        /// The axis that was padded.
+        axis: usize,
+        /// What was expected there.
+        length: usize,
+    },
 }
 
-/// Puts the rows of several jobs under one another, input by input: one copy into aligned memory.
-///
-/// `jobs` holds each job's inputs in the signature's order. All must be present in the same places and equal in
-/// everything but the outermost axis.
-pub fn gather(jobs: &[&[Option<Tensor>]]) -> Result<Vec<Option<Tensor>>, BatchError> {
-    let Some(first) = jobs.first() else { return Ok(Vec::new()) };
-    (0..first.len()).map(|position| gather_input(jobs, position)).collect()
+/// How large a job or a run is on the axes that may vary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// On the batch axis.
+    pub rows: usize,
+    /// On the padded axis; `None` where there is none.
+    pub length: Option<usize>,
 }
 
-fn gather_input(jobs: &[&[Option<Tensor>]], position: usize) -> Result<Option<Tensor>, BatchError> {
-    let error = || BatchError::Gather(position);
-    let parts: Vec<&Tensor> = jobs.iter().filter_map(|inputs| inputs.get(position)?.as_ref()).collect();
-    let Some(first) = parts.first() else { return Ok(None) };
-    if parts.len() != jobs.len() || parts.iter().any(|part| !same_row(first, part)) {
-        return Err(error());
+impl Extent {
+    /// So many rows, nothing padded.
+    pub fn of_rows(rows: usize) -> Extent {
+        Extent { rows, length: None }
+    }
+}
+
+impl Layout {
+    /// Puts the rows of several jobs under one another, input by input: one copy into aligned memory. Fills up to
+    /// `frame` with padding on the padded axis, and with copies of the last row on the batch axis.
+    ///
+    /// `jobs` holds each job's inputs in the signature's order. All must be present in the same places and equal in
+    /// everything but the outermost axis and the padded one. Inputs without rows are given once; they must be equal.
+    pub fn gather(&self, jobs: &[&[Option<Tensor>]], frame: Extent) -> Result<Vec<Option<Tensor>>, BatchError> {
+        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+        (0..first.len()).map(|position| self.gather_input(jobs, position, frame)).collect()
+    }
+
+    fn gather_input(
+        &self,
+        jobs: &[&[Option<Tensor>]],
+        position: usize,
+        frame: Extent,
+    ) -> Result<Option<Tensor>, BatchError> {
+        let error = || BatchError::Gather(position);
+        let mut parts: Vec<&Tensor> = jobs.iter().filter_map(|inputs| inputs.get(position)?.as_ref()).collect();
+        let Some(&first) = parts.first() else { return Ok(None) };
+        if parts.len() != jobs.len() {
+            return Err(error());
+        }
+        if !self.has_rows(position) {
+            return if parts.iter().all(|part| *part == first) { Ok(Some(first.aligned())) } else { Err(error()) };
+        }
+        let rows: usize = parts.iter().map(|part| part.shape().rows().unwrap_or(0)).sum();
+        let filler = parts.iter().rev().find_map(|part| last_row(part));
+        parts.extend(filler.iter().cycle().take(frame.rows.saturating_sub(rows)));
+        match (self.pad().and_then(|pad| pad.input(position)), frame.length) {
+            (Some(input), Some(length)) => input.stack(&parts, length),
+            _ => stack(&parts),
+        }
+        .map(Some)
+        .ok_or_else(error)
+    }
+
+    /// Cuts outputs into answers of these extents, in order, out of a run of `frame`. Rows are slices without a copy;
+    /// what was padded is cut back, at the cost of a copy where an answer has several rows. Rows beyond those of the
+    /// `parts` are padding, and left out.
+    ///
+    /// `wanted` holds the position of each output in the signature.
+    pub fn split(
+        &self,
+        outputs: &[Tensor],
+        wanted: &[usize],
+        parts: &[Extent],
+        frame: Extent,
+    ) -> Result<Vec<Vec<Tensor>>, BatchError> {
+        let mut start = 0;
+        let mut answers = Vec::with_capacity(parts.len());
+        for part in parts {
+            let range = start..start + part.rows;
+            start = range.end;
+            let cut = outputs.iter().zip(wanted).enumerate().map(|(output, (tensor, &position))| {
+                let rows = cut(tensor, output, range.clone(), frame.rows)?;
+                self.crop(rows, output, position, *part, frame)
+            });
+            answers.push(cut.collect::<Result<_, _>>()?);
+        }
+        Ok(answers)
+    }
+
+    /// Cuts an output back to the length of its job.
+    fn crop(
+        &self,
+        rows: Tensor,
+        output: usize,
+        position: usize,
+        part: Extent,
+        frame: Extent,
+    ) -> Result<Tensor, BatchError> {
+        let axis = self.pad().and_then(|pad| pad.output(position));
+        let (Some(axis), Some(length), Some(padded)) = (axis, part.length, frame.length) else { return Ok(rows) };
+        let whole = rows.shape().get(axis) == Some(&padded);
+        whole.then(|| crop(&rows, axis, length)).flatten().ok_or_else(|| BatchError::Crop {
+            output,
+            shape: rows.shape().clone(),
+            axis,
+            length: padded,
+        })
+    }
+}
+
+fn last_row(tensor: &Tensor) -> Option<Tensor> {
+    let rows = tensor.shape().rows()?;
+    tensor.rows(rows.checked_sub(1)?..rows)
+}
+
+/// Puts tensors under one another in aligned memory. `None` where they differ in more than the number of rows.
+pub(crate) fn stack(parts: &[&Tensor]) -> Option<Tensor> {
+    let first = *parts.first()?;
+    if parts.len() == 1 {
+        return Some(first.aligned());
+    }
+    if !parts.iter().all(|part| same_row(first, part)) {
+        return None;
     }
     let rows = parts.iter().map(|part| part.shape().rows().unwrap_or(0)).sum();
     let shape = first.shape().with_rows(rows);
@@ -47,36 +165,17 @@ fn gather_input(jobs: &[&[Option<Tensor>]], position: usize) -> Result<Option<Te
             Tensor::fixed(first.dtype(), shape, buffer)
         }
         TensorData::Strings(_) => {
-            let strings = parts.iter().filter_map(|part| part.as_strings()).flatten().cloned().collect();
+            let strings: Vec<Bytes> = parts.iter().filter_map(|part| part.as_strings()).flatten().cloned().collect();
             Tensor::strings(shape, strings)
         }
     };
-    joined.map(Some).map_err(|_| error())
+    joined.ok()
 }
 
 /// Whether rows of both tensors fit under one another.
 pub fn same_row(one: &Tensor, other: &Tensor) -> bool {
     let (a, b) = (one.shape(), other.shape());
     one.dtype() == other.dtype() && a.len() == b.len() && !a.is_empty() && a[1..] == b[1..]
-}
-
-/// Cuts outputs into answers of `rows` rows each, in order, without a copy.
-pub fn split(outputs: &[Tensor], rows: &[usize]) -> Result<Vec<Vec<Tensor>>, BatchError> {
-    let total: usize = rows.iter().sum();
-    let mut start = 0;
-    let mut answers = Vec::with_capacity(rows.len());
-    for &count in rows {
-        let range = start..start + count;
-        start = range.end;
-        answers.push(
-            outputs
-                .iter()
-                .enumerate()
-                .map(|(position, output)| cut(output, position, range.clone(), total))
-                .collect::<Result<_, _>>()?,
-        );
-    }
-    Ok(answers)
 }
 
 fn cut(output: &Tensor, position: usize, range: Range<usize>, total: usize) -> Result<Tensor, BatchError> {
@@ -89,52 +188,5 @@ fn cut(output: &Tensor, position: usize, range: Range<usize>, total: usize) -> R
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-    use proptest::prelude::*;
-
-    fn floats(rows: usize, start: f32) -> Tensor {
-        let values: Vec<f32> = (0..rows * 2).map(|i| start + i as f32).collect();
-        Tensor::from_slice([rows, 2], &values).unwrap()
-    }
-
-    #[test]
-    fn strings_and_numbers_travel_together() {
-        let text = |words: &[&str]| {
-            let words: Vec<Bytes> = words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
-            Tensor::strings(Shape::from([words.len()]), words).unwrap()
-        };
-        let one = [Some(floats(1, 0.)), None, Some(text(&["a"]))];
-        let two = [Some(floats(2, 9.)), None, Some(text(&["b", "c"]))];
-        let joined = gather(&[&one, &two]).unwrap();
-        assert_eq!(joined[0].as_ref().unwrap().to_vec::<f32>().unwrap(), [0., 1., 9., 10., 11., 12.]);
-        assert!(joined[1].is_none());
-        let outputs: Vec<Tensor> = joined.into_iter().flatten().collect();
-        let answers = split(&outputs, &[1, 2]).unwrap();
-        assert_eq!(answers[1][0], floats(2, 9.));
-        assert_eq!(answers[1][1].as_strings().unwrap(), ["b", "c"]);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_an_error() {
-        assert!(gather(&[&[Some(floats(1, 0.))], &[None]]).is_err());
-        let wide = Tensor::from_slice([1, 3], &[0f32; 3]).unwrap();
-        assert!(gather(&[&[Some(floats(1, 0.))], &[Some(wide)]]).is_err());
-        assert!(split(&[floats(3, 0.)], &[1, 1]).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn splitting_undoes_gathering(rows in prop::collection::vec(0usize..5, 1..8)) {
-            let jobs: Vec<Vec<Option<Tensor>>> =
-                rows.iter().enumerate().map(|(i, &rows)| vec![Some(floats(rows, i as f32 * 100.))]).collect();
-            let views: Vec<&[Option<Tensor>]> = jobs.iter().map(Vec::as_slice).collect();
-            let joined: Vec<Tensor> = gather(&views).unwrap().into_iter().flatten().collect();
-            let apart = split(&joined, &rows).unwrap();
-            for (job, answer) in jobs.iter().zip(apart) {
-                prop_assert_eq!(job[0].as_ref().unwrap(), &answer[0]);
-            }
-        }
-    }
-}
+#[path = "batch/tests.rs"]
+mod tests;

@@ -7,15 +7,22 @@ use std::time::{Duration, SystemTime};
 
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
-use crate::batch;
+use crate::batch::{BatchError, Extent, Layout, Pad};
 use crate::cost::Cost;
 use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
-use crate::job::{Answer, Held, Job, Pending, Reply};
+use crate::job::{Answer, Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
 use crate::pool::Pool;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
 use crate::repository::settings::Settings;
 use crate::stats::{RunTimes, Stats};
+use crate::turn;
+
+/// A run of this length at most, 99 times in 100, may be run by the thread that brought it.
+const QUICK: Duration = Duration::from_micros(50);
+
+/// How long one event loop may be kept by one deployment's runs.
+const HERE_MAX: Duration = Duration::from_micros(200);
 
 /// What the load found out about a version: its identity and how it will be run.
 #[derive(Clone, Debug)]
@@ -55,6 +62,17 @@ pub enum BatchAxis {
     Proved,
 }
 
+/// Whether requests of different lengths may share a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Padding {
+    /// Its owner declares no axis.
+    Undeclared,
+    /// One is declared, but padded rows are not proved to answer as others do; the reason is for people.
+    Unproved(String),
+    /// Padded rows answered as they did alone.
+    Proved(Pad),
+}
+
 /// A version made ready to answer.
 pub struct Deployment {
     /// Who it is.
@@ -67,7 +85,9 @@ pub struct Deployment {
     pub settings: Settings,
     /// Whether rows may share a run.
     pub batch_axis: BatchAxis,
-    /// The queue's bounds.
+    /// Whether rows of different lengths may, too.
+    pub padding: Padding,
+    /// What the queue may hold, and how it batches.
     pub policy: QueuePolicy,
     /// An example request with its answer, where one is known: documentation shows it.
     pub example: Option<crate::golden::Golden>,
@@ -79,6 +99,8 @@ pub struct Deployment {
     rows_taken_max: AtomicUsize,
     /// Whether that follows what is measured: nobody said how many it shall be.
     learns_rows: bool,
+    /// How rows are put together; `None` where they may not be.
+    layout: Option<Arc<Layout>>,
     compiled: Box<dyn CompiledModel>,
     sessions: Mutex<Vec<Box<dyn Session>>>,
     waiting: Mutex<Waiting>,
@@ -96,6 +118,7 @@ pub(crate) struct Parts {
     pub(crate) graph: Graph,
     pub(crate) settings: Settings,
     pub(crate) batch_axis: BatchAxis,
+    pub(crate) padding: Padding,
     pub(crate) policy: QueuePolicy,
     pub(crate) example: Option<crate::golden::Golden>,
     pub(crate) learns_rows: bool,
@@ -105,18 +128,27 @@ pub(crate) struct Parts {
 impl Deployment {
     pub(crate) fn new(parts: Parts) -> Deployment {
         let rows_taken_max = if parts.batch_axis == BatchAxis::Proved { parts.policy.rows_max } else { 0 };
+        let signature = parts.compiled.signature().clone();
+        let pad = match &parts.padding {
+            Padding::Proved(pad) => Some(pad.clone()),
+            Padding::Undeclared | Padding::Unproved(_) => None,
+        };
+        let proved = parts.batch_axis == BatchAxis::Proved;
+        let layout = proved.then(|| Layout::of(&signature)).flatten().map(|layout| Arc::new(layout.padded(pad)));
         Deployment {
-            signature: parts.compiled.signature().clone(),
+            signature,
             identity: parts.identity,
             graph: parts.graph,
             settings: parts.settings,
             batch_axis: parts.batch_axis,
-            policy: parts.policy,
+            padding: parts.padding,
+            policy: parts.policy.clone(),
             example: parts.example,
             stats: Stats::default(),
             cost: Cost::default(),
             rows_taken_max: AtomicUsize::new(rows_taken_max),
             learns_rows: parts.learns_rows,
+            layout,
             compiled: parts.compiled,
             sessions: Mutex::new(Vec::new()),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
@@ -150,6 +182,11 @@ impl Deployment {
         Some(lock(&self.waiting).queue.ahead(self.batch_axis == BatchAxis::Proved).wait(fit))
     }
 
+    /// Whether the model has inputs without rows, about which requests must agree to share a run.
+    pub fn has_shared_inputs(&self) -> bool {
+        self.layout.as_ref().is_some_and(|layout| layout.has_shared())
+    }
+
     /// Requests that wait.
     pub fn queue_len(&self) -> usize {
         lock(&self.waiting).queue.len()
@@ -164,7 +201,9 @@ impl Deployment {
         let mut lengths = inputs
             .iter()
             .zip(&self.signature.inputs)
-            .filter_map(|(tensor, spec)| Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?)));
+            .enumerate()
+            .filter(|(position, _)| self.layout.as_ref().is_none_or(|layout| layout.has_rows(*position)))
+            .filter_map(|(_, (tensor, spec))| Some((spec.name.as_str(), tensor.as_ref()?.shape().rows()?)));
         let Some((first_name, rows)) = lengths.next() else { return Ok(1) };
         match lengths.find(|(_, other)| *other != rows) {
             Some((name, other)) if self.batch_axis == BatchAxis::Proved => Err(Error::invalid(format!(
@@ -175,24 +214,43 @@ impl Deployment {
     }
 
     /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
-    /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not. Fails when the queue is full or draining, or when what
-    /// waits already is known to take longer than the request has.
+    /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not.
+    /// Fails when the queue is full or draining, or when what waits already is known to take longer than the request has.
     pub fn enqueue(
         self: &Arc<Self>,
         inputs: Vec<Option<Tensor>>,
         wanted: Vec<usize>,
-        deadline: Option<Moment>,
+        demand: Demand,
         held: Held,
         pool: &Pool,
     ) -> Result<Pending> {
         let rows = self.rows(&inputs)?;
         let (reply, pending) = Reply::new();
         let now = pool.now();
-        let shares = self.batch_axis == BatchAxis::Proved;
-        let job = Job { inputs, wanted, rows, shares, deadline, enqueued: now, reply, held };
+        let layout = self.layout.clone();
+        let length = layout.as_ref().and_then(|layout| layout.length(&inputs));
+        let job = Job { inputs, wanted, rows, rows_gone: 0, layout, length, demand, enqueued: now, reply, held };
+        let quick = (1..=self.rows_here()).contains(&rows);
+        match if quick { turn::keep(self, job) } else { Err(job) } {
+            Ok(()) => Ok(pending),
+            Err(job) => self.leave_to_workers(job, now, pool).map(|()| pending),
+        }
+    }
+
+    /// Rows that whoever brings a request runs on the spot at most; 0 where not even one is quick, or where requests are
+    /// to wait for company.
+    fn rows_here(&self) -> usize {
+        if self.policy.delay_max.is_zero() { self.cost.rows_within(QUICK) } else { 0 }
+    }
+
+    /// Puts a job into the queue and sends a worker if one is of use.
+    fn leave_to_workers(self: &Arc<Self>, job: Job, now: Moment, pool: &Pool) -> Result<()> {
         let send_worker = {
             let mut waiting = lock(&self.waiting);
-            self.refuse_the_late(&waiting.queue, &job, now)?;
+            if let Some(error) = self.too_late(&waiting.queue, &job, now) {
+                job.reply.send(Err(error.clone()));
+                return Err(error);
+            }
             let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
             let send = useful && waiting.workers < self.policy.runs_max;
             waiting.workers += usize::from(send);
@@ -201,7 +259,41 @@ impl Deployment {
         if send_worker {
             pool.send(Arc::clone(self));
         }
-        Ok(pending)
+        Ok(())
+    }
+
+    /// Runs jobs that never waited on the thread that brought them, in batches that each take a moment, for as long as an
+    /// event loop may be kept. The rest, and all of them where others wait or no session is free, go to the workers.
+    pub(crate) fn run_here(self: &Arc<Self>, jobs: Vec<Job>, pool: &Pool) {
+        let started = pool.now();
+        // The queue's own rules, on jobs that only this thread knows of.
+        let rows_max = self.policy.rows_max.min(self.rows_here().max(1));
+        let (jobs_max, bytes_max) = (usize::MAX, usize::MAX);
+        let mut queue = Queue::new(QueuePolicy { rows_max, jobs_max, bytes_max, runs_max: 1, ..self.policy.clone() });
+        let (mut left, mut dead) = (Vec::new(), Vec::new());
+        for job in jobs {
+            match queue.enqueue(job, started) {
+                Ok(_) => {}
+                Err(Refused::Full(job) | Refused::FullOfBytes(job) | Refused::Draining(job)) => left.push(job),
+            }
+        }
+        let mut now = started;
+        while now.since(started) < HERE_MAX && !queue.is_empty() && lock(&self.waiting).queue.pass() {
+            let finish = Finish(self);
+            if let Take::Batch(jobs) = queue.take(now, &mut dead) {
+                self.run_batch(jobs, now, pool);
+                queue.finish();
+            }
+            drop(finish);
+            now = pool.now();
+        }
+        refuse_late(dead, now);
+        for job in queue.into_jobs().chain(left) {
+            // A refusal is answered where it is made.
+            drop(self.leave_to_workers(job, now, pool));
+        }
+        // Others may have come while all sessions were leased here.
+        self.wake(pool);
     }
 
     /// Refuses requests from now on; those that wait are still run.
@@ -221,22 +313,27 @@ impl Deployment {
     }
 
     /// A worker's visit: runs one batch if there is one. Says what became of it.
-    pub(crate) fn visit(&self, pool: &Pool) -> Visit {
+    pub(crate) fn visit(self: &Arc<Self>, pool: &Pool) -> Visit {
         let mut dead = Vec::new();
         let now = pool.now();
-        let take = {
+        let (take, send_another) = {
             let mut waiting = lock(&self.waiting);
             let take = waiting.queue.take(now, &mut dead);
-            if !matches!(take, Take::Batch(_)) {
-                waiting.workers -= 1;
-            }
-            take
+            let send = match take {
+                // What is left may run at once, or has a time to wait for.
+                Take::Batch(_) => waiting.queue.calls_for_more() && waiting.workers < self.policy.runs_max,
+                Take::Wait(_) | Take::Idle => {
+                    waiting.workers -= 1;
+                    false
+                }
+            };
+            waiting.workers += usize::from(send);
+            (take, send)
         };
-        for job in dead {
-            // A cancelled job's client has gone: this answer then reaches nobody.
-            let late = "the deadline passed while the request waited";
-            job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
+        if send_another {
+            pool.send(Arc::clone(self));
         }
+        refuse_late(dead, now);
         match take {
             Take::Idle => Visit::Left,
             Take::Wait(until) => Visit::LeftUntil(until),
@@ -261,7 +358,8 @@ impl Deployment {
         }
     }
 
-    fn run_batch(&self, jobs: Vec<Job>, taken: Moment, pool: &Pool) {
+    fn run_batch(&self, mut jobs: Vec<Job>, taken: Moment, pool: &Pool) {
+        jobs.iter_mut().for_each(Job::trim);
         match self.run_together(&jobs, taken, pool) {
             Ok(answers) => {
                 for (job, answer) in jobs.into_iter().zip(answers) {
@@ -280,12 +378,22 @@ impl Deployment {
 
     /// Assemble, run, split.
     fn run_together(&self, jobs: &[Job], taken: Moment, pool: &Pool) -> Result<Vec<Answer>> {
-        let internal = |error: batch::BatchError| Error::new(ErrorKind::Engine, error.to_string());
-        let inputs = match jobs {
-            [job] => job.inputs.iter().map(|input| input.as_ref().map(Tensor::aligned)).collect(),
-            _ => {
+        let internal = |error: BatchError| Error::new(ErrorKind::Engine, error.to_string());
+        let parts: Vec<Extent> = jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
+        let batch_rows = parts.iter().map(|part| part.rows).sum();
+        let layout = jobs.first().and_then(|job| job.layout.as_ref());
+        let frame = Extent {
+            rows: self.policy.padded_rows(batch_rows),
+            length: parts.iter().filter_map(|part| part.length).max().map(|length| self.policy.padded_length(length)),
+        };
+        let inputs = match (layout, jobs) {
+            (Some(layout), _) => {
                 let views: Vec<&[Option<Tensor>]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
-                batch::gather(&views).map_err(internal)?
+                layout.gather(&views, frame).map_err(internal)?
+            }
+            (None, jobs) => {
+                let inputs = jobs.iter().flat_map(|job| &job.inputs);
+                inputs.map(|input| input.as_ref().map(Tensor::aligned)).collect()
             }
         };
         let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
@@ -299,16 +407,14 @@ impl Deployment {
             let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
             return Err(Error::new(ErrorKind::Engine, message));
         }
-        let rows: Vec<usize> = jobs.iter().map(|job| job.rows).collect();
         // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
-        let apart = match jobs {
-            [job] if !job.shares => vec![outputs],
-            _ => batch::split(&outputs, &rows).map_err(internal)?,
+        let apart = match layout {
+            Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(internal)?,
+            None => vec![outputs],
         };
         let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
-        let batch_rows = rows.iter().sum();
         self.stats.executed(batch_rows, times);
-        self.cost.observe(batch_rows, times.run);
+        self.cost.observe(if layout.is_some() { frame.rows } else { batch_rows }, times.run);
         Ok(jobs
             .iter()
             .zip(apart)
@@ -318,7 +424,7 @@ impl Deployment {
                     .iter()
                     .filter_map(|position| outputs.get(wanted.binary_search(position).ok()?).cloned())
                     .collect();
-                Answer { outputs, queue: taken - job.enqueued, times, batch_rows }
+                Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
             })
             .collect())
     }
@@ -354,30 +460,30 @@ impl Deployment {
         }
     }
 
-    /// Refuses a request that would still wait when its time is over, by what runs are known to cost.
-    fn refuse_the_late(&self, queue: &Queue<Job>, job: &Job, now: Moment) -> Result<()> {
-        let (Some(deadline), Some(fit)) = (job.deadline, self.cost.fit()) else { return Ok(()) };
-        let left = deadline - now;
-        match queue.ahead(job.shares).outlasts(fit, left) {
-            None => Ok(()),
-            Some(wait) => {
-                let message = format!(
-                    "the predicted wait for model {:?} is {wait:.0?}, and the request has {left:.0?} left",
-                    self.identity.model
-                );
-                Err(Error::new(ErrorKind::Overloaded, message).retry_after(wait))
-            }
-        }
+    /// Why a request need not wait: it would still do so when its time is over, by what runs are known to cost. Where there
+    /// are levels of priority, nobody knows how many are before it.
+    fn too_late(&self, queue: &Queue<Job>, job: &Job, now: Moment) -> Option<Error> {
+        let left = job.demand.deadline.filter(|_| self.policy.levels.len() <= 1)? - now;
+        let wait = queue.ahead(job.layout.is_some()).outlasts(self.cost.fit()?, left)?;
+        let message = format!(
+            "the predicted wait for model {:?} is {wait:.0?}, and the request has {left:.0?} left",
+            self.identity.model
+        );
+        Some(Error::new(ErrorKind::Overloaded, message).retry_after(wait))
     }
 
     fn refusal(&self, refused: Refused<Job>) -> Error {
         let Identity { model, version, .. } = &self.identity;
+        let full = |what: String| format!("{what} wait for model {model:?} already");
         let (kind, message, job) = match refused {
-            Refused::Full(job) => (
-                ErrorKind::Overloaded,
-                format!("{} requests wait for model {model:?} already", self.policy.jobs_max),
-                job,
-            ),
+            Refused::Full(job) => {
+                let jobs_max = self.policy.jobs_max_at(job.demand.priority);
+                (ErrorKind::Overloaded, full(format!("{jobs_max} requests")), job)
+            }
+            Refused::FullOfBytes(job) => {
+                let bytes_max = self.policy.bytes_max;
+                (ErrorKind::Overloaded, full(format!("almost {bytes_max} bytes of requests")), job)
+            }
             Refused::Draining(job) => {
                 (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job)
             }
@@ -385,6 +491,18 @@ impl Deployment {
         let error = Error::new(kind, message).retry_after(Duration::from_secs(1));
         job.reply.send(Err(error.clone()));
         error
+    }
+}
+
+/// Answers jobs that were not worth a run any more.
+fn refuse_late(dead: Vec<Job>, now: Moment) {
+    for job in dead {
+        // A cancelled job's client has gone: this answer then reaches nobody.
+        let late = match job.demand.deadline {
+            Some(deadline) if deadline <= now => "the deadline passed while the request waited",
+            _ => "the request waited longer than its model's queue allows",
+        };
+        job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
     }
 }
 
@@ -425,3 +543,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 #[path = "deployment/tests.rs"]
 pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "deployment/batching_tests.rs"]
+mod batching_tests;

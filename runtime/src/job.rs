@@ -1,11 +1,14 @@
 //! What waits in a queue, and how is it answered exactly once?
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tiltyard_types::{Error, ErrorKind, Moment, Result, Tensor};
 use tokio::sync::oneshot;
 
-use crate::batch::same_row;
+use crate::batch::Layout;
+use crate::join::Join;
 use crate::queue::Waiting;
 use crate::stats::RunTimes;
 
@@ -18,16 +21,50 @@ pub struct Job {
     pub wanted: Vec<usize>,
     /// Rows on the batch axis; 1 where there is none.
     pub rows: usize,
-    /// Whether it may share a run with others.
-    pub shares: bool,
-    /// When its client stops waiting.
-    pub deadline: Option<Moment>,
+    /// Rows at the start of the inputs that were cut off already and are another job's.
+    pub rows_gone: usize,
+    /// How it may share a run with others; `None` where it may not.
+    pub layout: Option<Arc<Layout>>,
+    /// How long its inputs are on the padded axis; `None` where there is none, or they disagree.
+    pub length: Option<usize>,
+    /// What its client asks of the queue.
+    pub demand: Demand,
     /// When it was put into the queue.
     pub enqueued: Moment,
     /// Where the answer goes.
     pub reply: Reply,
     /// Given back when the job is gone.
     pub held: Held,
+}
+
+/// What a request asks of the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// When its client stops waiting.
+    pub deadline: Option<Moment>,
+    /// How urgent it is: 1 is the most, 0 leaves it to the model.
+    pub priority: u32,
+    /// Bytes that it holds in memory while it waits.
+    pub bytes: usize,
+}
+
+impl Job {
+    /// Lets go of rows that were cut off. Apart from cutting, so that the rest of a large request is not copied for
+    /// each part.
+    pub(crate) fn trim(&mut self) {
+        if self.rows_gone > 0 {
+            self.inputs = self.slice(self.rows_gone..self.rows_gone + self.rows);
+            self.rows_gone = 0;
+        }
+    }
+
+    fn slice(&self, rows: Range<usize>) -> Vec<Option<Tensor>> {
+        let kept = |position: usize, tensor: &Tensor| match &self.layout {
+            Some(layout) if layout.has_rows(position) => tensor.rows(rows.clone()),
+            _ => Some(tensor.clone()),
+        };
+        self.inputs.iter().enumerate().map(|(position, input)| kept(position, input.as_ref()?)).collect()
+    }
 }
 
 /// Something that lives as long as a job, such as its room in the server's bounds.
@@ -49,6 +86,8 @@ impl std::fmt::Debug for dyn Holdable {
 pub struct Answer {
     /// The outputs asked for, in that order.
     pub outputs: Vec<Tensor>,
+    /// Rows that they answer.
+    pub rows: usize,
     /// Time between enqueue and take.
     pub queue: Duration,
     /// The times of the run it was in.
@@ -59,7 +98,17 @@ pub struct Answer {
 
 /// The right to answer one job, once. Dropping it answers too: with an error, so that no client waits for ever.
 #[derive(Debug)]
-pub struct Reply(Option<oneshot::Sender<Result<Answer>>>);
+pub struct Reply(To);
+
+#[derive(Debug)]
+enum To {
+    /// It is answered already.
+    Nobody,
+    /// The client's request is this job.
+    Client(oneshot::Sender<Result<Answer>>),
+    /// The client's request is several jobs, of which this one has the rows from this one on.
+    Part(Arc<Join>, usize),
+}
 
 /// Where the answer to one job arrives.
 pub type Pending = oneshot::Receiver<Result<Answer>>;
@@ -68,7 +117,7 @@ impl Reply {
     /// A reply and where it arrives.
     pub fn new() -> (Reply, Pending) {
         let (sender, receiver) = oneshot::channel();
-        (Reply(Some(sender)), receiver)
+        (Reply(To::Client(sender)), receiver)
     }
 
     /// Answers. A client that has gone is no error.
@@ -78,19 +127,39 @@ impl Reply {
 
     /// Whether nobody waits any more.
     pub fn is_closed(&self) -> bool {
-        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+        match &self.0 {
+            To::Nobody => true,
+            To::Client(sender) => sender.is_closed(),
+            To::Part(join, _) => join.is_closed(),
+        }
+    }
+
+    /// Splits off the right to answer the first `rows` of the `rows_left` rows that this one is for. `held` goes to
+    /// where the parts are joined, which lives as long as any of them.
+    fn split_off(&mut self, rows: usize, rows_left: usize, held: &mut Held) -> Reply {
+        let (join, from) = match std::mem::replace(&mut self.0, To::Nobody) {
+            To::Nobody => return Reply(To::Nobody),
+            To::Client(sender) => (Arc::new(Join::new(sender, rows_left, std::mem::replace(held, Box::new(())))), 0),
+            To::Part(join, from) => (join, from),
+        };
+        self.0 = To::Part(Arc::clone(&join), from + rows);
+        Reply(To::Part(join, from))
     }
 
     fn deliver(&mut self, answer: Result<Answer>) {
-        if let Some(sender) = self.0.take() {
-            drop(sender.send(answer));
+        match std::mem::replace(&mut self.0, To::Nobody) {
+            To::Nobody => {}
+            To::Client(sender) => drop(sender.send(answer)),
+            To::Part(join, from) => join.deliver(from, answer),
         }
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.deliver(Err(Error::new(ErrorKind::Engine, "the server dropped the request before it ran")));
+        if !matches!(self.0, To::Nobody) {
+            self.deliver(Err(Error::new(ErrorKind::Engine, "the server dropped the request before it ran")));
+        }
     }
 }
 
@@ -99,8 +168,16 @@ impl Waiting for Job {
         self.rows
     }
 
+    fn bytes(&self) -> usize {
+        self.demand.bytes
+    }
+
+    fn priority(&self) -> u32 {
+        self.demand.priority
+    }
+
     fn deadline(&self) -> Option<Moment> {
-        self.deadline
+        self.demand.deadline
     }
 
     fn is_cancelled(&self) -> bool {
@@ -108,14 +185,38 @@ impl Waiting for Job {
     }
 
     fn joins(&self, other: &Job) -> bool {
-        self.shares
-            && other.shares
-            && self.inputs.len() == other.inputs.len()
-            && self.inputs.iter().zip(&other.inputs).all(|pair| match pair {
-                (Some(one), Some(two)) => same_row(one, two),
-                (None, None) => true,
-                _ => false,
-            })
+        let padded = self.length.is_some() && other.length.is_some();
+        match (&self.layout, &other.layout) {
+            (Some(layout), Some(_)) => layout.joins(&self.inputs, &other.inputs, padded),
+            _ => false,
+        }
+    }
+
+    fn length(&self) -> usize {
+        self.length.unwrap_or(0)
+    }
+
+    fn can_cut(&self) -> bool {
+        self.layout.is_some()
+    }
+
+    fn cut(&mut self, rows: usize) -> Job {
+        let part = Job {
+            inputs: self.slice(self.rows_gone..self.rows_gone + rows),
+            wanted: self.wanted.clone(),
+            rows,
+            rows_gone: 0,
+            layout: self.layout.clone(),
+            length: self.length,
+            // The bytes stay on the books until the last part has left.
+            demand: Demand { bytes: 0, ..self.demand },
+            enqueued: self.enqueued,
+            reply: self.reply.split_off(rows, self.rows, &mut self.held),
+            held: Box::new(()),
+        };
+        self.rows_gone += rows;
+        self.rows -= rows;
+        part
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::{Digest, Signature, Tensor};
 
-use crate::batch::gather;
+use crate::batch::{Extent, Layout, Pad};
 use crate::choose::{Candidate, Contest};
-use crate::deployment::{BatchAxis, Deployment, Identity, Parts};
+use crate::deployment::{BatchAxis, Deployment, Identity, Padding, Parts};
 use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
 use crate::golden::Golden;
 use crate::measure::idle::{Measurer, Task, settle};
@@ -103,15 +103,11 @@ impl Loader {
         };
         let example = understood.goldens.first().cloned();
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
+        let padding = padding(&understood, compiled.as_ref(), &batch_axis)?;
         warm_up(&understood, compiled.as_ref())?;
-        let mut policy = self.policy(&understood.settings);
-        if batch_axis != BatchAxis::Proved {
-            // Company that cannot share a run is not worth a wait.
-            policy.delay_max = std::time::Duration::ZERO;
-        }
+        let policy = self.policy(&understood.settings, &batch_axis, &padding);
         let build = engine.build();
-        let digest =
-            deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), policy, &batch_axis);
+        let digest = deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), &policy);
         let identity = Identity {
             model: model.to_owned(),
             version,
@@ -127,12 +123,13 @@ impl Loader {
         };
         let threads = understood.settings.threads.unwrap_or(1);
         let learns_rows = self.measuring.as_ref().is_some_and(|measuring| measuring.learns_rows)
-            && understood.settings.batching.rows_max.is_none();
+            && understood.settings.batching.leaves_sizes_open();
         let deployment = Arc::new(Deployment::new(Parts {
             identity,
             graph: understood.file.graph,
             settings: understood.settings,
             batch_axis,
+            padding,
             policy,
             example,
             learns_rows,
@@ -259,15 +256,42 @@ impl Loader {
         }
     }
 
-    fn policy(&self, settings: &Settings) -> QueuePolicy {
-        let defaults = self.defaults;
-        QueuePolicy {
-            rows_max: settings.batching.rows_max.unwrap_or(defaults.rows_max).max(1),
-            delay_max: settings.batching.delay_max.unwrap_or(defaults.delay_max),
-            jobs_max: settings.batching.queue_max.unwrap_or(defaults.jobs_max).max(1),
-            runs_max: settings.instances.unwrap_or(defaults.runs_max).max(1),
+    /// What the settings say, as far as the proofs allow.
+    fn policy(&self, settings: &Settings, batch_axis: &BatchAxis, padding: &Padding) -> QueuePolicy {
+        let policy = settings.batching.policy(&self.defaults);
+        let runs_max = settings.instances.unwrap_or(self.defaults.runs_max).max(1);
+        if *batch_axis != BatchAxis::Proved {
+            // Company that cannot share a run is not worth a wait.
+            let (rows_max, delay_max) = (1, std::time::Duration::ZERO);
+            let (sizes, sizes_preferred, pad) = (Vec::new(), Vec::new(), None);
+            return QueuePolicy { rows_max, delay_max, sizes, sizes_preferred, pad, runs_max, ..policy };
         }
+        let pad = policy.pad.clone().filter(|_| matches!(padding, Padding::Proved(_)));
+        QueuePolicy { pad, runs_max, ..policy }
     }
+}
+
+/// Finds out whether requests of different lengths may share a run, where the settings declare an axis for it.
+fn padding(
+    understood: &Understood,
+    compiled: &dyn CompiledModel,
+    batch_axis: &BatchAxis,
+) -> Result<Padding, LoadError> {
+    let Some(declared) = &understood.settings.batching.pad else { return Ok(Padding::Undeclared) };
+    let signature = compiled.signature();
+    let layout = Layout::of(signature).filter(|_| *batch_axis == BatchAxis::Proved);
+    let Some(layout) = layout else {
+        return Ok(Padding::Unproved("its rows share no run, so there is nothing to pad for".into()));
+    };
+    let pad = Pad::new(signature, declared).map_err(LoadError::new)?;
+    let examples: Vec<Vec<Option<Tensor>>> =
+        understood.goldens.iter().filter_map(|golden| golden.arranged(signature).ok()).collect();
+    let mut session = compiled.open().map_err(|error| LoadError::new(error.to_string()))?;
+    let layout = layout.padded(Some(pad.clone()));
+    Ok(match prove::prove_padding(&layout, signature, &examples, session.as_mut()) {
+        Ok(()) => Padding::Proved(pad),
+        Err(reason) => Padding::Unproved(reason),
+    })
 }
 
 /// Runs what the settings ask for before the first request. Golden examples and probes have warmed most models already.
@@ -279,11 +303,18 @@ fn warm_up(understood: &Understood, compiled: &dyn CompiledModel) -> Result<(), 
         let example = timing_inputs(understood, signature);
         let one_row: Vec<Option<Tensor>> = example
             .iter()
-            .map(|input| input.as_ref().map(|tensor| tensor.rows(0..1).unwrap_or_else(|| tensor.clone())))
+            .enumerate()
+            .map(|(position, input)| {
+                let has_rows = Layout::of(signature).is_some_and(|layout| layout.has_rows(position));
+                let row = |tensor: &Tensor| has_rows.then(|| tensor.rows(0..1)).flatten();
+                input.as_ref().map(|tensor| row(tensor).unwrap_or_else(|| tensor.clone()))
+            })
             .collect();
-        let batch = match prove::has_batch_axis(signature) {
-            true => gather(&vec![one_row.as_slice(); rows as usize]).map_err(|error| failed(error.to_string()))?,
-            false => example,
+        let batch = match Layout::of(signature) {
+            Some(layout) => layout
+                .gather(&vec![one_row.as_slice(); rows as usize], Extent::of_rows(rows as usize))
+                .map_err(|error| failed(error.to_string()))?,
+            None => example,
         };
         let mut session = compiled.open().map_err(|error| failed(error.to_string()))?;
         for _ in 0..count {
@@ -355,15 +386,20 @@ fn deployment_digest(
     engine: &str,
     build: &str,
     provider: &str,
-    policy: QueuePolicy,
-    axis: &BatchAxis,
+    policy: &QueuePolicy,
 ) -> Digest {
-    let rows_max = if *axis == BatchAxis::Proved { policy.rows_max } else { 1 };
+    let rows_max = policy.rows_max;
     let threads = understood.settings.threads.unwrap_or(1);
-    let text = format!(
+    let mut text = format!(
         "artifact {}\nengine {engine} {build}\nprovider {provider}\nthreads {threads}\nrows_max {rows_max}\n",
         understood.artifact
     );
+    if !policy.sizes.is_empty() {
+        text.push_str(&format!("sizes {:?}\n", policy.sizes));
+    }
+    if let (Some(pad), Some(declared)) = (&policy.pad, &understood.settings.batching.pad) {
+        text.push_str(&format!("pad {:?} {:?} to {:?}\n", declared.axis, declared.values, pad.lengths));
+    }
     Digest::new(Sha256::digest(text).into())
 }
 

@@ -2,15 +2,20 @@
 //!
 //! Only if rows answer the same alone, together, permuted and beside other neighbours, and output rows are input
 //! rows. A normalisation over the batch, a suppression of overlapping boxes or a state on another axis fails here.
+//! Inputs without a batch axis are the same for all rows of a probe, as they will be for all requests of a batch.
+
+mod lengths;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tiltyard_types::{Buffer, DataType, Dim, Shape, Signature, Tensor, TensorSpec};
 
-use crate::batch::{gather, split};
+use crate::batch::{Extent, Layout};
 use crate::compare::{Tolerance, compare};
 use crate::deployment::{BatchAxis, panic_text};
 use crate::engine::{EngineError, Session};
+
+pub use self::lengths::prove_padding;
 
 /// Rows that the probes are made of.
 const PROBE_ROWS: usize = 4;
@@ -21,21 +26,18 @@ const PROBES: [&[usize]; 4] = [&[0, 1, 2, 3], &[3, 1, 0, 2], &[0, 3], &[2, 0, 0]
 /// Lengths tried for dynamic axes where no example tells one.
 pub(crate) const LENGTHS: [usize; 3] = [8, 32, 1];
 
-/// Whether the signature can have a batch axis at all: every input and output has a dynamic outermost axis.
+/// Whether the signature can have a batch axis at all: see [`Layout::of`].
 pub fn has_batch_axis(signature: &Signature) -> bool {
-    let dynamic = |spec: &TensorSpec| matches!(spec.dims.as_deref(), Some([Dim::Dynamic(_), ..]));
-    !signature.inputs.is_empty() && signature.inputs.iter().chain(&signature.outputs).all(dynamic)
+    Layout::of(signature).is_some()
 }
 
 /// Runs the probes in `session`. `example` holds one known good request, in the signature's order, where there is one.
 pub fn prove(signature: &Signature, example: Option<&[Option<Tensor>]>, session: &mut dyn Session) -> BatchAxis {
-    if !has_batch_axis(signature) {
-        return BatchAxis::None;
-    }
+    let Some(layout) = Layout::of(signature) else { return BatchAxis::None };
     let mut reason = String::from("no probe could be made for its shapes");
     let mut proved = false;
     if let Some(example) = example {
-        match try_rows(&rows_like(example), signature, session) {
+        match try_rows(&rows_like(example, &layout), &layout, signature, session) {
             // Rows made of one by moving its numbers may be alike in what matters: made-up ones may still refute.
             Ok(()) => proved = true,
             Err(Failure::Differs(what)) => return BatchAxis::Unproved(what),
@@ -43,7 +45,7 @@ pub fn prove(signature: &Signature, example: Option<&[Option<Tensor>]>, session:
         }
     }
     for rows in LENGTHS.iter().filter_map(|&length| made_up_rows(signature, length)) {
-        match try_rows(&rows, signature, session) {
+        match try_rows(&rows, &layout, signature, session) {
             Ok(()) => return BatchAxis::Proved,
             Err(Failure::Differs(what)) => return BatchAxis::Unproved(what),
             Err(Failure::NoRun(error)) => reason = format!("the probes did not run: {error}"),
@@ -61,7 +63,7 @@ enum Failure {
 
 type Row = Vec<Option<Tensor>>;
 
-fn try_rows(rows: &[Row], signature: &Signature, session: &mut dyn Session) -> Result<(), Failure> {
+fn try_rows(rows: &[Row], layout: &Layout, signature: &Signature, session: &mut dyn Session) -> Result<(), Failure> {
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut alone = Vec::with_capacity(rows.len());
     for row in rows {
@@ -69,10 +71,12 @@ fn try_rows(rows: &[Row], signature: &Signature, session: &mut dyn Session) -> R
     }
     for probe in PROBES {
         let members: Vec<&[Option<Tensor>]> = probe.iter().map(|&number| rows[number].as_slice()).collect();
-        let inputs = gather(&members).map_err(|error| Failure::Differs(error.to_string()))?;
+        let frame = Extent::of_rows(probe.len());
+        let inputs = layout.gather(&members, frame).map_err(|error| Failure::Differs(error.to_string()))?;
         let outputs = contained(session, &inputs, &wanted)
             .map_err(|error| Failure::Differs(format!("{} rows together fail: {error}", probe.len())))?;
-        let apart = split(&outputs, &vec![1; probe.len()])
+        let apart = layout
+            .split(&outputs, &wanted, &vec![Extent::of_rows(1); probe.len()], frame)
             .map_err(|_| Failure::Differs("its output rows are not its input rows".into()))?;
         for (&number, answer) in probe.iter().zip(&apart) {
             for ((actual, expected), output) in answer.iter().zip(&alone[number]).zip(&signature.outputs) {
@@ -98,11 +102,18 @@ pub(crate) fn contained(
         .unwrap_or_else(|panic| Err(EngineError::Failed(format!("the engine panicked: {}", panic_text(&*panic)))))
 }
 
-/// Different rows in the image of an example's first: numbers moved about, so that indices stay in their tables.
-fn rows_like(example: &[Option<Tensor>]) -> Vec<Row> {
-    (0..PROBE_ROWS)
-        .map(|number| example.iter().map(|input| input.as_ref().map(|tensor| row_like(tensor, number))).collect())
-        .collect()
+/// Different rows in the image of an example's first: numbers moved about, so that indices stay in their tables. What
+/// is no row of the example stays as it is.
+fn rows_like(example: &[Option<Tensor>], layout: &Layout) -> Vec<Row> {
+    let input = |position: usize, tensor: &Tensor, number: usize| match layout.has_rows(position) {
+        true => row_like(tensor, number),
+        false => tensor.aligned(),
+    };
+    let row = |number| {
+        let inputs = example.iter().enumerate();
+        inputs.map(|(position, tensor)| Some(input(position, tensor.as_ref()?, number))).collect()
+    };
+    (0..PROBE_ROWS).map(row).collect()
 }
 
 fn row_like(example: &Tensor, number: usize) -> Tensor {
@@ -138,10 +149,23 @@ pub fn made_up_rows(signature: &Signature, length: usize) -> Option<Vec<Row>> {
         return None;
     }
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let rows = (0..PROBE_ROWS).map(|_| {
-        signature.inputs.iter().map(|input| (!input.optional).then(|| made_up(input, length, &mut random))).collect()
-    });
-    Some(rows.collect())
+    let make = |input: &TensorSpec, random: &mut Random| (!input.optional).then(|| made_up(input, length, random));
+    let mut rows: Vec<Row> = Vec::with_capacity(PROBE_ROWS);
+    for _ in 0..PROBE_ROWS {
+        let row = signature.inputs.iter().enumerate().map(|(position, input)| match rows.first() {
+            // What has no rows is the same for all.
+            Some(first) if !starts_dynamic(input) => first[position].clone(),
+            _ => make(input, &mut random),
+        });
+        let row = row.collect();
+        rows.push(row);
+    }
+    Some(rows)
+}
+
+/// Whether an input's outermost axis may have any length.
+fn starts_dynamic(spec: &TensorSpec) -> bool {
+    matches!(spec.dims.as_deref(), Some([Dim::Dynamic(_), ..]))
 }
 
 /// One row of an input, with `length` for its dynamic axes.
@@ -262,6 +286,37 @@ mod tests {
         for example in [None, Some(&example[..])] {
             let mut sums = Sums { centred: true, rows_out: |rows| rows };
             let verdict = prove(&signature(Dim::Dynamic(None)), example, &mut sums);
+            assert!(matches!(verdict, BatchAxis::Unproved(reason) if reason.contains("depends on its neighbours")));
+        }
+    }
+
+    /// Multiplies rows by a number that all of a batch share, or by one that counts the rows.
+    struct Scaled {
+        by_rows: bool,
+    }
+
+    impl Session for Scaled {
+        fn run(&mut self, inputs: &[Option<Tensor>], _: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+            let (x, factor) = (inputs[0].as_ref().unwrap(), inputs[1].as_ref().unwrap());
+            assert_eq!(factor.shape(), &Shape::from([]), "it is passed once");
+            let factor = factor.to_vec::<f32>().unwrap()[0];
+            let factor = if self.by_rows { factor * x.shape()[0] as f32 } else { factor };
+            let values: Vec<f32> = x.to_vec::<f32>().unwrap().iter().map(|value| value * factor).collect();
+            Ok(vec![Tensor::from_slice(x.shape().clone(), &values).unwrap()])
+        }
+    }
+
+    #[test]
+    fn inputs_without_rows_are_shared_by_the_rows_of_a_probe() {
+        let mut signature = signature(Dim::Dynamic(None));
+        signature.inputs[0].dims = Some(vec![Dim::Dynamic(None), Dim::Fixed(2)]);
+        signature.inputs.push(TensorSpec { name: "factor".into(), dims: Some(vec![]), ..signature.inputs[0].clone() });
+        signature.outputs[0].dims = signature.inputs[0].dims.clone();
+        let x = Tensor::from_slice([1, 2], &[1f32, 5.]).unwrap();
+        let example = [Some(x), Some(Tensor::from_slice([], &[3f32]).unwrap())];
+        for example in [None, Some(&example[..])] {
+            assert_eq!(prove(&signature, example, &mut Scaled { by_rows: false }), BatchAxis::Proved);
+            let verdict = prove(&signature, example, &mut Scaled { by_rows: true });
             assert!(matches!(verdict, BatchAxis::Unproved(reason) if reason.contains("depends on its neighbours")));
         }
     }

@@ -7,16 +7,27 @@
 //! delay and load makes batches bigger by itself.
 
 mod ahead;
+mod plan;
+mod policy;
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tiltyard_types::Moment;
 
+pub use self::policy::{LEVELS_MAX, Level, PadPolicy, QueuePolicy};
+
+use self::plan::{Fate, Pick};
+
 /// What the queue must know of a job.
-pub trait Waiting {
+pub trait Waiting: Sized {
     /// Rows on the batch axis; 1 where there is none.
     fn rows(&self) -> usize;
+
+    /// Bytes that it holds in memory.
+    fn bytes(&self) -> usize;
+
+    /// How urgent it is: 1 is the most, 0 leaves it to the policy.
+    fn priority(&self) -> u32;
 
     /// When its client stops waiting, if ever.
     fn deadline(&self) -> Option<Moment>;
@@ -24,21 +35,19 @@ pub trait Waiting {
     /// Whether its client has gone.
     fn is_cancelled(&self) -> bool;
 
-    /// Whether it may share a run with `other`: same shapes beyond the batch axis, same inputs present.
+    /// Whether it may share a run with `other`: same shapes beyond the batch axis and the padded one, same inputs
+    /// present.
     fn joins(&self, other: &Self) -> bool;
-}
 
-/// How a queue batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueuePolicy {
-    /// Rows in one batch at most; 1 means that every job runs alone. A single larger job still runs, alone.
-    pub rows_max: usize,
-    /// How long the oldest job may wait for company.
-    pub delay_max: Duration,
-    /// Jobs that may wait at once.
-    pub jobs_max: usize,
-    /// Batches that may run at once: the sessions there are.
-    pub runs_max: usize,
+    /// How long it is on the padded axis; 0 where there is none.
+    fn length(&self) -> usize;
+
+    /// Whether its rows may run apart.
+    fn can_cut(&self) -> bool;
+
+    /// Takes the first `rows` rows off, as a job of their own. Only called where [`Waiting::can_cut`], and with fewer
+    /// rows than there are.
+    fn cut(&mut self, rows: usize) -> Self;
 }
 
 /// Why a job was not taken in. It is given back.
@@ -46,6 +55,8 @@ pub struct QueuePolicy {
 pub enum Refused<J> {
     /// As many jobs wait as may.
     Full(J),
+    /// As many bytes wait as may.
+    FullOfBytes(J),
     /// The queue is being emptied for good.
     Draining(J),
 }
@@ -65,55 +76,94 @@ pub enum Take<J> {
 #[derive(Debug)]
 pub struct Queue<J> {
     policy: QueuePolicy,
-    waiting: VecDeque<(Moment, J)>,
-    /// Rows of those that wait.
+    /// One per level of priority, each in order of arrival.
+    lanes: Vec<VecDeque<Entry<J>>>,
+    jobs: usize,
     rows: usize,
+    bytes: usize,
     running: usize,
     draining: bool,
+    /// Kept for its memory.
+    picks: Vec<Pick>,
+}
+
+#[derive(Debug)]
+struct Entry<J> {
+    enqueued: Moment,
+    /// Jobs leave in the order of this moment: that of arrival, later by the ageing of each level below the first.
+    rank: Moment,
+    /// The last moment to start it.
+    expires: Option<Moment>,
+    job: J,
 }
 
 impl<J: Waiting> Queue<J> {
     /// An empty queue.
     pub fn new(policy: QueuePolicy) -> Queue<J> {
-        Queue { policy, waiting: VecDeque::new(), rows: 0, running: 0, draining: false }
+        let lanes = (0..policy.levels.len().max(1)).map(|_| VecDeque::new()).collect();
+        Queue { policy, lanes, jobs: 0, rows: 0, bytes: 0, running: 0, draining: false, picks: Vec::new() }
     }
 
     /// Takes a job in. Says whether a further worker could be of use now: where jobs wait for company, only the first
-    /// of them (which sets the time) and the one that fills the batch are worth a wake-up.
+    /// of them (which sets the time), one that cannot wait, and one that fills the batch are worth a wake-up.
     pub fn enqueue(&mut self, job: J, now: Moment) -> Result<bool, Refused<J>> {
+        let level = self.policy.level(job.priority());
+        let Level { jobs_max, wait_max } = self.policy.levels.get(level).copied().unwrap_or_default();
         if self.draining {
             return Err(Refused::Draining(job));
         }
-        if self.waiting.len() >= self.policy.jobs_max {
+        if self.jobs >= self.policy.jobs_max || self.lanes[level].len() >= jobs_max {
             return Err(Refused::Full(job));
         }
+        if self.jobs > 0 && self.bytes.saturating_add(job.bytes()) > self.policy.bytes_max {
+            return Err(Refused::FullOfBytes(job));
+        }
+        self.jobs += 1;
         self.rows = self.rows.saturating_add(job.rows());
-        self.waiting.push_back((now, job));
-        let worth_a_look =
-            self.policy.delay_max.is_zero() || self.waiting.len() == 1 || self.leading_rows() >= self.policy.rows_max;
+        self.bytes = self.bytes.saturating_add(job.bytes());
+        let later = self.policy.ageing.saturating_mul(u32::try_from(level).unwrap_or(u32::MAX));
+        let expires = [job.deadline(), wait_max.map(|wait| now + wait)].into_iter().flatten().min();
+        self.lanes[level].push_back(Entry { enqueued: now, rank: now + later, expires, job });
+        let worth_a_look = self.policy.delay_max.is_zero()
+            || self.jobs == 1
+            || expires.is_some_and(|expires| expires <= now + self.policy.delay_max)
+            || (self.rows >= self.policy.rows_full() && self.is_full(now));
         Ok(worth_a_look && self.running < self.policy.runs_max)
     }
 
-    /// What a free worker shall do at `now`. Jobs whose client has gone, or whose deadline has passed, are moved to
-    /// `dead` and never run.
+    /// What a free worker shall do at `now`. Jobs whose client has gone, or whose time is over, are moved to `dead` and
+    /// never run.
     pub fn take(&mut self, now: Moment, dead: &mut Vec<J>) -> Take<J> {
-        self.bury(now, dead);
-        let Some((oldest, _)) = self.waiting.front() else { return Take::Idle };
-        if self.running >= self.policy.runs_max {
+        if self.jobs == 0 || self.running >= self.policy.runs_max {
             return Take::Idle;
         }
-        let ripe = *oldest + self.policy.delay_max;
-        if now < ripe && !self.draining && self.leading_rows() < self.policy.rows_max {
-            return Take::Wait(ripe);
-        }
-        let batch = self.pop_batch(now, dead);
-        self.running += 1;
-        Take::Batch(batch)
+        let mut picks = std::mem::take(&mut self.picks);
+        let plan = self.plan(now, &mut picks);
+        let take = match plan.hold {
+            Some(until) if !self.draining => Take::Wait(until),
+            _ => match self.carry_out(&picks, dead) {
+                batch if batch.is_empty() => Take::Idle,
+                batch => {
+                    self.running += 1;
+                    Take::Batch(batch)
+                }
+            },
+        };
+        self.picks = picks;
+        take
     }
 
     /// Notes that a batch has run, well or not.
     pub fn finish(&mut self) {
         self.running -= 1;
+    }
+
+    /// Lets a batch run that never waited here, where it overtakes nobody and there is room for it. Then call
+    /// [`Queue::finish`].
+    pub fn pass(&mut self) -> bool {
+        let may = self.jobs == 0 && self.running < self.policy.runs_max;
+        self.running += usize::from(may);
+        may
     }
 
     /// Refuses jobs from now on. Those that wait are still run.
@@ -123,70 +173,66 @@ impl<J: Waiting> Queue<J> {
 
     /// Whether nothing waits and nothing runs.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running == 0
+        self.jobs == 0 && self.running == 0
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.jobs == 0
+    }
+
+    /// Whether a further worker could be of use after a take: something is left, and there is room for another run.
+    pub fn calls_for_more(&self) -> bool {
+        self.jobs > 0 && self.running < self.policy.runs_max
     }
 
     /// Jobs that wait.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.jobs
     }
 
-    /// Removes dead jobs from the front, so that the one in front is alive.
-    fn bury(&mut self, now: Moment, dead: &mut Vec<J>) {
-        while self.waiting.front().is_some_and(|(_, job)| is_dead(job, now)) {
-            dead.extend(self.pop());
-        }
+    /// The jobs that still wait, each level in its order.
+    pub fn into_jobs(self) -> impl Iterator<Item = J> {
+        self.lanes.into_iter().flatten().map(|entry| entry.job)
     }
 
-    fn pop(&mut self) -> Option<J> {
-        let (_, job) = self.waiting.pop_front()?;
-        self.rows = self.rows.saturating_sub(job.rows());
-        Some(job)
+    fn is_full(&mut self, now: Moment) -> bool {
+        let mut picks = std::mem::take(&mut self.picks);
+        let full = self.plan(now, &mut picks).hold.is_none();
+        self.picks = picks;
+        full
     }
 
-    /// Rows of the jobs in front that would share the next batch.
-    fn leading_rows(&self) -> usize {
-        let Some((_, first)) = self.waiting.front() else { return 0 };
-        let mut rows = 0usize;
-        for (_, job) in self.waiting.iter().take_while(|(_, job)| job.joins(first)) {
-            rows = rows.saturating_add(job.rows());
-            if rows >= self.policy.rows_max {
-                break;
-            }
-        }
-        rows
-    }
-
-    /// The next batch in order of arrival. It ends before the first job that does not join or fit, so no job is
-    /// overtaken.
-    fn pop_batch(&mut self, now: Moment, dead: &mut Vec<J>) -> Vec<J> {
-        let mut batch: Vec<J> = Vec::new();
-        let mut rows = 0usize;
-        while let Some((_, job)) = self.waiting.front() {
-            if !is_dead(job, now) {
-                let fits = match batch.first() {
-                    None => true,
-                    Some(first) => rows.saturating_add(job.rows()) <= self.policy.rows_max && job.joins(first),
-                };
-                if !fits {
-                    break;
+    /// Takes out what was picked. What was passed over, and the rest of a job that was cut, stay in front.
+    fn carry_out(&mut self, picks: &[Pick], dead: &mut Vec<J>) -> Vec<J> {
+        let mut batch = Vec::with_capacity(picks.len());
+        let mut kept: Vec<(usize, Entry<J>)> = Vec::new();
+        for pick in picks {
+            let Some(mut entry) = self.lanes[pick.lane].pop_front() else { break };
+            match pick.fate {
+                Fate::Stays => kept.push((pick.lane, entry)),
+                Fate::Dies => dead.push(self.leaves(entry)),
+                Fate::Runs(rows) if rows < entry.job.rows() => {
+                    self.rows = self.rows.saturating_sub(rows);
+                    batch.push(entry.job.cut(rows));
+                    kept.push((pick.lane, entry));
                 }
-                rows = rows.saturating_add(job.rows());
+                Fate::Runs(_) => batch.push(self.leaves(entry)),
             }
-            let Some(job) = self.pop() else { break };
-            if is_dead(&job, now) { dead.push(job) } else { batch.push(job) }
+        }
+        for (lane, entry) in kept.into_iter().rev() {
+            self.lanes[lane].push_front(entry);
         }
         batch
     }
-}
 
-fn is_dead<J: Waiting>(job: &J, now: Moment) -> bool {
-    job.is_cancelled() || job.deadline().is_some_and(|deadline| deadline <= now)
+    /// Takes a job off the books.
+    fn leaves(&mut self, entry: Entry<J>) -> J {
+        self.jobs -= 1;
+        self.rows = self.rows.saturating_sub(entry.job.rows());
+        self.bytes = self.bytes.saturating_sub(entry.job.bytes());
+        entry.job
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tiltyard_runtime::deployment::BatchAxis;
+use tiltyard_runtime::deployment::{BatchAxis, Padding};
 
 use crate::catalog::Version;
 use crate::config::Host;
@@ -82,6 +82,11 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             BatchAxis::Unproved(reason) => reason,
             BatchAxis::Proved => "rows are proved independent",
         };
+        let padding = match &deployment.padding {
+            Padding::Undeclared => "not declared",
+            Padding::Unproved(reason) => reason,
+            Padding::Proved(_) => "padded rows are proved to answer as unpadded ones",
+        };
         let facts = json!({
             "engine": identity.engine,
             "engine_version": identity.build.version,
@@ -91,6 +96,7 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             "batch_reason": batch_reason,
             "cost_row_seconds": deployment.cost.fit().map(|fit| fit.row_ns / 1e9),
             "cost_run_seconds": deployment.cost.fit().map(|fit| fit.run_ns / 1e9),
+            "padding": padding,
             "signature": deployment.signature.to_string(),
             "digest": identity.digest.to_string(),
             "artifact": identity.artifact.to_string(),

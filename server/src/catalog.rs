@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::Way;
 use tiltyard_types::{Error, ErrorKind, Result};
@@ -25,7 +26,7 @@ pub struct Model {
     /// By number.
     pub versions: BTreeMap<u64, Version>,
     /// The arms of the endpoint of the same name, resolved: whom a request without a version may reach.
-    pub arms: Vec<Arm>,
+    pub arms: Vec<Arc<Arm>>,
 }
 
 /// A version and its state.
@@ -50,13 +51,14 @@ pub enum VersionState {
     Unloaded,
 }
 
-/// One deployment in an endpoint's plan.
-#[derive(Clone)]
+/// One deployment in an endpoint's plan: whom a request reaches.
 pub struct Arm {
     /// Its part in the plan.
     pub role: Role,
     /// What answers.
     pub deployment: Arc<Deployment>,
+    /// What every answer of it tells about who gave it, made once.
+    pub headers: HeaderMap,
 }
 
 /// An arm's part in a plan.
@@ -86,23 +88,36 @@ impl Role {
     }
 }
 
-/// Whom a request reaches.
-#[derive(Clone)]
-pub struct Route {
-    /// The deployment that answers.
-    pub deployment: Arc<Deployment>,
-    /// Its part.
-    pub role: Role,
+impl Arm {
+    /// The arm of `endpoint` that is `deployment` in this part.
+    pub fn new(endpoint: &str, role: Role, deployment: &Arc<Deployment>) -> Arc<Arm> {
+        let identity = &deployment.identity;
+        let pairs = [
+            ("tiltyard-endpoint", endpoint.to_owned()),
+            ("tiltyard-model", identity.model.clone()),
+            ("tiltyard-version", identity.version.to_string()),
+            ("tiltyard-digest", identity.digest.to_string()),
+            ("tiltyard-arm", role.name().to_owned()),
+        ];
+        // A model's name may hold characters that a header cannot.
+        let pairs = pairs
+            .into_iter()
+            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)));
+        // Room for what is added to a copy, so that no copy grows.
+        let mut headers = HeaderMap::with_capacity(10);
+        headers.extend(pairs);
+        Arc::new(Arm { role, deployment: Arc::clone(deployment), headers })
+    }
 }
 
 impl Catalog {
     /// Resolves what a client named: with a version that version, else the endpoint's arm. Fails with what there is
     /// instead.
-    pub fn route(&self, name: &str, version: Option<u64>) -> Result<Route> {
+    pub fn route(&self, name: &str, version: Option<u64>) -> Result<Arc<Arm>> {
         let model = self.models.get(name).ok_or_else(|| self.unknown_model(name))?;
         let Some(number) = version else {
             return match model.arms.first() {
-                Some(arm) => Ok(Route { deployment: Arc::clone(&arm.deployment), role: arm.role }),
+                Some(arm) => Ok(Arc::clone(arm)),
                 None => Err(model.not_ready(name)),
             };
         };
@@ -111,7 +126,7 @@ impl Catalog {
             Error::not_found(format!("unknown version {number} of model {name:?}: there is {known}"))
         })?;
         match &version.deployment {
-            Some(deployment) => Ok(Route { deployment: Arc::clone(deployment), role: Role::Pinned }),
+            Some(deployment) => Ok(Arm::new(name, Role::Pinned, deployment)),
             None => Err(version.not_ready(name, number)),
         }
     }
@@ -136,12 +151,12 @@ impl Catalog {
 
 impl Model {
     /// Puts the newest ready version into the endpoint of the model's name.
-    pub fn resolve_arms(&mut self) {
+    pub fn resolve_arms(&mut self, name: &str) {
         let newest = self.versions.values().rev().find_map(|version| version.deployment.as_ref());
-        self.arms = newest
-            .map(|deployment| Arm { role: Role::Champion, deployment: Arc::clone(deployment) })
-            .into_iter()
-            .collect();
+        let is_newest = |arm: &&Arc<Arm>| newest.is_some_and(|newest| Arc::ptr_eq(newest, &arm.deployment));
+        if self.arms.first().filter(is_newest).is_none() {
+            self.arms = newest.map(|deployment| Arm::new(name, Role::Champion, deployment)).into_iter().collect();
+        }
     }
 
     fn not_ready(&self, name: &str) -> Error {

@@ -3,9 +3,11 @@
 //! Each is made once, as the gRPC message; REST writes the same messages as JSON.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tiltyard_proto::inference as pb;
-use tiltyard_runtime::deployment::{BatchAxis, Deployment};
+use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::queue::QueuePolicy;
 use tiltyard_runtime::repository::policy::VersionPolicy;
 use tiltyard_runtime::stats::{Durations, Histogram, Snapshot, Way};
 use tiltyard_types::{DataType, ErrorKind, TensorSpec};
@@ -70,7 +72,8 @@ pub fn model_metadata(name: &str, model: &Model, deployment: &Deployment) -> pb:
 /// The configuration a Triton user would have had to write. A model whose rows are batched has `max_batch_size` above
 /// 0 and dims without the batch axis.
 pub fn model_config(name: &str, deployment: &Deployment, default_policy: &VersionPolicy) -> pb::ModelConfig {
-    let rows_max = deployment.rows_max();
+    // Triton's clients take every input to have a batch axis where there is one at all.
+    let rows_max = if deployment.has_shared_inputs() { 0 } else { deployment.rows_max() };
     // Triton's clients expect at least one dimension: one value per row is dims [1], reshaped to none.
     let one_per_row = |spec: &TensorSpec| rows_max > 0 && spec.wire_dims().len() == 1;
     let reshape = |spec: &TensorSpec| one_per_row(spec).then(pb::ModelTensorReshape::default);
@@ -124,13 +127,23 @@ pub fn model_config(name: &str, deployment: &Deployment, default_policy: &Versio
             .iter()
             .map(|(key, value)| (key.clone(), pb::ModelParameter { string_value: value.clone() }))
             .collect(),
-        scheduling_choice: (deployment.batch_axis == BatchAxis::Proved).then(|| {
-            pb::model_config::SchedulingChoice::DynamicBatching(pb::ModelDynamicBatching {
-                max_queue_delay_microseconds: u64::try_from(deployment.policy.delay_max.as_micros())
-                    .unwrap_or(u64::MAX),
-                ..Default::default()
-            })
-        }),
+        scheduling_choice: (rows_max > 0)
+            .then(|| pb::model_config::SchedulingChoice::DynamicBatching(dynamic_batching(&deployment.policy))),
+        ..Default::default()
+    }
+}
+
+/// How a deployment batches, in Triton's words.
+fn dynamic_batching(policy: &QueuePolicy) -> pb::ModelDynamicBatching {
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let sizes = if policy.sizes.is_empty() { &policy.sizes_preferred } else { &policy.sizes };
+    // One level is what Triton calls none.
+    let has_levels = policy.levels.len() > 1;
+    pb::ModelDynamicBatching {
+        preferred_batch_size: sizes.iter().map(|&size| i32::try_from(size).unwrap_or(i32::MAX)).collect(),
+        max_queue_delay_microseconds: micros(policy.delay_max),
+        priority_levels: if has_levels { policy.levels.len() as u64 } else { 0 },
+        default_priority_level: if has_levels { u64::from(policy.level_default) } else { 0 },
         ..Default::default()
     }
 }

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::job::Answer;
+use tiltyard_runtime::job::{Answer, Demand};
 use tiltyard_runtime::pool::Pool;
-use tiltyard_runtime::stats::Way;
-use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, RequestId, Result};
+use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, Parameters, RequestId, Result};
 
 use crate::admission::Admission;
-use crate::catalog::{Catalog, Role, Route};
+use crate::catalog::{Arm, Catalog};
 use crate::{clock, ids};
 
 /// What answers requests: shared by all connections.
@@ -50,10 +49,8 @@ impl Accepted {
 
 /// A request's answer, with what the protocols tell about it.
 pub struct Outcome {
-    /// What answered.
-    pub deployment: Arc<Deployment>,
-    /// In which part.
-    pub role: Role,
+    /// What answered, and in which part.
+    pub arm: Arc<Arm>,
     /// The server's name for the request.
     pub id: RequestId,
     /// The outputs asked for, in that order.
@@ -63,21 +60,19 @@ pub struct Outcome {
 }
 
 impl Inference {
-    /// Answers a request along `route`, which the protocol resolved when it decoded.
-    pub async fn infer(&self, request: InferRequest, route: Route, accepted: Accepted) -> Result<Outcome> {
-        let (deployment, way) = (Arc::clone(&route.deployment), route.role.way());
+    /// Answers a request on `arm`, which the protocol resolved when it decoded.
+    pub async fn infer(&self, request: InferRequest, arm: Arc<Arm>, accepted: Accepted) -> Result<Outcome> {
         let mut watch = Watch {
-            deployment,
-            way,
+            arm: Arc::clone(&arm),
             accepted,
             name: request.model.clone(),
             client_id: request.id.clone(),
             done: false,
         };
-        match self.answer(request, &route, accepted).await {
+        match self.answer(request, &arm.deployment, accepted).await {
             Ok((outputs, answer, rows)) => {
                 watch.succeeded(&answer, rows);
-                Ok(Outcome { deployment: route.deployment, role: route.role, id: accepted.id, outputs, rows })
+                Ok(Outcome { arm, id: accepted.id, outputs, rows })
             }
             Err(error) => {
                 watch.failed(error.kind());
@@ -89,17 +84,18 @@ impl Inference {
     async fn answer(
         &self,
         request: InferRequest,
-        route: &Route,
+        deployment: &Arc<Deployment>,
         accepted: Accepted,
     ) -> Result<(Vec<NamedTensor>, Answer, usize)> {
-        let deployment = &route.deployment;
         refuse_sequences(&request)?;
         let deadline = self.deadline(&request, accepted)?;
         let inputs = deployment.signature.arrange(request.inputs)?;
         let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
         let rows = deployment.rows(&inputs)?;
         let permit = self.admission.admit(accepted.bytes)?;
-        let pending = deployment.enqueue(inputs, wanted.clone(), Some(deadline), Box::new(permit), &self.pool)?;
+        let demand =
+            Demand { deadline: Some(deadline), priority: priority(&request.parameters)?, bytes: accepted.bytes };
+        let pending = deployment.enqueue(inputs, wanted.clone(), demand, Box::new(permit), &self.pool)?;
         let left = deadline.since(clock::now());
         let mut answer = match tokio::time::timeout(left, pending).await {
             Ok(Ok(answer)) => answer?,
@@ -134,6 +130,22 @@ impl Inference {
     }
 }
 
+/// The `priority` parameter: 1 is the most urgent; 0, as none, leaves it to the model.
+fn priority(parameters: &Parameters) -> Result<u32> {
+    let level = match parameters.get("priority") {
+        None => Some(0),
+        Some(Parameter::Int(level)) => u64::try_from(*level).ok(),
+        Some(Parameter::Uint(level)) => Some(*level),
+        Some(Parameter::Text(text)) => text.parse().ok(),
+        Some(_) => None,
+    };
+    match (level, parameters.get("priority")) {
+        // Beyond all levels that a model can have, as Triton takes it, is the same as none.
+        (Some(level), _) => Ok(u32::try_from(level).unwrap_or(u32::MAX)),
+        (None, got) => Err(Error::invalid(format!("parameter \"priority\": expected an integer from 0, got {got:?}"))),
+    }
+}
+
 /// Stateful sequences need a scheduler of their own: answering without one would be wrong, so it is refused.
 fn refuse_sequences(request: &InferRequest) -> Result<()> {
     let set = match request.parameters.get("sequence_id") {
@@ -151,8 +163,7 @@ fn refuse_sequences(request: &InferRequest) -> Result<()> {
 
 /// Counts a request when it ends, also when its client hangs up and the future is dropped.
 struct Watch {
-    deployment: Arc<Deployment>,
-    way: Way,
+    arm: Arc<Arm>,
     accepted: Accepted,
     name: String,
     client_id: String,
@@ -163,12 +174,19 @@ impl Watch {
     fn succeeded(&mut self, answer: &Answer, rows: usize) {
         self.done = true;
         let total = clock::now() - self.accepted.at;
-        self.deployment.stats.succeeded(self.way, rows, answer.queue, answer.times, total, clock::unix_ms());
+        self.arm.deployment.stats.succeeded(
+            self.arm.role.way(),
+            rows,
+            answer.queue,
+            answer.times,
+            total,
+            clock::unix_ms(),
+        );
     }
 
     fn failed(&mut self, kind: ErrorKind) {
         self.done = true;
-        self.deployment.stats.failed(self.way, kind, clock::now() - self.accepted.at, clock::unix_ms());
+        self.arm.deployment.stats.failed(self.arm.role.way(), kind, clock::now() - self.accepted.at, clock::unix_ms());
     }
 }
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod cores;
 pub mod describe;
 pub mod engines;
+pub mod fronts;
 mod ids;
 pub mod infer;
 pub mod listen;

@@ -7,9 +7,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,11 +18,15 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use pin_project_lite::pin_project;
+use tiltyard_types::Moment;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock;
+use crate::fronts::{Fronts, Open};
 
 /// Bytes a client may send before the server has taken them, per stream and per connection: large tensors would else
 /// wait for a round trip every 64 KiB.
@@ -94,12 +99,14 @@ impl Drop for Listener {
     }
 }
 
-/// Accepts connections until `drain` turns true, then lets open requests finish. Ends when all connections have.
+/// Accepts connections until `drain` turns true and deals them out, then lets open requests finish. Ends when all
+/// connections have.
 pub async fn serve<H, F, R>(
     listener: Listener,
     limits: Limits,
     open: Arc<AtomicUsize>,
     drain: watch::Receiver<bool>,
+    fronts: Arc<Fronts>,
     handler: H,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -107,32 +114,33 @@ pub async fn serve<H, F, R>(
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
 {
-    let mut connections = JoinSet::new();
+    // Each connection holds a sender and sends nothing: there is none any more when nothing can arrive.
+    let (alive, mut all_ended) = mpsc::channel::<std::convert::Infallible>(1);
     let mut draining = drain.clone();
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener) => accepted,
             _ = draining.wait_for(|drain| *drain) => break,
-            Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok(_) if open.load(Relaxed) >= limits.connections_max => {
                 tracing::warn!(connections = limits.connections_max, "too many connections: a new one is closed");
             }
             Ok(stream) => {
-                let guard = Open::new(&open);
+                let held = (Open::new(&open), alive.clone());
                 let (handler, drain) = (handler.clone(), drain.clone());
-                connections.spawn(async move {
-                    match stream {
-                        Stream::Tcp(stream) => {
-                            let came_in_on = CameInOn(stream.local_addr().ok().map(|address| address.ip()));
+                fronts.deal(async move {
+                    // Fails only where the system is out of memory for its watch.
+                    match stream.here() {
+                        Ok((Stream::Tcp(stream), came_in_on)) => {
                             connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
                         }
-                        Stream::Unix(stream) => {
-                            connection(TokioIo::new(stream), CameInOn(None), limits, drain, handler).await;
+                        Ok((Stream::Unix(stream), came_in_on)) => {
+                            connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
                         }
+                        Err(error) => tracing::warn!(%error, "a connection cannot be served"),
                     }
-                    drop(guard);
+                    drop(held);
                 });
             }
             Err(error) => {
@@ -142,49 +150,55 @@ pub async fn serve<H, F, R>(
             }
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    drop((listener, alive));
+    // Nothing is ever received but the end.
+    let None = all_ended.recv().await;
+}
+
+/// A connection on its way to the event loop that will serve it.
+enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 enum Stream {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
-async fn accept(listener: &Listener) -> io::Result<Stream> {
+impl Accepted {
+    /// Lets the event loop of this thread watch the connection.
+    fn here(self) -> io::Result<(Stream, CameInOn)> {
+        match self {
+            Accepted::Tcp(stream) => {
+                let came_in_on = CameInOn(stream.local_addr().ok().map(|address| address.ip()));
+                Ok((Stream::Tcp(TcpStream::from_std(stream)?), came_in_on))
+            }
+            Accepted::Unix(stream) => Ok((Stream::Unix(UnixStream::from_std(stream)?), CameInOn(None))),
+        }
+    }
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             // Without this, small answers wait for the client's delayed acknowledgement: 40 ms each. It fails only for a
             // client that has gone already.
             drop(stream.set_nodelay(true));
-            Ok(Stream::Tcp(stream))
+            stream.into_std().map(Accepted::Tcp)
         }
-        Listener::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
-    }
-}
-
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn new(open: &Arc<AtomicUsize>) -> Open {
-        open.fetch_add(1, Relaxed);
-        Open(Arc::clone(open))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        Listener::Unix(listener, _) => listener.accept().await?.0.into_std().map(Accepted::Unix),
     }
 }
 
 /// What a connection is doing, for its idle clock.
 #[derive(Default)]
 struct Activity {
-    requests: AtomicUsize,
-    any: AtomicBool,
-    changed: Notify,
+    /// Requests between their head and the end of their answer.
+    running: AtomicUsize,
+    /// When the last of them ended, in nanoseconds of the process's clock; 0 before the first.
+    ended: AtomicU64,
 }
 
 async fn connection<I, H, F, R>(
@@ -205,14 +219,10 @@ async fn connection<I, H, F, R>(
         let activity = Arc::clone(&activity);
         service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(came_in_on);
-            let (handler, running) = (handler.clone(), Running::new(&activity));
-            async move {
-                let response = handler(request).await;
-                Ok::<_, std::convert::Infallible>(response.map(|body| Watched { body, _running: running }))
-            }
+            Answering { running: Some(Running::new(&activity)), answer: handler(request) }
         })
     };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(InBoxes);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -238,7 +248,7 @@ async fn connection<I, H, F, R>(
             }
             () = idle.as_mut(), if !told => {
                 told = true;
-                if !activity.any.load(Relaxed) {
+                if activity.ended.load(Relaxed) == 0 {
                     tracing::debug!("a connection sent no request in time");
                     return;
                 }
@@ -252,16 +262,33 @@ async fn connection<I, H, F, R>(
     }
 }
 
+/// Runs the requests of a connection, each in a task of its own. In a box, since a task is moved several times before it
+/// first runs.
+#[derive(Clone)]
+struct InBoxes;
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InBoxes {
+    fn execute(&self, request: F) {
+        tokio::spawn(Box::pin(request));
+    }
+}
+
 /// Ends when no request came for too long: sooner before the first one.
+///
+/// Requests only leave a note of when they ended; this looks at it when the time would be over, so that they never wake it.
 async fn until_idle(activity: &Activity, limits: Limits) {
+    let started = clock::now();
     loop {
-        let changed = activity.changed.notified();
-        let wait = if activity.any.load(Relaxed) { limits.idle_timeout } else { limits.header_timeout };
-        if activity.requests.load(Relaxed) > 0 {
-            changed.await;
-        } else if tokio::time::timeout(wait, changed).await.is_err() && activity.requests.load(Relaxed) == 0 {
+        let now = clock::now();
+        let over = match (activity.running.load(Relaxed), activity.ended.load(Relaxed)) {
+            (0, 0) => started + limits.header_timeout,
+            (0, ended) => Moment::from_nanos(ended) + limits.idle_timeout,
+            _ => now + limits.idle_timeout,
+        };
+        if over <= now {
             return;
         }
+        tokio::time::sleep(over.since(now).min(limits.idle_timeout)).await;
     }
 }
 
@@ -270,24 +297,44 @@ struct Running(Arc<Activity>);
 
 impl Running {
     fn new(activity: &Arc<Activity>) -> Running {
-        activity.any.store(true, Relaxed);
-        activity.requests.fetch_add(1, Relaxed);
+        activity.running.fetch_add(1, Relaxed);
         Running(Arc::clone(activity))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Relaxed) == 1 {
-            self.0.changed.notify_one();
-        }
+        // Before the count falls, so that a look in between finds it running or ended.
+        self.0.ended.store(clock::now().as_nanos().max(1), Relaxed);
+        self.0.running.fetch_sub(1, Relaxed);
+    }
+}
+
+pin_project! {
+    /// A request that is being answered. Written out, since an `async` block would keep room for the answer's future twice,
+    /// and the task of each request is moved about with all of it.
+    struct Answering<F> {
+        running: Option<Running>,
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future<Output = Response<R>>, R> Future for Answering<F> {
+    type Output = Result<Response<Watched<R>>, std::convert::Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.answer.poll(context));
+        let running = this.running.take();
+        Poll::Ready(Ok(response.map(|body| Watched { body, _running: running })))
     }
 }
 
 /// An answer's body that keeps its request in the count until it is sent.
 struct Watched<R> {
     body: R,
-    _running: Running,
+    _running: Option<Running>,
 }
 
 impl<R: Body + Unpin> Body for Watched<R> {
@@ -295,10 +342,10 @@ impl<R: Body + Unpin> Body for Watched<R> {
     type Error = R::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<R::Data>, R::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(context)
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<R::Data>, R::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -76,6 +76,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
             delay_max: config.batch_delay_max,
             jobs_max: config.queue_rows_max.or(QUEUE_MAX),
             runs_max: threads,
+            ..QueuePolicy::default()
         },
         clock: clock::now,
         measuring: Some(Measuring {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_runtime::artifact::Fingerprint;
-use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::deployment::{Deployment, Padding};
 use tiltyard_runtime::load::{LoadError, Loader};
 use tiltyard_runtime::repository::policy::VersionPolicy;
 use tiltyard_runtime::repository::settings::Settings;
@@ -544,7 +544,7 @@ impl State {
 
     fn publish(&self, mut catalog: Catalog) {
         catalog.revision += 1;
-        catalog.models.values_mut().for_each(Model::resolve_arms);
+        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name));
         self.inference.catalog.store(Arc::new(catalog));
     }
 }
@@ -577,6 +577,9 @@ fn announce(name: &str, number: u64, old: Option<&Deployment>, new: &Deployment)
     if let Some(old) = old {
         let (old, new) = (old.identity.artifact.short(), identity.artifact.short());
         tracing::warn!(model = name, version = number, old, new, "new bytes under an old version number");
+    }
+    if let Padding::Unproved(reason) = &new.padding {
+        tracing::warn!(model = name, version = number, reason, "requests of different lengths are not batched");
     }
     for field in &new.settings.ignored {
         tracing::warn!(model = name, field, "config.pbtxt has a field that is not acted on");

@@ -80,6 +80,40 @@ pub(crate) fn clock() -> Moment {
     Moment::from_nanos(START.get_or_init(Instant::now).elapsed().as_nanos() as u64)
 }
 
+/// A deployment of a model that no file has.
+pub(super) fn deployment(
+    compiled: Box<dyn CompiledModel>,
+    batch_axis: BatchAxis,
+    padding: Padding,
+    policy: QueuePolicy,
+) -> Arc<Deployment> {
+    let identity = Identity {
+        model: "scripted".into(),
+        version: 1,
+        artifact: Digest::new([0; 32]),
+        digest: Digest::new([0; 32]),
+        engine: "scripted",
+        build: EngineBuild { version: "1".into(), library: None::<PathBuf>, providers: Vec::new() },
+        provider: "cpu".into(),
+        size: 0,
+        loaded: SystemTime::UNIX_EPOCH,
+        load_time: Duration::ZERO,
+        goldens: 0,
+    };
+    let (graph, settings) = (Graph::default(), Settings::default());
+    Arc::new(Deployment::new(Parts {
+        identity,
+        graph,
+        settings,
+        batch_axis,
+        padding,
+        policy,
+        example: None,
+        learns_rows: true,
+        compiled,
+    }))
+}
+
 pub(crate) struct Bench {
     pub(crate) deployment: Arc<Deployment>,
     pool: Arc<Pool>,
@@ -95,29 +129,9 @@ pub(crate) fn bench(batch_axis: BatchAxis, threads: usize, jobs_max: usize) -> B
     };
     let signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y"), spec("z")] };
     let script = Arc::new(Script::default());
-    let identity = Identity {
-        model: "scripted".into(),
-        version: 1,
-        artifact: Digest::new([0; 32]),
-        digest: Digest::new([0; 32]),
-        engine: "scripted",
-        build: EngineBuild { version: "1".into(), library: None::<PathBuf>, providers: Vec::new() },
-        provider: "cpu".into(),
-        size: 0,
-        loaded: SystemTime::UNIX_EPOCH,
-        load_time: Duration::ZERO,
-        goldens: 0,
-    };
-    let deployment = Arc::new(Deployment::new(Parts {
-        identity,
-        graph: Graph::default(),
-        settings: Settings::default(),
-        batch_axis,
-        policy: QueuePolicy { rows_max: 16, delay_max: Duration::ZERO, jobs_max, runs_max: threads },
-        example: None,
-        learns_rows: true,
-        compiled: Box::new(Scripted { signature, script: Arc::clone(&script) }),
-    }));
+    let policy = QueuePolicy { rows_max: 16, jobs_max, runs_max: threads, ..QueuePolicy::default() };
+    let compiled = Scripted { signature, script: Arc::clone(&script) };
+    let deployment = deployment(Box::new(compiled), batch_axis, Padding::Undeclared, policy);
     Bench { deployment, pool: Pool::start(threads, clock).unwrap(), script }
 }
 
@@ -128,7 +142,8 @@ impl Bench {
 
     fn ask_until(&self, values: &[f32], deadline: Option<Moment>) -> Result<Pending> {
         let input = Tensor::from_slice([values.len()], values).unwrap();
-        self.deployment.enqueue(vec![Some(input)], vec![1], deadline, Box::new(()), &self.pool)
+        let demand = Demand { deadline, ..Demand::default() };
+        self.deployment.enqueue(vec![Some(input)], vec![1], demand, Box::new(()), &self.pool)
     }
 
     /// Asks once and waits until the engine has it: from then on, one worker is busy until the gate opens.

@@ -1,13 +1,13 @@
 //! How much is ahead of a job that would join the queue now, and how large may batches be?
 
-use super::{Queue, QueuePolicy, Waiting};
+use super::{Queue, Waiting};
 use crate::forecast::Ahead;
 
 impl<J: Waiting> Queue<J> {
     /// What waits now.
     pub fn ahead(&self, shares: bool) -> Ahead {
-        let QueuePolicy { rows_max, runs_max, .. } = self.policy;
-        Ahead { jobs: self.len(), rows: self.rows, rows_max: if shares { rows_max } else { 0 }, runs_max }
+        let rows_max = if shares { self.policy.rows_limit() } else { 0 };
+        Ahead { jobs: self.len(), rows: self.rows, rows_max, runs_max: self.policy.runs_max }
     }
 
     /// Changes the rows that one batch may have, from the next one on.

@@ -3,6 +3,7 @@
 //! The layout is Triton's: `<root>/<name>/<version>/model.onnx`. Looking never fails as a whole: what cannot be
 //! served is a problem with its place and its cure, and harms no neighbour.
 
+pub mod batching;
 pub mod pbtxt;
 pub mod policy;
 pub mod settings;

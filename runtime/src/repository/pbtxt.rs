@@ -113,11 +113,20 @@ pub struct DynamicBatching {
     pub priority_levels: u64,
     /// The priority of a request that names none.
     pub default_priority_level: u64,
+    /// What a request may expect of the queue.
+    pub default_policy: PriorityPolicy,
+    /// The same for those of one priority.
+    pub priority_policies: BTreeMap<u64, PriorityPolicy>,
+}
+
+/// What a request may expect of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PriorityPolicy {
     /// What happens to a request that waited too long.
     pub timeout_action: TimeoutAction,
     /// How long a request may wait where it does not say.
     pub default_timeout: Option<Duration>,
-    /// Whether a request may say so itself.
+    /// Whether a request may say so itself. Here it always may: the earliest of all its deadlines counts.
     pub allow_timeout_override: bool,
     /// Requests that may wait at most; 0 says that there is no bound.
     pub queue_size_max: Option<u32>,

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use tiltyard_types::{Dim, Signature, TensorSpec};
 
+use super::batching::BatchingSettings;
 use super::pbtxt::{self, PbtxtConfig};
 use super::policy::VersionPolicy;
 use crate::artifact::Files;
@@ -48,21 +48,6 @@ pub struct Settings {
     pub ignored: Vec<String>,
     /// Inputs and outputs that `config.pbtxt` declares; they must agree with the graph.
     declared: Option<(Vec<pbtxt::Tensor>, Vec<pbtxt::Tensor>, u32)>,
-}
-
-/// How a model's requests may share a run.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BatchingSettings {
-    /// False: never batch rows of different requests. None: where it is proved safe.
-    pub enabled: Option<bool>,
-    /// Rows in one run at most.
-    pub rows_max: Option<usize>,
-    /// How long the first request may wait for company.
-    #[serde(deserialize_with = "duration")]
-    pub delay_max: Option<Duration>,
-    /// Requests that may wait at once.
-    pub queue_max: Option<usize>,
 }
 
 /// A column of a wide input.
@@ -183,6 +168,7 @@ impl Settings {
                 return Err(format!("model.toml: column {:?} is of input {input}, which the model lacks", column.name));
             }
         }
+        self.batching.check(signature).map_err(|error| format!("model.toml: {error}"))?;
         match self.labels.keys().find(|name| signature.outputs.iter().all(|output| output.name != **name)) {
             Some(unknown) => Err(format!("labels are given for output {unknown:?}, which the model lacks")),
             None => Ok(()),
@@ -210,12 +196,7 @@ impl Settings {
         self.model_file = written.model_file.or(self.model_file.take());
         self.instances = written.instances.or(self.instances);
         self.threads = written.threads.or(self.threads);
-        let ours = written.batching;
-        let theirs = &mut self.batching;
-        theirs.enabled = ours.enabled.or(theirs.enabled);
-        theirs.rows_max = ours.rows_max.or(theirs.rows_max);
-        theirs.delay_max = ours.delay_max.or(theirs.delay_max);
-        theirs.queue_max = ours.queue_max.or(theirs.queue_max);
+        self.batching.override_with(written.batching).map_err(|error| format!("model.toml: {error}"))?;
         self.columns = written.columns;
         for (output, WrittenOutput { labels }) in written.outputs {
             self.labels.insert(output, labels);
@@ -242,14 +223,8 @@ impl Settings {
                 self.ignored.push("instance_group: all but the first".into());
             }
         }
-        if let Some(batching) = config.dynamic_batching {
-            self.batching.delay_max = batching.queue_delay_max;
-            self.batching.queue_max = batching.queue_size_max.filter(|&size| size > 0).map(|size| size as usize);
-        }
-        if let Some(rows_max) = config.max_batch_size {
-            self.batching.rows_max = Some(rows_max as usize).filter(|&rows| rows > 0);
-            self.batching.enabled = Some(rows_max > 0);
-        }
+        self.batching = BatchingSettings::of_pbtxt(config.max_batch_size, config.dynamic_batching, &mut self.ignored)
+            .map_err(|error| format!("config.pbtxt: dynamic_batching: {error}"))?;
         self.warmups = config
             .warmups
             .iter()
@@ -328,29 +303,11 @@ fn check_declared(what: &str, declared: &[pbtxt::Tensor], graph: &[TensorSpec], 
     Ok(())
 }
 
-/// Reads `"2ms"`, `"1s"`, `"500us"`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit = match unit {
-        "us" | "µs" => Duration::from_micros(1),
-        "ms" => Duration::from_millis(1),
-        "s" => Duration::from_secs(1),
-        _ => Duration::ZERO,
-    };
-    match number.parse::<u32>() {
-        Ok(number) if !unit.is_zero() => Ok(Some(unit * number)),
-        _ => Err(serde::de::Error::custom(format!(
-            "{text:?} is no duration: expected such as \"500us\", \"2ms\", \"1s\""
-        ))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::path::PathBuf;
+    use std::time::Duration;
     use tiltyard_types::DataType;
 
     fn read(toml: Option<&str>, pbtxt: Option<&str>) -> Result<Settings, String> {

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::catalog::{Catalog, VersionState};
 use crate::config::{Config, Loaded};
+use crate::fronts::Fronts;
 use crate::listen::{self, Limits, Listener};
 use crate::logs::Logs;
 use crate::service::Service;
@@ -27,12 +28,8 @@ pub(crate) fn run(loaded: Loaded) -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let threads = config.frontend_threads.or((cores::granted() / 4).max(1));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name("tiltyard-front")
-        .enable_all()
-        .build();
+    // Signals, accepting and the admin port live on this thread; connections have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(serve(&config, logs));
@@ -58,7 +55,10 @@ async fn serve(config: &Config, logs: Logs) -> Result<ExitCode, String> {
     let addresses = bound.addresses();
     let service = start::start(config, logs)?;
     let (drain, draining) = watch::channel(false);
-    let mut listeners = bound.serve(config, &service, &draining);
+    let threads = config.frontend_threads.or((cores::granted() / 4).max(1));
+    let fronts = Fronts::start(threads, &service.inference.pool)
+        .map_err(|error| format!("the front end cannot start: {error}"))?;
+    let mut listeners = bound.serve(config, &service, &Arc::new(fronts), &draining);
     if let Some(path) = &config.ports_file {
         write_ports(path, &addresses).map_err(|error| format!("ports file {}: {error}", path.display()))?;
     }
@@ -139,7 +139,13 @@ impl Bound {
         Addresses { http, grpc: self.grpc.as_ref().map_or(http, address), admin: address(&self.admin) }
     }
 
-    fn serve(self, config: &Config, service: &Arc<Service>, draining: &watch::Receiver<bool>) -> JoinSet<()> {
+    fn serve(
+        self,
+        config: &Config,
+        service: &Arc<Service>,
+        fronts: &Arc<Fronts>,
+        draining: &watch::Receiver<bool>,
+    ) -> JoinSet<()> {
         let limits = Limits {
             connections_max: config.connections_max,
             header_timeout: config.header_timeout,
@@ -150,7 +156,8 @@ impl Bound {
         for listener in std::iter::once(self.http).chain(self.grpc).chain(self.sockets) {
             let service = Arc::clone(service);
             let handler = move |request| protocol::answer(Arc::clone(&service), request);
-            listeners.spawn(listen::serve(listener, limits, Arc::clone(&open), draining.clone(), handler));
+            let (open, fronts) = (Arc::clone(&open), Arc::clone(fronts));
+            listeners.spawn(listen::serve(listener, limits, open, draining.clone(), fronts, handler));
         }
         for listener in std::iter::once(self.admin).chain(self.metrics) {
             let (service, admin_host, triton) = (Arc::clone(service), config.admin_host.clone(), config.triton_metrics);
@@ -158,7 +165,8 @@ impl Bound {
                 let response = admin::answer(&service, &admin_host, triton, &request);
                 async move { response }
             };
-            listeners.spawn(listen::serve(listener, limits, Arc::clone(&open), draining.clone(), handler));
+            let (open, here) = (Arc::clone(&open), Arc::new(Fronts::here()));
+            listeners.spawn(listen::serve(listener, limits, open, draining.clone(), here, handler));
         }
         listeners
     }

@@ -82,12 +82,13 @@ where
     };
     match encoding {
         None => Ok(raw),
-        Some(encoding) => match beside_the_loop(raw.len().saturating_mul(16), || decompress(encoding, &raw, bytes_max))
-        {
-            Ok(Some(plain)) => Ok(plain),
-            Ok(None) => Err(too_large("decompresses to more", bytes_max)),
-            Err(reason) => Err(Error::invalid(format!("the body is not what its content encoding says: {reason}"))),
-        },
+        Some(encoding) => {
+            match beside_the_loop(raw.len().saturating_mul(16), move || decompress(encoding, &raw, bytes_max)).await {
+                Ok(Some(plain)) => Ok(plain),
+                Ok(None) => Err(too_large("decompresses to more", bytes_max)),
+                Err(reason) => Err(Error::invalid(format!("the body is not what its content encoding says: {reason}"))),
+            }
+        }
     }
 }
 

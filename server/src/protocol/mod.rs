@@ -17,11 +17,10 @@ pub(crate) mod strings;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body::Body;
 use tiltyard_types::Result;
-use tokio::runtime::RuntimeFlavor;
 
 use crate::infer::Outcome;
 use crate::service::Service;
@@ -42,11 +41,16 @@ where
 /// Work on a body of so many bytes may take tens of milliseconds: the thread's other connections shall not wait.
 const HEAVY_BYTES: usize = 1 << 20;
 
-/// Does work in proportion to `bytes` on this thread; where it is heavy, the thread's other tasks move to another first.
-pub(crate) fn beside_the_loop<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    let runtime = tokio::runtime::Handle::try_current();
-    let several_threads = runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if bytes >= HEAVY_BYTES && several_threads { tokio::task::block_in_place(work) } else { work() }
+/// Does work in proportion to `bytes`: here where it is light, on a thread beside the event loop where it is heavy.
+pub(crate) async fn beside_the_loop<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes < HEAVY_BYTES {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // The work cannot be cancelled once it runs, and before that only together with the loop that waits here.
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    }
 }
 
 /// The version in a path or a message; empty stands for none.
@@ -64,19 +68,12 @@ pub(crate) fn parse_version(text: &str) -> Result<Option<u64>> {
 }
 
 /// What every answer tells about who gave it, as headers or metadata.
-pub(crate) fn identity_headers(endpoint: &str, outcome: &Outcome) -> Vec<(HeaderName, HeaderValue)> {
-    let identity = &outcome.deployment.identity;
-    let pairs = [
-        ("tiltyard-endpoint", endpoint.to_owned()),
-        ("tiltyard-model", identity.model.clone()),
-        ("tiltyard-version", identity.version.to_string()),
-        ("tiltyard-digest", identity.digest.to_string()),
-        ("tiltyard-arm", outcome.role.name().to_owned()),
-        ("tiltyard-prediction-id", outcome.id.prediction(0)),
-    ];
-    // A model's name may hold characters that a header cannot.
-    pairs
-        .into_iter()
-        .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)))
-        .collect()
+pub(crate) fn identity_headers(outcome: &Outcome) -> HeaderMap {
+    let mut headers = outcome.arm.headers.clone();
+    if let Ok(mut id) = HeaderValue::from_maybe_shared(Bytes::from(outcome.id.prediction(0))) {
+        // No other answer has it, so that it is not worth a place in a connection's table of headers.
+        id.set_sensitive(true);
+        headers.insert(HeaderName::from_static("tiltyard-prediction-id"), id);
+    }
+    headers
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use serde_json::{Value, json};
 use tiltyard_types::Error;
 
@@ -12,7 +12,7 @@ use super::status::http_status;
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
-    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -24,7 +24,7 @@ impl Reply {
 
     /// An answer of another type.
     pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-        Reply { status: StatusCode::OK, content_type, headers: Vec::new(), body: body.into() }
+        Reply { status: StatusCode::OK, content_type, headers: HeaderMap::new(), body: body.into() }
     }
 
     /// An answer that is only a status.
@@ -38,7 +38,7 @@ pub(crate) fn failure(error: &Error) -> Reply {
     let mut reply = Reply::json(&json!({ "error": error.message() }));
     reply.status = http_status(error.kind());
     if let Some(wait) = error.wait() {
-        reply.headers.push((RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))));
+        reply.headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     }
     reply
 }

@@ -28,16 +28,18 @@ const ROWS_MAX: usize = 100_000;
 pub(crate) async fn score(service: &Arc<Service>, model: &str, version: Option<u64>, body: &Bytes) -> Result<Reply> {
     let accepted = Accepted::now(None, body.len());
     let answer = async {
-        let route = service.inference.catalog.load().route(model, version)?;
-        let fields = fields(&route.deployment)?;
-        let (table, inputs) = beside_the_loop(body.len(), || {
-            let table = read_table(body, &fields)?;
-            let inputs = assemble(&route.deployment, &fields, &table)?;
-            Ok::<_, Error>((table, inputs))
-        })?;
+        let arm = service.inference.catalog.load().route(model, version)?;
+        let (text, of) = (body.clone(), Arc::clone(&arm));
+        let read = move || {
+            let fields = fields(&of.deployment)?;
+            let table = read_table(&text, &fields)?;
+            let inputs = assemble(&of.deployment, &fields, &table)?;
+            Ok::<_, Error>((table.rows, table.outside, inputs))
+        };
+        let (rows, outside, inputs) = beside_the_loop(body.len(), read).await?;
         let request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
-        let outcome = service.inference.infer(request, route, accepted).await?;
-        beside_the_loop(body.len(), || self::answer(model, table.rows, &table.outside, &outcome))
+        let outcome = service.inference.infer(request, arm, accepted).await?;
+        beside_the_loop(body.len(), move || self::answer(rows, &outside, &outcome)).await
     };
     answer.await.inspect_err(|error: &Error| log_failure(accepted.id, model, "", error))
 }
@@ -382,11 +384,11 @@ fn interleave(dtype: DataType, shape: Shape, columns: &[Tensor]) -> Result<Tenso
     }
 }
 
-fn answer(model: &str, rows: usize, outside: &[String], outcome: &Outcome) -> Result<Reply> {
-    let identity = &outcome.deployment.identity;
+fn answer(rows: usize, outside: &[String], outcome: &Outcome) -> Result<Reply> {
+    let identity = &outcome.arm.deployment.identity;
     let mut objects: Vec<Map<String, Value>> = vec![Map::new(); rows];
     for NamedTensor { name, tensor } in &outcome.outputs {
-        let labels = outcome.deployment.settings.labels.get(name).map_or(&[][..], Vec::as_slice);
+        let labels = outcome.arm.deployment.settings.labels.get(name).map_or(&[][..], Vec::as_slice);
         let values = values(name, tensor)?;
         if tensor.shape().rows() != Some(rows) {
             return Err(Error::new(
@@ -418,7 +420,7 @@ fn answer(model: &str, rows: usize, outside: &[String], outcome: &Outcome) -> Re
     if !outside.is_empty() {
         form["warnings"] = json!(outside);
     }
-    Ok(Reply { headers: identity_headers(model, outcome), ..Reply::json(&form) })
+    Ok(Reply { headers: identity_headers(outcome), ..Reply::json(&form) })
 }
 
 /// The elements as JSON values; what JSON cannot write (NaN, infinities) is null.

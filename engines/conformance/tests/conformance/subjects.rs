@@ -111,12 +111,12 @@ pub(crate) fn all_outputs(compiled: &dyn CompiledModel) -> Vec<usize> {
 /// A loader with these engines, as the server has it.
 pub(crate) fn loader(engines: Vec<Arc<dyn Engine>>, profiles: Option<PathBuf>) -> Loader {
     let first_engine_wins = engines.len() == 1;
-    let defaults = QueuePolicy { rows_max: 32, delay_max: std::time::Duration::ZERO, jobs_max: 1024, runs_max: 1 };
+    let defaults = QueuePolicy { rows_max: 32, jobs_max: 1024, ..QueuePolicy::default() };
     Loader { engines, first_engine_wins, profiles, defaults, clock: now, measuring: None }
 }
 
 /// The time since this process first asked.
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     let nanoseconds = START.get_or_init(Instant::now).elapsed().as_nanos();
     Moment::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))

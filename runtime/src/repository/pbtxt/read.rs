@@ -8,8 +8,8 @@ use tiltyard_types::DataType;
 use super::parser::Record;
 use super::token::Mistake;
 use super::{
-    DynamicBatching, InstanceGroup, InstanceKind, PbtxtConfig, Tensor, TimeoutAction, VersionPolicy, Warmup,
-    WarmupData, WarmupInput,
+    DynamicBatching, InstanceGroup, InstanceKind, PbtxtConfig, PriorityPolicy, Tensor, TimeoutAction, VersionPolicy,
+    Warmup, WarmupData, WarmupInput,
 };
 
 /// Gathers what is acted on. Fails on what the schema alone cannot refuse.
@@ -94,18 +94,32 @@ fn instance_group(record: &Record) -> InstanceGroup {
 }
 
 fn dynamic_batching(record: &Record) -> DynamicBatching {
-    let policy = record.message("default_queue_policy");
-    let action = policy.and_then(|policy| policy.integer::<u8>("timeout_action"));
+    let by_priority = record.messages("priority_queue_policy");
     DynamicBatching {
         preferred_batch_sizes: record.integers("preferred_batch_size"),
         queue_delay_max: duration(record, "max_queue_delay_microseconds"),
         preserve_ordering: record.is_true("preserve_ordering"),
         priority_levels: record.integer("priority_levels").unwrap_or(0),
         default_priority_level: record.integer("default_priority_level").unwrap_or(0),
-        timeout_action: if action == Some(1) { TimeoutAction::Delay } else { TimeoutAction::Reject },
-        default_timeout: policy.and_then(|policy| duration(policy, "default_timeout_microseconds")),
-        allow_timeout_override: policy.is_some_and(|policy| policy.is_true("allow_timeout_override")),
-        queue_size_max: policy.and_then(|policy| policy.integer("max_queue_size")),
+        default_policy: record.message("default_queue_policy").map(priority_policy).unwrap_or_default(),
+        priority_policies: by_priority
+            .map(|entry| {
+                let policy = entry.message("value").map(priority_policy).unwrap_or_default();
+                (entry.integer("key").unwrap_or(0), policy)
+            })
+            .collect(),
+    }
+}
+
+fn priority_policy(record: &Record) -> PriorityPolicy {
+    PriorityPolicy {
+        timeout_action: match record.integer::<u8>("timeout_action") {
+            Some(1) => TimeoutAction::Delay,
+            _ => TimeoutAction::Reject,
+        },
+        default_timeout: duration(record, "default_timeout_microseconds"),
+        allow_timeout_override: record.is_true("allow_timeout_override"),
+        queue_size_max: record.integer("max_queue_size"),
     }
 }
 

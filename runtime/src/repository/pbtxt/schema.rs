@@ -275,9 +275,10 @@ static DYNAMIC_BATCHING: MessageType = MessageType {
             "priority_queue_policy",
             Message(&MessageType {
                 name: "map entry",
-                fields: &[one("key", UINT64), one("value", Message(&QUEUE_POLICY))],
+                fields: &[one("key", UINT64).acted_on(), one("value", Message(&QUEUE_POLICY)).acted_on()],
             }),
-        ),
+        )
+        .acted_on(),
     ],
 };
 

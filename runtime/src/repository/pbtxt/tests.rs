@@ -81,10 +81,13 @@ fn good() -> PbtxtConfig {
             preserve_ordering: true,
             priority_levels: 3,
             default_priority_level: 2,
-            timeout_action: TimeoutAction::Delay,
-            default_timeout: Some(Duration::from_millis(5)),
-            allow_timeout_override: true,
-            queue_size_max: Some(32),
+            default_policy: PriorityPolicy {
+                timeout_action: TimeoutAction::Delay,
+                default_timeout: Some(Duration::from_millis(5)),
+                allow_timeout_override: true,
+                queue_size_max: Some(32),
+            },
+            priority_policies: BTreeMap::new(),
         }),
         warmups: vec![Warmup {
             name: "first".into(),
@@ -171,10 +174,7 @@ fn what_is_not_acted_on_is_told() {
         "optimization { graph { level: -1 } priority: PRIORITY_MAX input_pinned_memory { enable: false } }",
         &["optimization.graph.level", "optimization.priority", "optimization.input_pinned_memory.enable"],
     );
-    check(
-        "dynamic_batching { priority_queue_policy { key: 1 value { max_queue_size: 4 } } }",
-        &["dynamic_batching.priority_queue_policy"],
-    );
+    check("dynamic_batching { priority_queue_policy { key: 1 value { max_queue_size: 4 } } }", &[]);
     check("version_policy { all { } } runtime: 'x'", &["runtime"]);
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::job::Pending;
+use tiltyard_runtime::job::{Demand, Pending};
 use tiltyard_runtime::pool::Pool;
 use tiltyard_types::{Moment, Tensor};
 
@@ -99,7 +99,7 @@ pub(super) fn drive(
             }
             wait_until(scheduled);
             let enqueued = clock::now();
-            match deployment.enqueue(request.to_vec(), wanted.clone(), None, Box::new(()), pool) {
+            match deployment.enqueue(request.to_vec(), wanted.clone(), Demand::default(), Box::new(()), pool) {
                 // Fails only where the collecting thread is gone, and then its counts are, too.
                 Ok(pending) => drop(sender.send(Sent { scheduled, enqueued, pending })),
                 Err(_) => refused += 1,

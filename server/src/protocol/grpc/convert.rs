@@ -186,7 +186,7 @@ pub(super) fn response(
 ) -> Result<pb::ModelInferResponse> {
     let mut response = pb::ModelInferResponse {
         model_name: name,
-        model_version: outcome.deployment.identity.version.to_string(),
+        model_version: outcome.arm.deployment.identity.version.to_string(),
         id,
         ..Default::default()
     };
@@ -194,7 +194,7 @@ pub(super) fn response(
         let parameters = requested.get(position).map(|output| &output.parameters);
         let classes = parameters.map(classification::requested).transpose()?.flatten();
         let tensor = match classes {
-            Some(count) => classification::classify(&outcome.deployment, &name, &tensor, count)?,
+            Some(count) => classification::classify(&outcome.arm.deployment, &name, &tensor, count)?,
             None => tensor,
         };
         response.outputs.push(pb::model_infer_response::InferOutputTensor {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::Response;
 use http::request::Parts;
+use http::{HeaderMap, Response};
 use http_body::Body;
 use prost::Message;
 use tiltyard_proto::health::health_check_response::ServingStatus;
@@ -57,7 +57,7 @@ where
             },
             other => Err(Status::new(Code::Unimplemented, format!("the health service has no method {other:?}"))),
         };
-        framed.map_or_else(Status::into_response, |framed| unary_response(framed, &[]))
+        framed.map_or_else(Status::into_response, |framed| unary_response(framed, HeaderMap::new()))
     }
 
     fn check(&self, request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {
@@ -74,7 +74,7 @@ where
 
     fn watch(&self, request: HealthCheckRequest) -> Response<GrpcBody> {
         let Health { serving, changes, .. } = self.clone();
-        streaming_response(Encoder::PLAIN, 1, &[], |sender| watch(request.service, serving, changes, sender))
+        streaming_response(Encoder::PLAIN, 1, |sender| watch(request.service, serving, changes, sender))
     }
 }
 

@@ -1,6 +1,7 @@
 //! How do gRPC clients ask about the server and its models, and change what is loaded and logged?
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -58,7 +59,7 @@ impl<M: Message> Framed for M {
     }
 }
 
-fn route(service: &Service, name: &str, version: &str) -> Result<catalog::Route> {
+fn route(service: &Service, name: &str, version: &str) -> Result<Arc<catalog::Arm>> {
     service.inference.catalog.load().route(name, parse_version(version)?)
 }
 

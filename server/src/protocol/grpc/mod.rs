@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use prost::Message;
 use tiltyard_proto::inference as pb;
@@ -52,15 +52,17 @@ where
     let path = parts.uri.path();
     if let Some(method) = path.strip_prefix(INFERENCE) {
         return match method {
-            "ModelInfer" => model_infer(&service, &parts, body).await,
+            "ModelInfer" => model_infer(&service, &parts, body).await.unwrap_or_else(refused),
             "ModelStreamInfer" => model_stream_infer(service, &parts, body),
-            method => unary(&service, method, &parts, body).await,
+            // Rare calls are boxed, here and below, so that the future that every request is moved about with stays small.
+            method => Box::pin(unary(&service, method, &parts, body)).await,
         };
     }
     if let Some(method) = path.strip_prefix(health::PATH_PREFIX) {
         let changes = service.writer.first_look_done.clone();
         let serving = move |name: &str| HEALTH_SERVICES.contains(&name).then(|| service.is_ready());
-        return health::Health::new(HEALTH_SERVICES, serving, changes).answer(method, &parts, body).await;
+        let health = health::Health::new(HEALTH_SERVICES, serving, changes);
+        return Box::pin(health.answer(method, &parts, body)).await;
     }
     if reflection::PATHS.contains(&path) {
         return match reflection() {
@@ -76,22 +78,21 @@ fn reflection() -> Option<&'static reflection::Reflection> {
     REFLECTION.get_or_init(|| reflection::Reflection::new(tiltyard_proto::FILE_DESCRIPTOR_SET).ok()).as_ref()
 }
 
-async fn model_infer<B>(service: &Arc<Service>, parts: &Parts, body: B) -> Response<GrpcBody>
+// A future that is kept in a variable before it is awaited has room there and where it is awaited: each is awaited where
+// it is made.
+
+async fn model_infer<B>(service: &Service, parts: &Parts, body: B) -> Result<Response<GrpcBody>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let answer = async {
-        let timeout = wire::timeout(&parts.headers)?;
-        let started = Accepted::now(timeout, 0);
-        let message = read(service, parts, body).await?;
-        let accepted = Accepted { bytes: message.len(), ..started };
-        let request: pb::ModelInferRequest = decode(message)?;
-        let (response, metadata) = infer(service, request, accepted).await?;
-        let framed = Encoder::negotiate(&parts.headers, COMPRESSION).frame(&response)?;
-        Ok::<_, Status>(wire::unary_response(framed, &metadata))
-    };
-    answer.await.unwrap_or_else(refused)
+    let timeout = wire::timeout(&parts.headers)?;
+    let started = Accepted::now(timeout, 0);
+    let message = read(service, parts, body).await?;
+    let accepted = Accepted { bytes: message.len(), ..started };
+    let (response, metadata) = infer(service, decode(message)?, accepted).await?;
+    let framed = Encoder::negotiate(&parts.headers, COMPRESSION).frame(&response)?;
+    Ok(wire::unary_response(framed, metadata))
 }
 
 /// The answer to a call that failed, with a line for who looks for it.
@@ -100,27 +101,30 @@ fn refused(status: Status) -> Response<GrpcBody> {
     status.into_response()
 }
 
-type Metadata = Vec<(http::HeaderName, http::HeaderValue)>;
-
 async fn infer(
     service: &Service,
     message: pb::ModelInferRequest,
     accepted: Accepted,
-) -> Result<(pb::ModelInferResponse, Metadata)> {
+) -> Result<(pb::ModelInferResponse, HeaderMap)> {
     let (name, id) = (message.model_name.clone(), message.id.clone());
-    let answer = async {
-        let version = parse_version(&message.model_version)?;
-        let route = service.inference.catalog.load().route(&message.model_name, version)?;
-        let request = convert::request(message, version)?;
-        let (name, id, outputs) = (request.model.clone(), request.id.clone(), request.outputs.clone());
-        let outcome = service.inference.infer(request, route, accepted).await?;
-        let metadata = identity_headers(&name, &outcome);
-        Ok((convert::response(name, id, &outputs, outcome)?, metadata))
-    };
-    answer.await.inspect_err(|error: &Error| {
+    try_infer(service, message, accepted).await.inspect_err(|error: &Error| {
         service.totals.note_failure(error.kind());
         log_failure(accepted.id, &name, &id, error);
     })
+}
+
+async fn try_infer(
+    service: &Service,
+    message: pb::ModelInferRequest,
+    accepted: Accepted,
+) -> Result<(pb::ModelInferResponse, HeaderMap)> {
+    let version = parse_version(&message.model_version)?;
+    let arm = service.inference.catalog.load().route(&message.model_name, version)?;
+    let request = convert::request(message, version)?;
+    let (name, id, outputs) = (request.model.clone(), request.id.clone(), request.outputs.clone());
+    let outcome = service.inference.infer(request, arm, accepted).await?;
+    let metadata = identity_headers(&outcome);
+    Ok((convert::response(name, id, &outputs, outcome)?, metadata))
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
@@ -134,7 +138,7 @@ where
         Ok(messages) => messages,
         Err(status) => return status.into_response(),
     };
-    wire::streaming_response(encoder, STREAM_WAITING_MAX, &[], move |sender| async move {
+    wire::streaming_response(encoder, STREAM_WAITING_MAX, move |sender| async move {
         while let Some(message) = messages.next().await? {
             let accepted = Accepted::now(None, message.len());
             let request: pb::ModelInferRequest = decode(message)?;
@@ -178,7 +182,7 @@ where
         manage::answer(service, method, message, encoder).await
     };
     match answer.await {
-        Ok(framed) => wire::unary_response(framed, &[]),
+        Ok(framed) => wire::unary_response(framed, HeaderMap::new()),
         Err(status) => refused(status),
     }
 }

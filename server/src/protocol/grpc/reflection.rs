@@ -71,7 +71,7 @@ impl Reflection {
     {
         let index = Arc::clone(&self.index);
         match MessageStream::new(&request.headers, body, MESSAGE_BYTES_MAX) {
-            Ok(requests) => streaming_response(Encoder::PLAIN, 1, &[], |sender| converse(index, requests, sender)),
+            Ok(requests) => streaming_response(Encoder::PLAIN, 1, |sender| converse(index, requests, sender)),
             Err(status) => status.into_response(),
         }
     }

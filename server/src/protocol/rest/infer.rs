@@ -14,7 +14,6 @@ use tiltyard_types::{
 };
 
 use super::Head;
-use crate::catalog::Route;
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::protocol::reply::Reply;
 use crate::protocol::{beside_the_loop, body, classification, identity_headers, strings};
@@ -40,22 +39,41 @@ where
 {
     let started = Accepted::now(timeout(&head.headers)?, 0);
     let mut id = String::new();
-    let answer = async {
-        content_type(&head.headers)?;
-        // What cannot be answered is refused before its body is read.
-        let route = service.inference.catalog.load().route(model, version)?;
-        let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
-        let accepted = Accepted { bytes: body.len(), ..started };
-        let request = beside_the_loop(body.len(), || decode(model, version, &head.headers, &body, &route))?;
-        id.clone_from(&request.id);
-        let outputs = request.outputs.clone();
-        let all_binary = header_length(&head.headers)? == Some(0) || flag(&request.parameters, "binary_data_output");
-        let outcome = service.inference.infer(request, route, accepted).await?;
-        let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
-        beside_the_loop(bytes, || encode(model, &id, &outputs, all_binary, &outcome))
-    };
-    let answer = answer.await;
+    let answer = try_infer(service, head, model, version, body, started, &mut id).await;
     answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
+}
+
+/// Puts the client's name for the request into `id` as soon as it is known.
+async fn try_infer<B>(
+    service: &Service,
+    head: &Head,
+    model: &str,
+    version: Option<u64>,
+    body: B,
+    started: Accepted,
+    id: &mut String,
+) -> Result<Reply>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display,
+{
+    content_type(&head.headers)?;
+    // What cannot be answered is refused before its body is read.
+    let arm = service.inference.catalog.load().route(model, version)?;
+    let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
+    let accepted = Accepted { bytes: body.len(), ..started };
+    let header_length = header_length(&head.headers)?;
+    let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
+    let signature_of = Arc::clone(&arm);
+    let decode = move || decode(request, header_length, &body, &signature_of.deployment.signature);
+    let request = beside_the_loop(accepted.bytes, decode).await?;
+    id.clone_from(&request.id);
+    let outputs = request.outputs.clone();
+    let all_binary = header_length == Some(0) || flag(&request.parameters, "binary_data_output");
+    let outcome = service.inference.infer(request, arm, accepted).await?;
+    let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
+    let (model, id) = (model.to_owned(), id.clone());
+    beside_the_loop(bytes, move || encode(&model, &id, &outputs, all_binary, &outcome)).await
 }
 
 /// Refuses a body that says it is something else than JSON or binary tensors. `curl -d` says it is a form, and some say
@@ -73,10 +91,13 @@ pub(crate) fn content_type(headers: &HeaderMap) -> Result<()> {
     }
 }
 
-fn decode(model: &str, version: Option<u64>, headers: &HeaderMap, body: &Bytes, route: &Route) -> Result<InferRequest> {
-    let signature = &route.deployment.signature;
-    let mut request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
-    let header_length = header_length(headers)?;
+/// Reads the body into `request`, which has the names of the path.
+fn decode(
+    mut request: InferRequest,
+    header_length: Option<usize>,
+    body: &Bytes,
+    signature: &Signature,
+) -> Result<InferRequest> {
     if header_length == Some(0) {
         request.inputs.push(raw_input(signature, body)?);
         return Ok(request);
@@ -233,7 +254,7 @@ fn raw_input(signature: &Signature, body: &Bytes) -> Result<NamedTensor> {
 }
 
 fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool, outcome: &Outcome) -> Result<Reply> {
-    let version = outcome.deployment.identity.version;
+    let version = outcome.arm.deployment.identity.version;
     let mut text = Vec::with_capacity(256);
     text.extend_from_slice(b"{\"model_name\":");
     write_string(model, &mut text);
@@ -248,7 +269,7 @@ fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool
         let parameters = requested.get(position).map(|output| &output.parameters);
         let classes = parameters.map(classification::requested).transpose()?.flatten();
         let classified =
-            classes.map(|count| classification::classify(&outcome.deployment, name, tensor, count)).transpose()?;
+            classes.map(|count| classification::classify(&outcome.arm.deployment, name, tensor, count)).transpose()?;
         let tensor = classified.as_ref().unwrap_or(tensor);
         if position > 0 {
             text.push(b',');
@@ -257,11 +278,11 @@ fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool
         write_output(name, tensor, as_binary.then_some(&mut binary), &mut text)?;
     }
     text.extend_from_slice(b"]}");
-    let mut headers = identity_headers(model, outcome);
+    let mut headers = identity_headers(outcome);
     if binary.is_empty() {
         return Ok(Reply { headers, ..Reply::text("application/json", text) });
     }
-    headers.push((HEADER_LENGTH, HeaderValue::from(text.len())));
+    headers.insert(HEADER_LENGTH, HeaderValue::from(text.len()));
     let mut body = BytesMut::with_capacity(text.len() + binary.iter().map(Bytes::len).sum::<usize>());
     body.extend_from_slice(&text);
     binary.iter().for_each(|part| body.extend_from_slice(part));

@@ -11,13 +11,14 @@ use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, Heade
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use serde_json::Value;
+use smallvec::SmallVec;
 use tiltyard_types::{Error, Result};
 
 use super::body::{self, ReplyBody};
 use super::compression::{Encoding, compress};
 use super::reply::{Reply, failure};
 use super::{beside_the_loop, docs, parse_version, score};
-use crate::catalog::Route;
+use crate::catalog::Arm;
 use crate::describe;
 use crate::service::Service;
 
@@ -31,6 +32,12 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
 }
 
+impl Head {
+    fn path(&self) -> SmallVec<[&str; 8]> {
+        self.path.iter().map(String::as_str).collect()
+    }
+}
+
 /// Answers one REST request, whatever happens.
 pub(crate) async fn answer<B>(service: &Arc<Service>, request: Request<B>) -> Response<ReplyBody>
 where
@@ -40,7 +47,7 @@ where
     let (parts, body) = request.into_parts();
     let head = match segments(parts.uri.path()) {
         Ok(path) => Head { method: parts.method, path, headers: parts.headers },
-        Err(error) => return send(&parts.headers, failure(&error)),
+        Err(error) => return send(&parts.headers, failure(&error)).await,
     };
     let reply = match dispatch(service, &head, body).await {
         Ok(reply) => reply,
@@ -50,7 +57,7 @@ where
             failure(&error)
         }
     };
-    send(&head.headers, reply)
+    send(&head.headers, reply).await
 }
 
 async fn dispatch<B>(service: &Arc<Service>, head: &Head, body: B) -> Result<Reply>
@@ -58,15 +65,28 @@ where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    let path: Vec<&str> = head.path.iter().map(String::as_str).collect();
+    if head.method == Method::POST
+        && let ["v2", "models", model, rest @ ..] = head.path().as_slice()
+        && let ["infer"] | ["versions", _, "infer"] = rest
+    {
+        let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
+        return infer::infer(service, head, model, version, body).await;
+    }
+    // Boxed, so that the future that every inference is moved about with stays small.
+    Box::pin(dispatch_rest(service, head, body)).await
+}
+
+/// All but inference.
+async fn dispatch_rest<B>(service: &Arc<Service>, head: &Head, body: B) -> Result<Reply>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let path = head.path();
     let get = head.method == Method::GET || head.method == Method::HEAD;
     let read = async |body| body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await;
     // The allowed methods of what the path names, should this one not be among them.
     let allowed = match (path.as_slice(), get, head.method == Method::POST) {
-        (["v2", "models", model, rest @ ..], _, true) if matches!(rest, ["infer"] | ["versions", _, "infer"]) => {
-            let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
-            return infer::infer(service, head, model, version, body).await;
-        }
         (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["score"] | ["versions", _, "score"]) => {
             let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
             infer::content_type(&head.headers)?;
@@ -117,7 +137,7 @@ where
     let message = format!("/{} takes {allowed}, got {}", path.join("/"), head.method);
     let mut reply = failure(&Error::invalid(message));
     reply.status = StatusCode::METHOD_NOT_ALLOWED;
-    reply.headers.push((ALLOW, HeaderValue::from_str(allowed).unwrap_or(HeaderValue::from_static("GET, POST"))));
+    reply.headers.insert(ALLOW, HeaderValue::from_str(allowed).unwrap_or(HeaderValue::from_static("GET, POST")));
     Ok(reply)
 }
 
@@ -134,40 +154,43 @@ fn model_ready(service: &Service, model: &str, version: &str) -> Result<Reply> {
 }
 
 /// Answers about the deployment that a path names.
-fn about(service: &Service, model: &str, version: &str, form: fn(&Service, &str, &Route) -> Value) -> Result<Reply> {
-    let route = service.inference.catalog.load().route(model, parse_version(version)?)?;
-    Ok(Reply::json(&form(service, model, &route)))
+fn about(service: &Service, model: &str, version: &str, form: fn(&Service, &str, &Arm) -> Value) -> Result<Reply> {
+    let arm = service.inference.catalog.load().route(model, parse_version(version)?)?;
+    Ok(Reply::json(&form(service, model, &arm)))
 }
 
-fn metadata(service: &Service, name: &str, route: &Route) -> Value {
+fn metadata(service: &Service, name: &str, arm: &Arm) -> Value {
     let catalog = service.inference.catalog.load();
     let model = catalog.models.get(name).cloned().unwrap_or_default();
-    forms::model_metadata(&describe::model_metadata(name, &model, &route.deployment))
+    forms::model_metadata(&describe::model_metadata(name, &model, &arm.deployment))
 }
 
-fn config(service: &Service, name: &str, route: &Route) -> Value {
-    forms::model_config(&describe::model_config(name, &route.deployment, &service.version_policy))
+fn config(service: &Service, name: &str, arm: &Arm) -> Value {
+    forms::model_config(&describe::model_config(name, &arm.deployment, &service.version_policy))
 }
 
 /// Compresses where the client accepts it and it is worth it, and puts the head on.
-fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
+async fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
     let encoding = accepted_encoding(request_headers).filter(|_| reply.body.len() >= COMPRESSED_BYTES_MIN);
-    let compressed = encoding.and_then(|encoding| {
-        Some((encoding, beside_the_loop(reply.body.len(), || compress(encoding, &reply.body)).ok()?))
-    });
-    let (encoding, body) = match compressed {
-        Some((encoding, body)) => (Some(encoding), body),
+    let (encoding, body) = match encoding {
         None => (None, reply.body),
+        Some(encoding) => {
+            let plain = reply.body.clone();
+            match beside_the_loop(plain.len(), move || compress(encoding, &plain)).await {
+                Ok(compressed) => (Some(encoding), compressed),
+                Err(_) => (None, reply.body),
+            }
+        }
     };
     let mut response = Response::new(ReplyBody::from(body));
     *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
     if let Some(encoding) = encoding {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
-    headers.extend(reply.headers);
     response
 }
 

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame};
 use prost::Message;
@@ -44,7 +44,7 @@ pub(crate) fn frame(message: &impl Message) -> Result<Bytes, Status> {
 
 /// The answer to a unary call that went well: `framed` comes from [`frame`] or [`Encoder::frame`], and `metadata` goes
 /// into the headers.
-pub(crate) fn unary_response(framed: Bytes, metadata: &[(HeaderName, HeaderValue)]) -> Response<GrpcBody> {
+pub(crate) fn unary_response(framed: Bytes, metadata: HeaderMap) -> Response<GrpcBody> {
     let compressed = framed.first() == Some(&FLAG_COMPRESSED);
     response(GrpcBody(Inner::Unary { data: Some(framed), trailers: Some(ok_trailers()) }), compressed, metadata)
 }
@@ -54,12 +54,7 @@ pub(crate) fn unary_response(framed: Bytes, metadata: &[(HeaderName, HeaderValue
 /// The future runs inside the body. It makes progress when the client has taken what was sent before, and it is dropped
 /// with the body when the client goes away: no task outlives its call. At most `waiting_max` messages (at least one) wait
 /// between the two.
-pub(crate) fn streaming_response<D, F>(
-    encoder: Encoder,
-    waiting_max: usize,
-    metadata: &[(HeaderName, HeaderValue)],
-    drive: D,
-) -> Response<GrpcBody>
+pub(crate) fn streaming_response<D, F>(encoder: Encoder, waiting_max: usize, drive: D) -> Response<GrpcBody>
 where
     D: FnOnce(MessageSender) -> F,
     F: Future<Output = Result<(), Status>> + Send + 'static,
@@ -67,28 +62,25 @@ where
     let (messages, waiting) = mpsc::channel(waiting_max.max(1));
     let driver = Box::pin(drive(MessageSender { messages, encoder }));
     let body = GrpcBody(Inner::Streaming { driver: Driver::Running(driver), waiting });
-    response(body, encoder.may_compress(), metadata)
+    response(body, encoder.may_compress(), HeaderMap::new())
 }
 
 impl Status {
     /// The answer to a call that failed before its first message: HTTP 200 with the status among the headers and no body.
     pub(crate) fn into_response(self) -> Response<GrpcBody> {
-        let mut response = response(GrpcBody::empty(), false, &[]);
+        let mut response = response(GrpcBody::empty(), false, HeaderMap::new());
         self.write(response.headers_mut());
         response
     }
 }
 
-fn response(body: GrpcBody, may_be_compressed: bool, metadata: &[(HeaderName, HeaderValue)]) -> Response<GrpcBody> {
+fn response(body: GrpcBody, may_be_compressed: bool, metadata: HeaderMap) -> Response<GrpcBody> {
     let mut response = Response::new(body);
+    *response.headers_mut() = metadata;
     let headers = response.headers_mut();
-    headers.reserve(2 + metadata.len());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if may_be_compressed {
         headers.insert(&GRPC_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    for (name, value) in metadata {
-        headers.append(name, value.clone());
     }
     response
 }

@@ -364,8 +364,7 @@ fn answer(bytes: usize) -> ModelInferResponse {
 
 #[test]
 fn a_unary_answer_is_one_frame_of_data_and_trailers() {
-    let metadata = (HeaderName::from_static("tiltyard-version"), HeaderValue::from_static("3"));
-    let response = unary_response(frame(&answer(100)).expect("small"), &[metadata]);
+    let response = unary_response(frame(&answer(100)).expect("small"), headers(&[("tiltyard-version", "3")]));
     assert_eq!(response.headers()["content-type"], "application/grpc");
     assert_eq!(response.headers()["tiltyard-version"], "3");
     assert!(!response.headers().contains_key("grpc-encoding"));
@@ -382,7 +381,7 @@ fn answers_are_compressed_where_both_sides_want_it() {
     fn check(accepted: &str, enabled: bool, bytes: usize, expected: bool) {
         let policy = CompressionPolicy { enabled, message_bytes_min: 1000 };
         let encoder = Encoder::negotiate(&headers(&[("grpc-accept-encoding", accepted)]), policy);
-        let response = unary_response(encoder.frame(&answer(bytes)).expect("small"), &[]);
+        let response = unary_response(encoder.frame(&answer(bytes)).expect("small"), HeaderMap::new());
         let encoding = response.headers().get("grpc-encoding").cloned();
         let (data, _) = collect(response.into_body());
         assert_eq!(encoding.is_some(), expected, "{accepted:?}, {enabled}, {bytes}");
@@ -414,7 +413,7 @@ fn a_stream_sends_in_order_waits_for_its_client_and_ends_with_its_status() {
     let failure = Status::new(Code::Unavailable, "enough");
     let end = failure.clone();
     let (progress, seen) = watch::channel(0);
-    let response = streaming_response(Encoder::PLAIN, 1, &[], |sender| async move {
+    let response = streaming_response(Encoder::PLAIN, 1, |sender| async move {
         for number in 1..=3 {
             sender.send(&answer(number)).await?;
             progress.send_replace(number);
@@ -435,7 +434,7 @@ fn a_stream_sends_in_order_waits_for_its_client_and_ends_with_its_status() {
 #[test]
 fn a_stream_is_dropped_with_its_client() {
     let (alive, gone) = watch::channel(());
-    let response = streaming_response(Encoder::PLAIN, 1, &[], |_sender| async move {
+    let response = streaming_response(Encoder::PLAIN, 1, |_sender| async move {
         alive.closed().await;
         std::future::pending().await
     });
@@ -448,7 +447,7 @@ fn a_stream_is_dropped_with_its_client() {
 
 #[test]
 fn a_stream_of_which_the_sender_left_early_still_ends_with_its_status() {
-    let response = streaming_response(Encoder::PLAIN, 1, &[], |sender| async move {
+    let response = streaming_response(Encoder::PLAIN, 1, |sender| async move {
         drop(sender);
         Ok(())
     });

@@ -1,0 +1,144 @@
+//! What would the next batch be, if it were taken now? Asked before anything is moved.
+
+use smallvec::{SmallVec, smallvec};
+use tiltyard_types::Moment;
+
+use super::{Entry, Queue, QueuePolicy, Waiting};
+
+/// What becomes of one job, in the order in which jobs leave.
+#[derive(Debug)]
+pub(super) struct Pick {
+    pub(super) lane: usize,
+    pub(super) fate: Fate,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It runs, with this many of its rows.
+    Runs(usize),
+    /// It does not fit to the one in front and keeps its place.
+    Stays,
+    /// Nobody waits for it any more.
+    Dies,
+}
+
+/// What the picks amount to.
+pub(super) struct Plan {
+    /// The moment until which the batch had better wait for company, if at all.
+    pub(super) hold: Option<Moment>,
+}
+
+impl<J: Waiting> Queue<J> {
+    /// Picks the next batch: the job that is first in turn, and then those that fit to it. Jobs that could share a run
+    /// never overtake one another; others are passed over, a bounded number of them, and as the first in turn always
+    /// runs, nobody waits for ever.
+    pub(super) fn plan(&self, now: Moment, picks: &mut Vec<Pick>) -> Plan {
+        picks.clear();
+        let mut cursors: SmallVec<[usize; 4]> = smallvec![0; self.lanes.len()];
+        let mut filling = Filling::new(&self.policy);
+        let mut first: Option<&J> = None;
+        let (mut oldest, mut expires) = (None::<Moment>, None::<Moment>);
+        let mut passed = 0;
+        while let Some((lane, entry)) = self.next(&cursors) {
+            let job = &entry.job;
+            let fate = if is_dead(entry, now) {
+                Fate::Dies
+            } else if first.is_none_or(|first| job.joins(first) && filling.bears(job)) {
+                match filling.room_for(job) {
+                    Some(rows) => Fate::Runs(rows),
+                    None => break,
+                }
+            } else if passed < self.policy.look_max {
+                passed += 1;
+                Fate::Stays
+            } else {
+                break;
+            };
+            if let Fate::Runs(rows) = fate {
+                first = first.or(Some(job));
+                filling.add(job, rows);
+                expires = [expires, entry.expires].into_iter().flatten().min();
+            }
+            if fate != Fate::Dies {
+                oldest = [oldest, Some(entry.enqueued)].into_iter().flatten().min();
+            }
+            cursors[lane] += 1;
+            picks.push(Pick { lane, fate });
+            if filling.rows >= filling.limit {
+                break;
+            }
+        }
+        self.trim(picks, filling.rows);
+        let ripe = oldest.map(|oldest| oldest + self.policy.delay_max);
+        let waits = filling.rows < self.policy.rows_full() && expires.is_none_or(|expires| Some(expires) > ripe);
+        Plan { hold: ripe.filter(|ripe| waits && now < *ripe) }
+    }
+
+    /// The job that is next in turn after those before the cursors, and its lane.
+    fn next(&self, cursors: &[usize]) -> Option<(usize, &Entry<J>)> {
+        let heads = self.lanes.iter().zip(cursors).enumerate();
+        heads.filter_map(|(lane, (jobs, &cursor))| Some((lane, jobs.get(cursor)?))).min_by_key(|(_, entry)| entry.rank)
+    }
+
+    /// Gives back from the end what is above the size to aim for. The first in turn always stays.
+    fn trim(&self, picks: &mut Vec<Pick>, mut rows: usize) {
+        let aim = self.policy.aim(rows);
+        while rows > aim {
+            let Some(last) = picks.iter().rposition(|pick| matches!(pick.fate, Fate::Runs(_))) else { return };
+            let Fate::Runs(last_rows) = picks[last].fate else { return };
+            if rows == last_rows {
+                return;
+            }
+            picks.truncate(last);
+            rows -= last_rows;
+        }
+    }
+}
+
+fn is_dead<J: Waiting>(entry: &Entry<J>, now: Moment) -> bool {
+    entry.expires.is_some_and(|expires| expires <= now) || entry.job.is_cancelled()
+}
+
+/// A batch as it fills.
+struct Filling<'a> {
+    policy: &'a QueuePolicy,
+    limit: usize,
+    rows: usize,
+    /// The length of the longest job.
+    length: usize,
+    /// Elements along the padded axis that the jobs would take alone.
+    alone: usize,
+}
+
+impl Filling<'_> {
+    fn new(policy: &QueuePolicy) -> Filling<'_> {
+        Filling { policy, limit: policy.rows_limit(), rows: 0, length: 0, alone: 0 }
+    }
+
+    /// The rows of `job` that there is room for; of one that is larger than any batch, a part.
+    fn room_for<J: Waiting>(&self, job: &J) -> Option<usize> {
+        let (rows, room) = (job.rows(), self.limit.saturating_sub(self.rows));
+        match rows {
+            _ if rows <= room => Some(rows),
+            _ if rows > self.limit && job.can_cut() => Some(room).filter(|&room| room > 0),
+            _ => Some(rows).filter(|_| self.rows == 0 && rows > self.limit),
+        }
+    }
+
+    /// Whether the padding that `job` would bring is within the bound.
+    fn bears<J: Waiting>(&self, job: &J) -> bool {
+        let Some(pad) = &self.policy.pad else { return true };
+        let (rows, length, alone) = self.with(job, self.room_for(job).unwrap_or(job.rows()));
+        let padded = rows as f64 * self.policy.padded_length(length) as f64;
+        padded <= alone as f64 * (1.0 + pad.waste_max)
+    }
+
+    fn add<J: Waiting>(&mut self, job: &J, rows: usize) {
+        (self.rows, self.length, self.alone) = self.with(job, rows);
+    }
+
+    fn with<J: Waiting>(&self, job: &J, rows: usize) -> (usize, usize, usize) {
+        let alone = rows.saturating_mul(self.policy.padded_length(job.length()));
+        (self.rows.saturating_add(rows), self.length.max(job.length()), self.alone.saturating_add(alone))
+    }
+}
