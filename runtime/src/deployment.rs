@@ -1,7 +1,7 @@
 //! What is a version that is ready to answer?
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
@@ -14,6 +14,7 @@ use crate::pool::Pool;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
 use crate::repository::settings::Settings;
 use crate::stats::{RunTimes, Stats};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What the load found out about a version: its identity and how it will be run.
 #[derive(Clone, Debug)]
@@ -428,9 +429,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-#[path = "deployment/tests.rs"]
+mod scripted;
+
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
-#[cfg(test)]
-#[path = "deployment/batching_tests.rs"]
+#[cfg(all(test, not(shuttle)))]
 mod batching_tests;
+
+#[cfg(all(test, shuttle))]
+mod interleavings;

@@ -19,3 +19,4 @@ pub mod prove;
 pub mod queue;
 pub mod repository;
 pub mod stats;
+mod sync;
