@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
@@ -16,6 +16,7 @@ use crate::pool::Pool;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
 use crate::repository::settings::Settings;
 use crate::stats::{RunTimes, Stats};
+use crate::sync::{Mutex, MutexGuard};
 use crate::turn;
 
 /// A run of this length at most, 99 times in 100, may be run by the thread that brought it.
@@ -541,9 +542,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-#[path = "deployment/tests.rs"]
+mod scripted;
+
+#[cfg(all(test, not(shuttle)))]
 pub(crate) mod tests;
 
-#[cfg(test)]
-#[path = "deployment/batching_tests.rs"]
+#[cfg(all(test, not(shuttle)))]
 mod batching_tests;
+
+#[cfg(all(test, shuttle))]
+mod interleavings;

@@ -3,13 +3,14 @@
 //! A request with more rows than a batch may hold runs in parts, perhaps at once on several sessions. It is answered
 //! when the last part is there, or with the first error; the parts that still wait are then as good as cancelled.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use tiltyard_types::{Error, ErrorKind, Result, Tensor};
 use tokio::sync::oneshot;
 
 use crate::batch;
 use crate::job::{Answer, Held};
+use crate::sync::{Mutex, MutexGuard};
 
 /// What the parts of one request share.
 #[derive(Debug)]

@@ -23,4 +23,5 @@ pub mod prove;
 pub mod queue;
 pub mod repository;
 pub mod stats;
+mod sync;
 pub mod turn;

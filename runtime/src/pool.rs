@@ -7,13 +7,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_types::Moment;
 
 use crate::deployment::{Deployment, Visit};
+use crate::sync::{Receiver, RecvTimeoutError, Sender, thread, unbounded};
 
 /// The process's clock, handed in by the server: only it may read one.
 pub type Clock = fn() -> Moment;

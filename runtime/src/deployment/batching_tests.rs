@@ -84,7 +84,7 @@ impl Bench {
             Some(_) => Padding::Proved(Pad::new(&signature(), &declared).unwrap()),
             None => Padding::Undeclared,
         };
-        let deployment = tests::deployment(Box::new(RowWise(signature())), BatchAxis::Proved, padding, policy);
+        let deployment = scripted::deployment(Box::new(RowWise(signature())), BatchAxis::Proved, padding, policy);
         // Without workers: the test does their work.
         Bench { deployment, pool: Pool::start(0, clock).unwrap() }
     }

@@ -1,8 +1,7 @@
 //! Is every job answered once, rightly, whatever the engine does? Real threads and queues over a scripted engine.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Condvar, OnceLock};
+use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
 use tiltyard_types::{DataType, Dim, TensorSpec};
@@ -80,40 +79,6 @@ pub(crate) fn clock() -> Moment {
     Moment::from_nanos(START.get_or_init(Instant::now).elapsed().as_nanos() as u64)
 }
 
-/// A deployment of a model that no file has.
-pub(super) fn deployment(
-    compiled: Box<dyn CompiledModel>,
-    batch_axis: BatchAxis,
-    padding: Padding,
-    policy: QueuePolicy,
-) -> Arc<Deployment> {
-    let identity = Identity {
-        model: "scripted".into(),
-        version: 1,
-        artifact: Digest::new([0; 32]),
-        digest: Digest::new([0; 32]),
-        engine: "scripted",
-        build: EngineBuild { version: "1".into(), library: None::<PathBuf>, providers: Vec::new() },
-        provider: "cpu".into(),
-        size: 0,
-        loaded: SystemTime::UNIX_EPOCH,
-        load_time: Duration::ZERO,
-        goldens: 0,
-    };
-    let (graph, settings) = (Graph::default(), Settings::default());
-    Arc::new(Deployment::new(Parts {
-        identity,
-        graph,
-        settings,
-        batch_axis,
-        padding,
-        policy,
-        example: None,
-        learns_rows: true,
-        compiled,
-    }))
-}
-
 pub(crate) struct Bench {
     pub(crate) deployment: Arc<Deployment>,
     pool: Arc<Pool>,
@@ -131,7 +96,7 @@ pub(crate) fn bench(batch_axis: BatchAxis, threads: usize, jobs_max: usize) -> B
     let script = Arc::new(Script::default());
     let policy = QueuePolicy { rows_max: 16, jobs_max, runs_max: threads, ..QueuePolicy::default() };
     let compiled = Scripted { signature, script: Arc::clone(&script) };
-    let deployment = deployment(Box::new(compiled), batch_axis, Padding::Undeclared, policy);
+    let deployment = scripted::deployment(Box::new(compiled), batch_axis, Padding::Undeclared, policy);
     Bench { deployment, pool: Pool::start(threads, clock).unwrap(), script }
 }
 

@@ -83,6 +83,8 @@ pub(super) fn model_config(config: &pb::ModelConfig) -> Value {
         form["dynamic_batching"] = json!({
             "preferred_batch_size": batching.preferred_batch_size,
             "max_queue_delay_microseconds": batching.max_queue_delay_microseconds,
+            "priority_levels": batching.priority_levels,
+            "default_priority_level": batching.default_priority_level,
         });
     }
     form

@@ -1,0 +1,229 @@
+//! Is every job answered once, and no wake-up lost, however the threads interleave? The real queue, pool, sessions and
+//! replies, under a scheduler that tries many orders; a wake-up that is lost is a client that asks in vain until the
+//! scheduler has had enough.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use shuttle::thread;
+use tiltyard_types::{DataType, Dim, TensorSpec};
+
+use super::*;
+
+/// Orders tried of each scene.
+const ORDERS: usize = 20_000;
+
+/// A value that no run with it survives.
+const REFUSE: f32 = -2.0;
+
+/// Doubles rows, and gives way while it does.
+struct Doubles(Signature);
+
+impl CompiledModel for Doubles {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn provider(&self) -> &str {
+        "cpu"
+    }
+
+    fn open(&self) -> Result<Box<dyn Session>, EngineError> {
+        Ok(Box::new(Doubles(self.0.clone())))
+    }
+}
+
+impl Session for Doubles {
+    fn run(&mut self, inputs: &[Option<Tensor>], _: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+        thread::yield_now();
+        let values = inputs[0].as_ref().unwrap().to_vec::<f32>().unwrap();
+        if values.contains(&REFUSE) {
+            return Err(EngineError::BadInput("as ordered".into()));
+        }
+        let doubled: Vec<f32> = values.iter().map(|value| value * 2.0).collect();
+        Ok(vec![Tensor::from_slice([doubled.len()], &doubled).unwrap()])
+    }
+}
+
+/// Counts how often it is let go.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[derive(Clone)]
+struct Scene {
+    deployment: Arc<Deployment>,
+    pool: Arc<Pool>,
+    let_go: Arc<AtomicUsize>,
+}
+
+fn scene(threads: usize, runs_max: usize, rows_max: usize) -> Scene {
+    let spec = |name: &str| TensorSpec {
+        name: name.into(),
+        dtype: DataType::Fp32,
+        dims: Some(vec![Dim::Dynamic(None)]),
+        optional: false,
+    };
+    let compiled = Doubles(Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] });
+    let policy = QueuePolicy { rows_max, runs_max, jobs_max: 3, ..QueuePolicy::default() };
+    let deployment = scripted::deployment(Box::new(compiled), BatchAxis::Proved, Padding::Undeclared, policy);
+    let pool = Pool::start(threads, || Moment::from_nanos(0)).unwrap();
+    Scene { deployment, pool, let_go: Arc::default() }
+}
+
+impl Scene {
+    fn ask(&self, values: &[f32]) -> Result<Pending> {
+        let x = Tensor::from_slice([values.len()], values).unwrap();
+        let held = Box::new(Counted(Arc::clone(&self.let_go)));
+        self.deployment.enqueue(vec![Some(x)], vec![0], Demand::default(), held, &self.pool)
+    }
+
+    /// Asks and waits. A full or draining queue is an answer too.
+    fn answered(&self, values: &[f32]) -> Result<Vec<f32>> {
+        let mut pending = self.ask(values)?;
+        loop {
+            match pending.try_recv() {
+                Ok(answer) => return Ok(answer?.outputs[0].to_vec().unwrap()),
+                Err(tokio::sync::oneshot::error::TryRecvError::Empty) => thread::yield_now(),
+                Err(closed) => panic!("a job went without an answer: {closed}"),
+            }
+        }
+    }
+
+    /// Checks that all has ended: nothing waits or runs, and what the jobs held was let go.
+    fn end(self, jobs: usize) {
+        while !self.deployment.is_idle() || lock(&self.deployment.waiting).workers > 0 {
+            thread::yield_now();
+        }
+        while self.let_go.load(Relaxed) < jobs {
+            thread::yield_now();
+        }
+        assert_eq!(self.let_go.load(Relaxed), jobs);
+    }
+}
+
+fn doubled(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|value| value * 2.0).collect()
+}
+
+/// The next request comes just as the worker finds nothing to do: the moment at which a wake-up is lost most easily.
+#[test]
+fn a_client_that_asks_again_at_once_is_answered() {
+    shuttle::check_random(
+        || {
+            let scene = scene(1, 1, 2);
+            for number in 0..3 {
+                assert_eq!(scene.answered(&[number as f32]).unwrap(), [number as f32 * 2.0]);
+            }
+            scene.end(3);
+        },
+        ORDERS,
+    );
+}
+
+#[test]
+fn each_of_several_clients_gets_its_own_answer() {
+    shuttle::check_random(
+        || {
+            let scene = scene(2, 2, 2);
+            let clients: Vec<_> = [vec![1.0], vec![2.0, 3.0], vec![4.0]]
+                .into_iter()
+                .map(|values| {
+                    let scene = scene.clone();
+                    thread::spawn(move || {
+                        for _ in 0..2 {
+                            assert_eq!(scene.answered(&values).unwrap(), doubled(&values));
+                        }
+                    })
+                })
+                .collect();
+            clients.into_iter().for_each(|client| client.join().unwrap());
+            scene.end(6);
+        },
+        ORDERS,
+    );
+}
+
+#[test]
+fn a_request_in_parts_is_answered_once_beside_others() {
+    shuttle::check_random(
+        || {
+            let scene = scene(2, 2, 2);
+            let large = scene.clone();
+            let large = thread::spawn(move || {
+                let values = [1.0, 2.0, 3.0, 4.0, 5.0];
+                assert_eq!(large.answered(&values).unwrap(), doubled(&values));
+            });
+            assert_eq!(scene.answered(&[9.0]).unwrap(), [18.0]);
+            large.join().unwrap();
+            scene.end(2);
+        },
+        ORDERS,
+    );
+}
+
+#[test]
+fn a_part_that_fails_and_a_client_that_goes_leave_nothing_behind() {
+    shuttle::check_random(
+        || {
+            let scene = scene(2, 2, 2);
+            let (failing, leaving) = (scene.clone(), scene.clone());
+            let failing = thread::spawn(move || {
+                let answer = failing.answered(&[1.0, 2.0, REFUSE, 4.0, 5.0]);
+                assert_eq!(answer.unwrap_err().kind(), ErrorKind::Invalid);
+            });
+            let leaving = thread::spawn(move || drop(leaving.ask(&[1.0, 2.0, 3.0]).unwrap()));
+            assert_eq!(scene.answered(&[9.0]).unwrap(), [18.0]);
+            failing.join().unwrap();
+            leaving.join().unwrap();
+            scene.end(3);
+        },
+        ORDERS,
+    );
+}
+
+#[test]
+fn a_draining_queue_answers_all_it_took_in() {
+    shuttle::check_random(
+        || {
+            let scene = scene(1, 1, 2);
+            let clients: Vec<_> = (0..2)
+                .map(|number| {
+                    let scene = scene.clone();
+                    thread::spawn(move || match scene.answered(&[number as f32]) {
+                        Ok(values) => assert_eq!(values, [number as f32 * 2.0]),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::NotReady),
+                    })
+                })
+                .collect();
+            scene.deployment.drain();
+            clients.into_iter().for_each(|client| client.join().unwrap());
+            scene.end(2);
+        },
+        ORDERS,
+    );
+}
+
+#[test]
+fn more_clients_than_the_queue_takes_are_answered_or_refused() {
+    shuttle::check_random(
+        || {
+            let scene = scene(1, 1, 1);
+            let clients: Vec<_> = (0..5)
+                .map(|number| {
+                    let scene = scene.clone();
+                    thread::spawn(move || match scene.answered(&[number as f32]) {
+                        Ok(values) => assert_eq!(values, [number as f32 * 2.0]),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Overloaded),
+                    })
+                })
+                .collect();
+            clients.into_iter().for_each(|client| client.join().unwrap());
+            scene.end(5);
+        },
+        ORDERS,
+    );
+}
