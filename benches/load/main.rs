@@ -6,6 +6,7 @@
 
 mod arguments;
 mod client;
+mod compare;
 mod echo;
 mod limit;
 mod model;
@@ -36,6 +37,7 @@ fn command() -> Command {
         .subcommand(run::command())
         .subcommand(echo::command())
         .subcommand(limit::command())
+        .subcommand(compare::command())
 }
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Some(("run", matches)) => run::main(matches),
         Some(("echo", matches)) => echo::main(matches),
         Some(("limit", matches)) => limit::main(matches),
+        Some(("compare", matches)) => compare::main(matches),
         _ => Err("there is no such command".into()),
     };
     match done {

@@ -81,6 +81,8 @@ pub(crate) struct Load {
     pub(crate) server_pid: Option<u32>,
     /// What chance follows from.
     pub(crate) seed: u64,
+    /// Answers later than this are not good ones.
+    pub(crate) bound: Option<Duration>,
 }
 
 /// The command line of `run`.
@@ -148,6 +150,7 @@ fn load(matches: &ArgMatches) -> Result<Load, Fault> {
         duration: value(matches, "duration")?,
         server_pid: matches.get_one("server-pid").copied(),
         seed: value(matches, "seed")?,
+        bound: None,
     })
 }
 
@@ -221,7 +224,7 @@ async fn drive_here(load: &Load) -> Result<Summary, Fault> {
     }
     let start = Instant::now();
     let counted = (start + load.warmup, start + load.warmup + load.duration);
-    let recorder = Mutex::new(Recorder::new()?);
+    let recorder = Mutex::new(Recorder::new(load.bound)?);
     let shared = Arc::new(Shared { requests, recorder, address: load.address, grpc, counted });
     let mut slots = JoinSet::new();
     let pacer = match load.pace {
@@ -364,6 +367,7 @@ mod tests {
             duration: Duration::from_millis(100),
             server_pid: Some(std::process::id()),
             seed: 1,
+            bound: None,
         }
     }
 

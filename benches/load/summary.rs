@@ -22,14 +22,25 @@ pub(crate) struct Recorder {
     latencies: Histogram<u64>,
     /// Answers that came within the stretch, good ones only.
     answered: u64,
+    /// What a client still takes for an answer.
+    bound: Duration,
+    /// Answers to requests of the stretch that came within the bound.
+    within_bound: u64,
     failures: BTreeMap<String, u64>,
 }
 
 impl Recorder {
-    /// Counts nothing yet. Fails when the histogram cannot be made.
-    pub(crate) fn new() -> Result<Recorder, hdrhistogram::CreationError> {
+    /// Counts nothing yet; answers later than `bound` are not good. Fails when the histogram cannot be made.
+    pub(crate) fn new(bound: Option<Duration>) -> Result<Recorder, hdrhistogram::CreationError> {
         let latencies = Histogram::new_with_bounds(1, LATENCY_MAX.as_nanos() as u64, 3)?;
-        Ok(Recorder { measuring: false, latencies, answered: 0, failures: BTreeMap::new() })
+        Ok(Recorder {
+            measuring: false,
+            latencies,
+            answered: 0,
+            bound: bound.unwrap_or(LATENCY_MAX),
+            within_bound: 0,
+            failures: BTreeMap::new(),
+        })
     }
 
     /// Counts a request's end. `latency` is `None` where the request was meant for another time than the stretch.
@@ -39,6 +50,7 @@ impl Recorder {
                 self.answered += u64::from(self.measuring);
                 if let Some(latency) = latency {
                     self.latencies.saturating_record(latency.as_nanos() as u64);
+                    self.within_bound += u64::from(latency <= self.bound);
                 }
             }
             Err(failure) if latency.is_some() || self.measuring => {
@@ -65,6 +77,7 @@ impl Recorder {
             requests: self.answered,
             requests_per_second: throughput,
             rows_per_second: throughput * rows as f64,
+            good_per_second: self.within_bound as f64 / took.as_secs_f64(),
             latency_us: Latency::of(&self.latencies),
             failures: self.failures,
             unanswered,
@@ -118,6 +131,8 @@ pub(crate) struct Summary {
     pub(crate) requests: u64,
     pub(crate) requests_per_second: f64,
     pub(crate) rows_per_second: f64,
+    /// Requests meant for the stretch that were answered within the bound, where there is one.
+    pub(crate) good_per_second: f64,
     pub(crate) latency_us: Latency,
     /// How many requests failed, by kind.
     pub(crate) failures: BTreeMap<String, u64>,
@@ -168,7 +183,7 @@ mod tests {
     use super::*;
 
     fn recorder() -> Recorder {
-        let mut recorder = Recorder::new().expect("the bounds are right");
+        let mut recorder = Recorder::new(None).expect("the bounds are right");
         recorder.measuring = true;
         recorder
     }
@@ -202,6 +217,15 @@ mod tests {
         let summary = recorder.summary(Duration::from_secs(1), 1, 0);
         assert_eq!((summary.requests, summary.failed()), (1, 0));
         assert_eq!(summary.latency_us.p50.round(), 1000.0);
+    }
+
+    #[test]
+    fn late_answers_are_not_good() {
+        let mut recorder = Recorder::new(Some(Duration::from_millis(5))).expect("the bounds are right");
+        for millis in 1..=10 {
+            recorder.note(&Ok(()), Some(Duration::from_millis(millis)));
+        }
+        assert_eq!(recorder.summary(Duration::from_secs(1), 1, 0).good_per_second, 5.0);
     }
 
     #[test]
