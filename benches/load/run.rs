@@ -3,6 +3,7 @@
 //! A closed loop keeps a number of requests in flight: it finds the throughput. An open loop sends when it is time, answer
 //! or no answer: it finds the latency that clients see. One thread does it all, since it takes its cores from the server.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use clap::{ArgMatches, Command, value_parser};
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::Fault;
@@ -32,6 +33,9 @@ const WAITING_MAX: usize = 1024;
 /// HTTP/2 connections where nothing is said. Fewer make everything cheaper, the echo most of all: more requests share a
 /// read and a write.
 const CONNECTIONS_DEFAULT: usize = 64;
+
+/// Between two looks at whether fewer wait.
+const CROWDED_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long answers are waited for once the load has ended.
 const GRACE: Duration = Duration::from_secs(10);
@@ -235,13 +239,12 @@ async fn drive_here(load: &Load) -> Result<Summary, Fault> {
             None
         }
         Pace::Open { arrivals, .. } => {
-            let (sender, receiver) = mpsc::channel(WAITING_MAX);
-            let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+            let due = Arc::new(Due::default());
             for way in ways {
-                slots.spawn(open(Arc::clone(&shared), way, Arc::clone(&receiver)));
+                slots.spawn(open(Arc::clone(&shared), way, Arc::clone(&due)));
             }
             let schedule = Schedule::new(arrivals, load.seed);
-            Some(std::thread::spawn(move || pace(schedule, start, counted, &sender)))
+            Some(std::thread::spawn(move || pace(schedule, start, counted, &due)))
         }
     };
     let measured = measure(&shared, load.server_pid).await?;
@@ -260,7 +263,11 @@ async fn drive_here(load: &Load) -> Result<Summary, Fault> {
         None => count as u64,
     };
     let mut summary = recorder.summary(measured.took, load.rows, unanswered);
-    let per_request = |time: Duration| time.as_secs_f64() * 1e6 / summary.requests.max(1) as f64;
+    if let Pace::Closed { concurrency } = load.pace {
+        summary.smooth(concurrency, load.rows);
+    }
+    let answers = (summary.requests_per_second * measured.took.as_secs_f64()).max(1.0);
+    let per_request = |time: Duration| time.as_secs_f64() * 1e6 / answers;
     summary.generator_cpu_us_per_request = Some(per_request(measured.generator_cpu));
     summary.server = measured.server.map(|(cpu, memory)| ServerUse {
         cpu_us_per_request: per_request(cpu),
@@ -306,12 +313,45 @@ async fn closed(shared: Arc<Shared>, mut way: Way, first: usize) {
     }
 }
 
+/// Moments that have come and that no way has taken yet.
+struct Due {
+    moments: Mutex<VecDeque<(usize, Instant)>>,
+    /// As many as there are moments; one wake-up for each, in the order in which ways wait.
+    count: Semaphore,
+}
+
+impl Default for Due {
+    fn default() -> Due {
+        Due { moments: Mutex::default(), count: Semaphore::new(0) }
+    }
+}
+
+impl Due {
+    fn moments(&self) -> MutexGuard<'_, VecDeque<(usize, Instant)>> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next moment, when it has come; `None` when no more come.
+    async fn next(&self) -> Option<(usize, Instant)> {
+        self.count.acquire().await.ok()?.forget();
+        self.moments().pop_front()
+    }
+
+    fn push(&self, number: usize, meant: Instant) {
+        self.moments().push_back((number, meant));
+        self.count.add_permits(1);
+    }
+
+    /// Lets every way that waits, now or later, find that there is nothing left.
+    fn end(&self) {
+        self.count.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+}
+
 /// One request for each moment that comes, until no more come.
-async fn open(shared: Arc<Shared>, mut way: Way, due: Arc<tokio::sync::Mutex<mpsc::Receiver<(usize, Instant)>>>) {
+async fn open(shared: Arc<Shared>, mut way: Way, due: Arc<Due>) {
     let mut answer = BytesMut::new();
-    loop {
-        let next = due.lock().await.recv().await;
-        let Some((number, meant)) = next else { return };
+    while let Some((number, meant)) = due.next().await {
         shared.send(&mut way, number, meant, &mut answer).await;
     }
 }
@@ -320,7 +360,7 @@ async fn open(shared: Arc<Shared>, mut way: Way, due: Arc<tokio::sync::Mutex<mps
 ///
 /// A thread of its own, since the runtime's timers know milliseconds only. When too many wait, it waits too; what it could
 /// not hand out before the end is not sent any more.
-fn pace(schedule: Schedule, start: Instant, counted: (Instant, Instant), due: &mpsc::Sender<(usize, Instant)>) -> u64 {
+fn pace(schedule: Schedule, start: Instant, counted: (Instant, Instant), due: &Due) -> u64 {
     sleep_exactly();
     let mut meant_count = 0;
     for (number, offset) in schedule.enumerate() {
@@ -333,10 +373,14 @@ fn pace(schedule: Schedule, start: Instant, counted: (Instant, Instant), due: &m
         if now < meant {
             std::thread::sleep(meant - now);
         }
-        if now < counted.1 && due.blocking_send((number, meant)).is_err() {
-            break;
+        while due.moments().len() >= WAITING_MAX && Instant::now() < counted.1 {
+            std::thread::sleep(CROWDED_PAUSE);
+        }
+        if Instant::now() < counted.1 {
+            due.push(number, meant);
         }
     }
+    due.end();
     meant_count
 }
 

@@ -13,7 +13,7 @@ use crate::Fault;
 use crate::payload::Protocol;
 
 /// How long a server may take until all models answer.
-const READY_TIMEOUT: Duration = Duration::from_secs(600);
+const READY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Between two looks at whether it is ready.
 const READY_PAUSE: Duration = Duration::from_millis(2);
@@ -101,7 +101,9 @@ struct Ports {
     grpc: u16,
 }
 
-/// Starts a server and waits until all wanted models are ready. Fails when it ends, or is not ready in ten minutes.
+/// Starts a server and waits until all wanted models are ready. Fails when it ends, or is not ready in five minutes.
+///
+/// It is told to be strict: a model that cannot be served ends it at once, with the reason in its log.
 pub(super) fn server(plan: &ServerPlan<'_>) -> Result<Subject, Fault> {
     fresh(plan.folder)?;
     let (ports_file, log_file) = (plan.folder.join("ports.json"), plan.folder.join("log"));
@@ -109,7 +111,7 @@ pub(super) fn server(plan: &ServerPlan<'_>) -> Result<Subject, Fault> {
     let mut command = Command::new(plan.binary);
     command.arg("serve").arg("--models").arg(plan.models).arg("--ports-file").arg(&ports_file);
     command.arg("--data-dir").arg(plan.folder.join("data"));
-    command.args(["--http-port", "0", "--grpc-port", "0", "--admin-port", "0", "--log-level", "warn"]);
+    command.args(["--http-port", "0", "--grpc-port", "0", "--admin-port", "0", "--log-level", "warn", "--strict"]);
     command.args(plan.flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let began = Instant::now();
     let child = command.spawn().map_err(|error| format!("{}: {error}", plan.binary.display()))?;
