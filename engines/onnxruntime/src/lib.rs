@@ -7,6 +7,7 @@
 
 mod compile;
 mod engine;
+mod foretell;
 pub mod install;
 #[allow(unsafe_code)]
 mod library;
