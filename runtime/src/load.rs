@@ -15,9 +15,11 @@ use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Parts};
 use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
 use crate::golden::Golden;
+use crate::memory;
 use crate::onnx::Graph;
 use crate::pool::Clock;
 use crate::prove;
+use crate::providers::{Placement, fixed_sizes};
 use crate::queue::QueuePolicy;
 use crate::repository::settings::Settings;
 use crate::repository::{FoundVersion, MODEL_FILE, onnx_files};
@@ -74,7 +76,9 @@ impl Loader {
                 "config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree"
             )));
         }
-        let candidates = self.candidates(&understood)?;
+        check_memory(&understood)?;
+        let mut candidates = self.candidates(&understood)?;
+        keep_preferred(&mut candidates, &understood.settings.providers);
         let contest = Contest {
             clock: self.clock,
             profiles: self.profiles.as_deref(),
@@ -88,8 +92,13 @@ impl Loader {
         };
         let example = understood.goldens.first().cloned();
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
-        warm_up(&understood, compiled.as_ref())?;
         let mut policy = self.policy(&understood.settings);
+        // On devices there are as many sessions as were made, whatever the server would like.
+        policy.runs_max = compiled.sessions_max().unwrap_or(policy.runs_max);
+        warm_up(&understood, compiled.as_ref())?;
+        if batch_axis == BatchAxis::Proved && compiled.likes_fixed_sizes() {
+            warm_sizes(&understood, compiled.as_ref(), &fixed_sizes(policy.rows_max))?;
+        }
         if batch_axis != BatchAxis::Proved {
             // Company that cannot share a run is not worth a wait.
             policy.delay_max = std::time::Duration::ZERO;
@@ -97,6 +106,7 @@ impl Loader {
         let build = engine.build();
         let digest =
             deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), policy, &batch_axis);
+        report_placement(model, compiled.as_ref());
         let identity = Identity {
             model: model.to_owned(),
             version,
@@ -105,6 +115,7 @@ impl Loader {
             engine: engine.name(),
             build,
             provider: compiled.provider().to_owned(),
+            placement: compiled.placement().to_vec(),
             size: found.fingerprint.size(),
             loaded: SystemTime::now(),
             load_time: (self.clock)() - started,
@@ -166,7 +177,12 @@ impl Loader {
         }
         let options = CompileOptions {
             providers: understood.settings.providers.clone(),
+            provider_options: understood.settings.provider_options.clone(),
             intra_threads: understood.settings.threads.unwrap_or(1),
+            instances: understood.settings.instances.unwrap_or(1),
+            // Beside the profiles, which are of this machine too.
+            cache: self.profiles.as_ref().map(|folder| folder.join("built").join(understood.artifact.to_string())),
+            memory_check: understood.settings.memory_check.unwrap_or(true),
         };
         let compiled = engine.compile(&understood.file, &options).map_err(|error| error.to_string())?;
         understood.settings.check(compiled.signature())?;
@@ -216,6 +232,58 @@ impl Loader {
             runs_max: settings.instances.unwrap_or(defaults.runs_max).max(1),
         }
     }
+}
+
+/// Leaves only those on the most preferred of the providers that were had: who asks for a device is not given a
+/// processor because that is faster on a small example.
+fn keep_preferred(candidates: &mut Vec<Candidate>, providers: &[String]) {
+    let rank = |candidate: &Candidate| {
+        let position = providers.iter().position(|name| name == candidate.compiled.provider());
+        position.unwrap_or(providers.len())
+    };
+    let best = candidates.iter().map(rank).min();
+    candidates.retain(|candidate| Some(rank(candidate)) == best);
+}
+
+/// Refuses a model whose weights alone are more than the memory that this process may still take: better than being
+/// killed in the middle of it. Devices have limits of their own, which engines look at.
+fn check_memory(understood: &Understood) -> Result<(), LoadError> {
+    if understood.settings.memory_check == Some(false) {
+        return Ok(());
+    }
+    let Some(free) = memory::free() else { return Ok(()) };
+    memory::check(understood.file.weight_bytes(), 1, free, "this process's memory").map_err(LoadError::new)
+}
+
+/// Tells in one line which nodes of the graph a device left to another.
+fn report_placement(model: &str, compiled: &dyn CompiledModel) {
+    let placement = compiled.placement();
+    let text = placement.iter().map(Placement::to_string).collect::<Vec<_>>().join("; ");
+    match placement {
+        [] => {}
+        [only] if only.provider == compiled.provider() => tracing::debug!(model, "placement: {text}"),
+        _ => tracing::warn!(model, provider = compiled.provider(), "not all nodes run on this provider: {text}"),
+    }
+}
+
+/// Runs each size once on every session, so that no request pays for the search that a new size costs there.
+fn warm_sizes(understood: &Understood, compiled: &dyn CompiledModel, sizes: &[usize]) -> Result<(), LoadError> {
+    let signature = compiled.signature();
+    let failed = |rows: usize, what: String| LoadError::new(format!("warming up with {rows} rows fails: {what}"));
+    let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
+    let row: Vec<Option<Tensor>> = timing_inputs(understood, signature)
+        .iter()
+        .map(|input| input.as_ref().map(|tensor| tensor.rows(0..1).unwrap_or_else(|| tensor.clone())))
+        .collect();
+    let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
+    for &rows in sizes {
+        let batch = gather(&vec![row.as_slice(); rows]).map_err(|error| failed(rows, error.to_string()))?;
+        // Sessions take turns, so that each has its run.
+        for _ in 0..compiled.sessions_max().unwrap_or(1) {
+            session.run(&batch, &wanted).map_err(|error| failed(rows, error.to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs what the settings ask for before the first request. Golden examples and probes have warmed most models already.
@@ -308,8 +376,9 @@ fn deployment_digest(
 ) -> Digest {
     let rows_max = if *axis == BatchAxis::Proved { policy.rows_max } else { 1 };
     let threads = understood.settings.threads.unwrap_or(1);
+    let options = understood.settings.provider_options.shapes_answers(provider);
     let text = format!(
-        "artifact {}\nengine {engine} {build}\nprovider {provider}\nthreads {threads}\nrows_max {rows_max}\n",
+        "artifact {}\nengine {engine} {build}\nprovider {provider}{options}\nthreads {threads}\nrows_max {rows_max}\n",
         understood.artifact
     );
     Digest::new(Sha256::digest(text).into())

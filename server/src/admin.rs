@@ -86,6 +86,7 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             "engine": identity.engine,
             "engine_version": identity.build.version,
             "provider": identity.provider,
+            "placement": identity.placement.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "batch_rows_max": deployment.rows_max(),
             "batch_reason": batch_reason,
             "signature": deployment.signature.to_string(),

@@ -171,8 +171,8 @@ fn shapes_that_the_signature_gets_wrong_are_those_of_the_graph() {
     };
     let all = [vec![1.0, 2.0, 3.0, 1.0, 2.0, 3.0], vec![1.0], vec![-1.0, -2.0, -3.0]];
     // Each on a session that has not been wrong yet.
-    for output in 0..3 {
-        assert_eq!(run(&mut *open(&engine, "wrong_dims"), &[output]), [all[output].clone()], "output {output}");
+    for (output, expected) in all.iter().enumerate() {
+        assert_eq!(&run(&mut *open(&engine, "wrong_dims"), &[output])[0], expected, "output {output}");
     }
     let mut session = open(&engine, "wrong_dims");
     for _ in 0..3 {

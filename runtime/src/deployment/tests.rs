@@ -102,6 +102,7 @@ fn bench(batch_axis: BatchAxis, threads: usize, jobs_max: usize) -> Bench {
         digest: Digest::new([0; 32]),
         engine: "scripted",
         build: EngineBuild { version: "1".into(), library: None::<PathBuf>, providers: Vec::new() },
+        placement: Vec::new(),
         provider: "cpu".into(),
         size: 0,
         loaded: SystemTime::UNIX_EPOCH,
