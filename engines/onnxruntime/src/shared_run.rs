@@ -113,7 +113,8 @@ impl SharedSession {
                 name.ok_or_else(|| RunError::Shape(format!("the model has no output at position {position}")))?;
             wanted_names.push(name.as_ptr());
         }
-        let guess = self.guesses_right.load(Ordering::Relaxed);
+        let tells = |&position: &usize| self.foretold[position].is_some();
+        let guess = self.guesses_right.load(Ordering::Relaxed) && wanted.iter().any(tells);
         let first = self.run_into(inputs, &names, &lent, wanted, &wanted_names, guess);
         if guess && first.is_err() {
             // The request may be at fault, or a signature that promises another shape than the graph gives.
