@@ -13,6 +13,7 @@ use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
 use crate::job::{Answer, Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
 use crate::pool::Pool;
+use crate::providers::Placement;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
 use crate::repository::settings::Settings;
 use crate::stats::{RunTimes, Stats};
@@ -42,6 +43,8 @@ pub struct Identity {
     pub build: EngineBuild,
     /// The execution provider it runs on.
     pub provider: String,
+    /// Which nodes run on which provider, where the engine tells.
+    pub placement: Vec<Placement>,
     /// Bytes of all its files.
     pub size: u64,
     /// When it was loaded, on the wall clock.

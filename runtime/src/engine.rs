@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tiltyard_types::{Signature, Tensor};
 
 use crate::onnx::Graph;
+use crate::providers::{Placement, ProviderOptions};
 
 /// An execution library.
 pub trait Engine: Send + Sync {
@@ -50,18 +51,43 @@ pub struct ModelFile {
     pub graph: Graph,
 }
 
+impl ModelFile {
+    /// Bytes of the file and of those beside it that hold its weights. Files that are not there count as nothing.
+    pub fn weight_bytes(&self) -> u64 {
+        let beside = self.graph.external_files.iter().map(|name| self.path.with_file_name(name));
+        let beside = beside.filter_map(|path| Some(std::fs::metadata(path).ok()?.len()));
+        self.bytes.len() as u64 + beside.sum::<u64>()
+    }
+}
+
 /// How to compile a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompileOptions {
     /// Execution providers in order of preference; empty means `cpu`.
     pub providers: Vec<String>,
+    /// What the owner says about each.
+    pub provider_options: ProviderOptions,
     /// Threads that one run may use.
     pub intra_threads: usize,
+    /// Sessions on each device, for providers whose sessions hold a device's memory.
+    pub instances: usize,
+    /// A folder where an engine may keep what it built of this artifact, until it is asked for again; it may not be
+    /// there yet. `None` keeps nothing.
+    pub cache: Option<PathBuf>,
+    /// Whether weights that are sure not to fit a device's limit are refused before anything is tried.
+    pub memory_check: bool,
 }
 
 impl Default for CompileOptions {
     fn default() -> CompileOptions {
-        CompileOptions { providers: Vec::new(), intra_threads: 1 }
+        CompileOptions {
+            providers: Vec::new(),
+            provider_options: ProviderOptions::default(),
+            intra_threads: 1,
+            instances: 1,
+            cache: None,
+            memory_check: true,
+        }
     }
 }
 
@@ -72,6 +98,23 @@ pub trait CompiledModel: Send + Sync {
 
     /// The provider that was chosen among those preferred.
     fn provider(&self) -> &str;
+
+    /// Which nodes of the graph run on which provider, where the engine tells.
+    fn placement(&self) -> &[Placement] {
+        &[]
+    }
+
+    /// How many runs there can be at a time, where each session holds a device's memory and all of them were made at
+    /// the load; `None` where threads can have as many as they want.
+    fn sessions_max(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether a batch size that was never run costs a search, so that a few sizes shall be warmed and kept to; see
+    /// [`crate::providers::fixed_sizes`].
+    fn likes_fixed_sizes(&self) -> bool {
+        false
+    }
 
     /// Opens a session. Cheap where the library can share the compiled model.
     fn open(&self) -> Result<Box<dyn Session>, EngineError>;

@@ -17,10 +17,12 @@ use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFil
 use crate::golden::Golden;
 use crate::measure::idle::{Measurer, Task, settle};
 use crate::measure::{self, Curve};
+use crate::memory;
 use crate::onnx::Graph;
 use crate::pool::Clock;
 use crate::profile::{Machine, Place, Subject};
 use crate::prove;
+use crate::providers::{Placement, fixed_sizes};
 use crate::queue::QueuePolicy;
 use crate::repository::settings::Settings;
 use crate::repository::{FoundVersion, MODEL_FILE, onnx_files};
@@ -89,7 +91,9 @@ impl Loader {
                 "config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree"
             )));
         }
-        let candidates = self.candidates(&understood)?;
+        check_memory(&understood)?;
+        let mut candidates = self.candidates(&understood)?;
+        keep_preferred(&mut candidates, &understood.settings.providers);
         let contest = Contest {
             clock: self.clock,
             profiles: self.profiles.as_deref(),
@@ -105,7 +109,11 @@ impl Loader {
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
         let padding = padding(&understood, compiled.as_ref(), &batch_axis)?;
         warm_up(&understood, compiled.as_ref())?;
-        let policy = self.policy(&understood.settings, &batch_axis, &padding);
+        let policy = self.policy(&understood.settings, &batch_axis, &padding, compiled.as_ref());
+        if compiled.likes_fixed_sizes() {
+            warm_sizes(&understood, compiled.as_ref(), &policy.sizes)?;
+        }
+        report_placement(model, compiled.as_ref());
         let build = engine.build();
         let digest = deployment_digest(&understood, engine.name(), &build.version, compiled.provider(), &policy);
         let identity = Identity {
@@ -116,6 +124,7 @@ impl Loader {
             engine: engine.name(),
             build,
             provider: compiled.provider().to_owned(),
+            placement: compiled.placement().to_vec(),
             size: found.fingerprint.size(),
             loaded: SystemTime::now(),
             load_time: (self.clock)() - started,
@@ -215,7 +224,12 @@ impl Loader {
         }
         let options = CompileOptions {
             providers: understood.settings.providers.clone(),
+            provider_options: understood.settings.provider_options.clone(),
             intra_threads: understood.settings.threads.unwrap_or(1),
+            instances: understood.settings.instances.unwrap_or(1),
+            // Beside the profiles, which are of this machine too.
+            cache: self.profiles.as_ref().map(|folder| folder.join("built").join(understood.artifact.to_string())),
+            memory_check: understood.settings.memory_check.unwrap_or(true),
         };
         let compiled = engine.compile(&understood.file, &options).map_err(|error| error.to_string())?;
         understood.settings.check(compiled.signature())?;
@@ -257,9 +271,16 @@ impl Loader {
     }
 
     /// What the settings say, as far as the proofs allow.
-    fn policy(&self, settings: &Settings, batch_axis: &BatchAxis, padding: &Padding) -> QueuePolicy {
+    fn policy(
+        &self,
+        settings: &Settings,
+        batch_axis: &BatchAxis,
+        padding: &Padding,
+        compiled: &dyn CompiledModel,
+    ) -> QueuePolicy {
         let policy = settings.batching.policy(&self.defaults);
-        let runs_max = settings.instances.unwrap_or(self.defaults.runs_max).max(1);
+        // On devices there are as many sessions as were made, whatever the server would like.
+        let runs_max = compiled.sessions_max().or(settings.instances).unwrap_or(self.defaults.runs_max).max(1);
         if *batch_axis != BatchAxis::Proved {
             // Company that cannot share a run is not worth a wait.
             let (rows_max, delay_max) = (1, std::time::Duration::ZERO);
@@ -267,7 +288,11 @@ impl Loader {
             return QueuePolicy { rows_max, delay_max, sizes, sizes_preferred, pad, runs_max, ..policy };
         }
         let pad = policy.pad.clone().filter(|_| matches!(padding, Padding::Proved(_)));
-        QueuePolicy { pad, runs_max, ..policy }
+        let sizes = match policy.sizes.is_empty() && compiled.likes_fixed_sizes() {
+            true => fixed_sizes(policy.rows_max),
+            false => policy.sizes.clone(),
+        };
+        QueuePolicy { sizes, pad, runs_max, ..policy }
     }
 }
 
@@ -292,6 +317,59 @@ fn padding(
         Ok(()) => Padding::Proved(pad),
         Err(reason) => Padding::Unproved(reason),
     })
+}
+
+/// Leaves only those on the most preferred of the providers that were had: who asks for a device is not given a
+/// processor because that is faster on a small example.
+fn keep_preferred(candidates: &mut Vec<Candidate>, providers: &[String]) {
+    let rank = |candidate: &Candidate| {
+        let position = providers.iter().position(|name| name == candidate.compiled.provider());
+        position.unwrap_or(providers.len())
+    };
+    let best = candidates.iter().map(rank).min();
+    candidates.retain(|candidate| Some(rank(candidate)) == best);
+}
+
+/// Refuses a model whose weights alone are more than the memory that this process may still take: better than being
+/// killed in the middle of it. Devices have limits of their own, which engines look at.
+fn check_memory(understood: &Understood) -> Result<(), LoadError> {
+    if understood.settings.memory_check == Some(false) {
+        return Ok(());
+    }
+    let Some(free) = memory::free() else { return Ok(()) };
+    memory::check(understood.file.weight_bytes(), 1, free, "this process's memory").map_err(LoadError::new)
+}
+
+/// Tells in one line which nodes of the graph a device left to another.
+fn report_placement(model: &str, compiled: &dyn CompiledModel) {
+    let placement = compiled.placement();
+    let text = placement.iter().map(Placement::to_string).collect::<Vec<_>>().join("; ");
+    match placement {
+        [] => {}
+        [only] if only.provider == compiled.provider() => tracing::debug!(model, "placement: {text}"),
+        _ => tracing::warn!(model, provider = compiled.provider(), "not all nodes run on this provider: {text}"),
+    }
+}
+
+/// Runs each size once on every session, so that no request pays for the search that a new size costs there.
+fn warm_sizes(understood: &Understood, compiled: &dyn CompiledModel, sizes: &[usize]) -> Result<(), LoadError> {
+    let signature = compiled.signature();
+    let Some(layout) = Layout::of(signature) else { return Ok(()) };
+    let failed = |rows: usize, what: String| LoadError::new(format!("warming up with {rows} rows fails: {what}"));
+    let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
+    let row: Vec<Option<Tensor>> = timing_inputs(understood, signature)
+        .iter()
+        .map(|input| input.as_ref().map(|tensor| tensor.rows(0..1).unwrap_or_else(|| tensor.clone())))
+        .collect();
+    let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
+    for &rows in sizes {
+        let batch = layout.gather(&vec![row.as_slice(); rows], Extent::of_rows(rows)).map_err(|error| failed(rows, error.to_string()))?;
+        // Sessions take turns, so that each has its run.
+        for _ in 0..compiled.sessions_max().unwrap_or(1) {
+            session.run(&batch, &wanted).map_err(|error| failed(rows, error.to_string()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs what the settings ask for before the first request. Golden examples and probes have warmed most models already.
@@ -390,8 +468,9 @@ fn deployment_digest(
 ) -> Digest {
     let rows_max = policy.rows_max;
     let threads = understood.settings.threads.unwrap_or(1);
+    let options = understood.settings.provider_options.shapes_answers(provider);
     let mut text = format!(
-        "artifact {}\nengine {engine} {build}\nprovider {provider}\nthreads {threads}\nrows_max {rows_max}\n",
+        "artifact {}\nengine {engine} {build}\nprovider {provider}{options}\nthreads {threads}\nrows_max {rows_max}\n",
         understood.artifact
     );
     if !policy.sizes.is_empty() {

@@ -91,6 +91,7 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             "engine": identity.engine,
             "engine_version": identity.build.version,
             "provider": identity.provider,
+            "placement": identity.placement.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "batch_rows_max": deployment.rows_max(),
             "batch_rows_taken_max": deployment.rows_taken_max(),
             "batch_reason": batch_reason,

@@ -58,6 +58,10 @@ pub fn model_metadata(name: &str, model: &Model, deployment: &Deployment) -> pb:
         properties.insert("description".to_owned(), deployment.settings.description.clone());
     }
     properties.insert("engine".to_owned(), deployment.identity.engine.to_owned());
+    if !deployment.identity.placement.is_empty() {
+        let placement = deployment.identity.placement.iter().map(ToString::to_string).collect::<Vec<_>>();
+        properties.insert("placement".to_owned(), placement.join("; "));
+    }
     properties.insert("digest".to_owned(), deployment.identity.digest.to_string());
     pb::ModelMetadataResponse {
         name: name.to_owned(),
@@ -115,12 +119,7 @@ pub fn model_config(name: &str, deployment: &Deployment, default_policy: &Versio
                 ..Default::default()
             })
             .collect(),
-        instance_group: vec![pb::ModelInstanceGroup {
-            name: format!("{name}_0"),
-            kind: instance_kind(&deployment.identity.provider) as i32,
-            count: i32::try_from(deployment.policy.runs_max).unwrap_or(i32::MAX),
-            ..Default::default()
-        }],
+        instance_group: vec![instance_group(name, deployment)],
         default_model_filename: settings.model_file.clone().unwrap_or_else(|| "model.onnx".to_owned()),
         parameters: settings
             .parameters
@@ -162,10 +161,24 @@ fn version_policy(policy: &VersionPolicy) -> pb::ModelVersionPolicy {
     pb::ModelVersionPolicy { policy_choice: Some(choice) }
 }
 
-fn instance_kind(provider: &str) -> pb::model_instance_group::Kind {
-    match provider {
-        "cpu" => pb::model_instance_group::Kind::Cpu,
-        _ => pb::model_instance_group::Kind::Gpu,
+/// Where the sessions are, and how many there are on each device.
+fn instance_group(name: &str, deployment: &Deployment) -> pb::ModelInstanceGroup {
+    use pb::model_instance_group::Kind;
+    let options = &deployment.settings.provider_options;
+    let (kind, gpus) = match deployment.identity.provider.as_str() {
+        "cpu" => (Kind::Cpu, &[][..]),
+        "cuda" => (Kind::Gpu, options.cuda.devices.as_slice()),
+        "tensorrt" => (Kind::Gpu, options.tensorrt.devices.as_slice()),
+        // On what, is the provider's own affair.
+        _ => (Kind::Model, &[][..]),
+    };
+    let each = deployment.policy.runs_max / gpus.len().max(1);
+    pb::ModelInstanceGroup {
+        name: format!("{name}_0"),
+        kind: kind as i32,
+        count: i32::try_from(each).unwrap_or(i32::MAX),
+        gpus: gpus.iter().filter_map(|&gpu| i32::try_from(gpu).ok()).collect(),
+        ..Default::default()
     }
 }
 

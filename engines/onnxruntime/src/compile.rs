@@ -1,16 +1,20 @@
 //! How does a model file become sessions, and what do the library's errors mean here?
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ort::ErrorCode;
 use ort::environment::Environment;
 use ort::session::Session as OrtSession;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
 use tiltyard_runtime::engine::{CompileOptions, CompiledModel, EngineBuild, EngineError, ModelFile, Session};
+use tiltyard_runtime::memory;
+use tiltyard_runtime::providers::Placement;
 use tiltyard_types::{Dim, Signature, Tensor, TensorSpec};
 
+use crate::placement;
 use crate::provider::Provider;
+use crate::sessions::Sessions;
 use crate::shared_run::{RunError, SharedSession};
 
 /// Larger files cannot be parsed from memory: a protocol buffer ends at 2 GiB.
@@ -30,59 +34,102 @@ pub(crate) fn compile(
     };
     let mut refusals: Vec<String> = Vec::new();
     for provider in preferred {
-        let recipe =
-            Recipe { environment: environment.clone(), model: model.clone(), provider, threads: options.intra_threads };
-        let builder = match provider.require(build).and_then(|()| recipe.builder(build)) {
-            Ok(builder) => builder,
-            Err(EngineError::Unsupported(refusal)) => {
-                refusals.push(refusal);
-                continue;
+        match attempt(environment, build, model, options, provider) {
+            Ok(compiled) => {
+                for refusal in &refusals {
+                    tracing::warn!(model = %model.path.display(), provider = provider.name(), "falling back: {refusal}");
+                }
+                return Ok(Box::new(compiled));
+            }
+            Err(EngineError::Unsupported(refusal)) => refusals.push(refusal),
+            // What a device cannot do another may; the CPU is the judge of a file.
+            Err(error) if provider != Provider::Cpu => {
+                refusals.push(format!("the execution provider {:?}: {}", provider.name(), plain(&error.to_string())))
             }
             Err(error) => return Err(error),
-        };
-        for refusal in &refusals {
-            tracing::warn!(model = %model.path.display(), provider = provider.name(), "falling back: {refusal}");
         }
-        return Ok(Box::new(OrtModel::new(recipe, builder, build)?));
     }
     Err(EngineError::Unsupported(refusals.join("; ")))
 }
 
-/// Everything that a session is made from.
-struct Recipe {
-    environment: Environment,
-    model: ModelFile,
+/// Compiles `model` for one provider: on the CPU one session, on devices all that there will be.
+fn attempt(
+    environment: &Environment,
+    build: &EngineBuild,
+    model: &ModelFile,
+    options: &CompileOptions,
     provider: Provider,
-    threads: usize,
+) -> Result<OrtModel, EngineError> {
+    provider.require(build)?;
+    let devices = options.provider_options.devices(provider.name());
+    let instances = options.instances.max(1);
+    if let Some(limit) = options.provider_options.memory_limit(provider.name()).filter(|_| options.memory_check) {
+        memory::check(model.weight_bytes(), instances, limit, "memory_limit of provider.cuda")
+            .map_err(|refusal| EngineError::Unsupported(format!("{provider}: {refusal}")))?;
+    }
+    let recipe = Recipe { environment, build, model, options, provider };
+    let first = recipe.session(0)?;
+    let signature = served_signature(&model.graph.signature, &first);
+    if provider == Provider::Cpu {
+        let sessions = Sessions::Shared(Arc::new(share(&first, &signature)?));
+        return Ok(OrtModel { signature, provider, placement: Vec::new(), sessions });
+    }
+    let placement = placement::of(&first).unwrap_or_else(|error| {
+        tracing::debug!(%error, "the library does not tell which nodes run where");
+        Vec::new()
+    });
+    let mut shared = vec![share(&first, &signature)?];
+    // One on each device before a second on any.
+    for number in 1..devices * instances {
+        shared.push(share(&recipe.session(number % devices)?, &signature)?);
+    }
+    Ok(OrtModel { signature, provider, placement, sessions: Sessions::leased(shared) })
 }
 
-impl Recipe {
+/// Everything that a session is made from.
+struct Recipe<'a> {
+    environment: &'a Environment,
+    build: &'a EngineBuild,
+    model: &'a ModelFile,
+    options: &'a CompileOptions,
+    provider: Provider,
+}
+
+impl Recipe<'_> {
+    /// A session on the `device`th of the provider's devices.
+    fn session(&self, device: usize) -> Result<OrtSession, EngineError> {
+        self.commit(self.builder(device)?)
+    }
+
     /// Options with the provider registered. Fails with `Unsupported` when the provider does not start.
-    fn builder(&self, build: &EngineBuild) -> Result<SessionBuilder, EngineError> {
+    fn builder(&self, device: usize) -> Result<SessionBuilder, EngineError> {
         let options = self.options().map_err(|error| EngineError::Failed(error.to_string()))?;
-        options.with_execution_providers(self.provider.registrations()).map_err(|error| {
+        options.with_execution_providers(self.provider.registrations(self.options, device)).map_err(|error| {
             EngineError::Unsupported(format!(
                 "the execution provider {:?} of ONNX Runtime {} does not start: {}; {}",
                 self.provider.name(),
-                build.version,
-                first_line(error.message()),
+                self.build.version,
+                plain(error.message()),
                 self.provider.how_to_get()
             ))
         })
     }
 
     fn options(&self) -> Result<SessionBuilder, ort::Error> {
-        let options = OrtSession::builder(&self.environment)?
+        let options = OrtSession::builder(self.environment)?
             // `ort` would let the library look for an NPU by itself; which device runs a model is not its choice.
             .with_auto_device(AutoDevicePolicy::PreferCPU)?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(self.threads.max(1))?
+            .with_intra_threads(self.options.intra_threads.max(1))?
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?
             // With shapes that vary the library would keep one plan of its memory per shape ever seen, behind a lock.
             .with_memory_pattern(!has_dynamic_shapes(&self.model.graph.signature))?;
-        Ok(options)
+        match self.provider {
+            Provider::Cpu => Ok(options),
+            _ => Ok(options.with_config_entry(placement::RECORD, "1")?),
+        }
     }
 
     /// Reads the file from memory where that is possible, else from its path, beside which its weights lie.
@@ -108,31 +155,8 @@ fn has_dynamic_shapes(signature: &Signature) -> bool {
 struct OrtModel {
     signature: Signature,
     provider: Provider,
+    placement: Vec<Placement>,
     sessions: Sessions,
-}
-
-/// Who runs what.
-enum Sessions {
-    /// On the CPU one session serves all threads.
-    Shared(Arc<SharedSession>),
-    /// On a device each open session is one of the library's; the first was made to see whether it can be.
-    PerThread { recipe: Box<Recipe>, build: EngineBuild, first: Mutex<Option<SharedSession>> },
-}
-
-impl OrtModel {
-    fn new(recipe: Recipe, builder: SessionBuilder, build: &EngineBuild) -> Result<OrtModel, EngineError> {
-        let session = recipe.commit(builder)?;
-        let signature = served_signature(&recipe.model.graph.signature, &session);
-        let shared = share(&session, &signature)?;
-        let provider = recipe.provider;
-        let sessions = match provider {
-            Provider::Cpu => Sessions::Shared(Arc::new(shared)),
-            _ => {
-                Sessions::PerThread { recipe: Box::new(recipe), build: build.clone(), first: Mutex::new(Some(shared)) }
-            }
-        };
-        Ok(OrtModel { signature, provider, sessions })
-    }
 }
 
 /// The file's signature without the weights that an old exporter listed as inputs: before version 4 of the format
@@ -163,23 +187,25 @@ impl CompiledModel for OrtModel {
         self.provider.name()
     }
 
+    fn placement(&self) -> &[Placement] {
+        &self.placement
+    }
+
+    fn sessions_max(&self) -> Option<usize> {
+        self.sessions.limit()
+    }
+
+    fn likes_fixed_sizes(&self) -> bool {
+        self.provider != Provider::Cpu
+    }
+
     fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        let session = match &self.sessions {
-            Sessions::Shared(session) => Arc::clone(session),
-            Sessions::PerThread { recipe, build, first } => {
-                let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Arc::new(match first {
-                    Some(session) => session,
-                    None => share(&recipe.commit(recipe.builder(build)?)?, &self.signature)?,
-                })
-            }
-        };
-        Ok(Box::new(OpenSession(session)))
+        Ok(Box::new(OpenSession(self.sessions.clone())))
     }
 }
 
-/// One thread's way into a session, shared or its own.
-struct OpenSession(Arc<SharedSession>);
+/// One thread's way into the sessions.
+struct OpenSession(Sessions);
 
 impl Session for OpenSession {
     fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
@@ -220,7 +246,23 @@ fn load_error(error: &ort::Error) -> EngineError {
     }
 }
 
-/// The library's messages carry a trail of source locations after the first line.
-fn first_line(message: &str) -> &str {
-    message.lines().next().unwrap_or_default().trim()
+/// What a message says, without the trail of source locations after its first line, and the one that a provider's own
+/// library puts before it: `/src/a.cc:7 f() [ONNXRuntimeError] : 1 : FAIL : what it says`.
+fn plain(message: &str) -> &str {
+    let line = message.lines().next().unwrap_or_default().trim();
+    let inner = line.rsplit_once("[ONNXRuntimeError] : ").and_then(|(_, coded)| coded.splitn(3, " : ").nth(2));
+    inner.unwrap_or(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn messages_lose_their_source_locations() {
+        let nested = "/a/bridge.cc:2043 Provider& Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load x.so : y\nat z";
+        assert_eq!(plain(nested), "Failed to load x.so : y");
+        assert_eq!(plain("CUDA is not enabled\n"), "CUDA is not enabled");
+        assert_eq!(plain("[ONNXRuntimeError] : odd"), "[ONNXRuntimeError] : odd");
+    }
 }

@@ -1,9 +1,14 @@
 //! On which devices can a session run, and what must the library have for it?
 
 use std::fmt;
+use std::path::Path;
 
-use ort::ep::{CPU, CUDA, ExecutionProvider, ExecutionProviderDispatch, OpenVINO, TensorRT};
-use tiltyard_runtime::engine::{EngineBuild, EngineError};
+use ort::ep::cuda::ConvAlgorithmSearch;
+use ort::ep::{ArenaExtendStrategy, CPU, CUDA, ExecutionProvider, ExecutionProviderDispatch, OpenVINO, TensorRT};
+use tiltyard_runtime::engine::{CompileOptions, EngineBuild, EngineError};
+use tiltyard_runtime::providers::{
+    ArenaGrowth, ConvSearch, CudaOptions, OpenVinoOptions, Precision, ProviderOptions, TensorRtOptions,
+};
 
 /// An execution provider that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,18 +56,36 @@ impl Provider {
         Provider::ALL.into_iter().filter(is_there).map(|provider| provider.name().to_owned()).collect()
     }
 
-    /// What to register with a session. A device that cannot start is an error, never a silent run on the CPU.
+    /// Our name of a provider of the library; its own where we have none.
+    pub(crate) fn own_name(library_name: &str) -> &str {
+        let ours = Provider::ALL.into_iter().find(|provider| provider.library_name() == library_name);
+        match ours {
+            Some(provider) => provider.name(),
+            None => library_name,
+        }
+    }
+
+    /// What to register with a session on the `device`th of the provider's devices. A device that cannot start is an
+    /// error, never a silent run on the CPU.
     ///
     /// The CPU is always there; naming it last switches its arena off, without which threads that share a session
     /// do not wait for each other.
-    pub(crate) fn registrations(self) -> Vec<ExecutionProviderDispatch> {
+    pub(crate) fn registrations(self, options: &CompileOptions, device: usize) -> Vec<ExecutionProviderDispatch> {
         let cpu = CPU::default().with_arena_allocator(false).build();
+        let ProviderOptions { cuda: for_cuda, tensorrt: for_tensorrt, openvino: for_openvino } =
+            &options.provider_options;
+        let cache = options.cache.as_deref().map(|folder| folder.join(self.name()));
         let devices = match self {
             Provider::Cpu => vec![],
-            Provider::Cuda => vec![CUDA::default().build()],
+            Provider::Cuda => vec![cuda(for_cuda, &for_cuda.devices, device, options.instances).build()],
             // TensorRT leaves the nodes it does not know to CUDA, as its documentation recommends.
-            Provider::TensorRt => vec![TensorRT::default().build(), CUDA::default().build()],
-            Provider::OpenVino => vec![OpenVINO::default().build()],
+            Provider::TensorRt => vec![
+                tensorrt(for_tensorrt, device, cache.as_deref()).build(),
+                cuda(for_cuda, &for_tensorrt.devices, device, options.instances).build(),
+            ],
+            Provider::OpenVino => {
+                vec![openvino(for_openvino, device, options.intra_threads, cache.as_deref()).build()]
+            }
         };
         devices.into_iter().chain([cpu]).map(ExecutionProviderDispatch::error_on_failure).collect()
     }
@@ -99,6 +122,96 @@ impl Provider {
             }
         }
     }
+}
+
+/// CUDA on the `device`th of `devices`. What is not named is left to the library.
+fn cuda(options: &CudaOptions, devices: &[u32], device: usize, instances: usize) -> CUDA {
+    let mut cuda = CUDA::default().with_device_id(device_id(devices, device));
+    if let Some(limit) = options.memory_limit {
+        // Every session has an arena of its own.
+        let limit = limit / instances.max(1) as u64;
+        cuda = cuda.with_memory_limit(usize::try_from(limit).unwrap_or(usize::MAX));
+    }
+    if let Some(growth) = options.arena_growth {
+        cuda = cuda.with_arena_extend_strategy(match growth {
+            ArenaGrowth::Doubling => ArenaExtendStrategy::NextPowerOfTwo,
+            ArenaGrowth::AsRequested => ArenaExtendStrategy::SameAsRequested,
+        });
+    }
+    if let Some(search) = options.conv_search {
+        cuda = cuda.with_conv_algorithm_search(match search {
+            ConvSearch::Exhaustive => ConvAlgorithmSearch::Exhaustive,
+            ConvSearch::Heuristic => ConvAlgorithmSearch::Heuristic,
+            ConvSearch::Default => ConvAlgorithmSearch::Default,
+        });
+    }
+    if let Some(enable) = options.conv_workspace_max {
+        cuda = cuda.with_conv_max_workspace(enable);
+    }
+    if let Some(enable) = options.tf32 {
+        cuda = cuda.with_tf32(enable);
+    }
+    if let Some(enable) = options.prefer_nhwc {
+        cuda = cuda.with_prefer_nhwc(enable);
+    }
+    cuda
+}
+
+fn tensorrt(options: &TensorRtOptions, device: usize, cache: Option<&Path>) -> TensorRT {
+    let mut tensorrt = TensorRT::default().with_device_id(device_id(&options.devices, device));
+    tensorrt = match options.precision {
+        Precision::Fp32 => tensorrt,
+        Precision::Fp16 => tensorrt.with_fp16(true),
+        Precision::Bf16 => tensorrt.with_bf16(true),
+        Precision::Int8 => tensorrt.with_int8(true),
+    };
+    if let Some(limit) = options.workspace_limit {
+        tensorrt = tensorrt.with_max_workspace_size(usize::try_from(limit).unwrap_or(usize::MAX));
+    }
+    if let Some(nodes) = options.subgraph_nodes_min {
+        tensorrt = tensorrt.with_min_subgraph_size(nodes as usize);
+    }
+    if let Some(level) = options.optimization_level {
+        tensorrt = tensorrt.with_builder_optimization_level(u8::try_from(level).unwrap_or(u8::MAX));
+    }
+    match cache.filter(|_| options.engine_cache != Some(false)).and_then(made) {
+        Some(folder) => tensorrt
+            .with_engine_cache(true)
+            .with_engine_cache_path(folder.display())
+            .with_timing_cache(true)
+            .with_timing_cache_path(folder.display()),
+        None => tensorrt,
+    }
+}
+
+fn openvino(options: &OpenVinoOptions, device: usize, threads: usize, cache: Option<&Path>) -> OpenVINO {
+    let device_type = options.device_types.get(device).map_or("CPU", String::as_str);
+    let threads = options.threads.map_or(threads.max(1), |threads| threads as usize);
+    let mut openvino = OpenVINO::default().with_device_type(device_type).with_num_threads(threads);
+    if let Some(precision) = &options.precision {
+        openvino = openvino.with_precision(precision);
+    }
+    if let Some(streams) = options.streams {
+        openvino = openvino.with_num_streams(u8::try_from(streams).unwrap_or(u8::MAX));
+    }
+    match cache.filter(|_| options.cache).and_then(made) {
+        Some(folder) => openvino.with_cache_dir(folder.display()),
+        None => openvino,
+    }
+}
+
+/// The number of a GPU; the first where none is named.
+fn device_id(devices: &[u32], device: usize) -> i32 {
+    devices.get(device).and_then(|&id| i32::try_from(id).ok()).unwrap_or(0)
+}
+
+/// The folder, which is there afterwards. Without it the next start builds again what this one has built.
+fn made(folder: &Path) -> Option<&Path> {
+    let made = std::fs::create_dir_all(folder);
+    if let Err(error) = &made {
+        tracing::warn!(folder = %folder.display(), %error, "what is built for this provider is not kept");
+    }
+    made.is_ok().then_some(folder)
 }
 
 impl fmt::Display for Provider {

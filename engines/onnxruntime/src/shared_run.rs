@@ -11,21 +11,25 @@
 //!
 //! Inputs are lent, not copied: ONNX Runtime reads our bytes for the duration of `Run`. It does not write to them:
 //! its allocation planner counts the caller as one more user of each graph input, so that no kernel may reuse one for
-//! its output. Outputs are copied into our own memory before the library's values are released.
+//! its output. Outputs whose shape is known before the run are written straight into our own memory; the others are
+//! copied there before the library's values are released.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use ort::AsPointer;
 use ort::session::{Session, SharedSessionInner};
 use ort::sys::{
     ONNXTensorElementDataType as ElementType, OrtAllocator, OrtAllocatorType, OrtMemType, OrtMemoryInfo, OrtRunOptions,
-    OrtStatusPtr, OrtTensorTypeAndShapeInfo, OrtValue,
+    OrtStatusPtr, OrtValue,
 };
 use smallvec::SmallVec;
 use tiltyard_types::{Buffer, DataType, Shape, Signature, Tensor, TensorData};
+
+use crate::foretell::Foretold;
 
 /// A session with the names it is called by, prepared once.
 pub(crate) struct SharedSession {
@@ -35,6 +39,10 @@ pub(crate) struct SharedSession {
     run_options: RunOptions,
     cpu_memory: CpuMemory,
     allocator: NonNull<OrtAllocator>,
+    /// By output: how to tell its shape before the run.
+    foretold: Vec<Option<Foretold>>,
+    /// False once a shape was foretold wrongly.
+    guesses_right: AtomicBool,
 }
 
 // SAFETY: see the module's documentation for `Run`. The run options and the memory description are written once, when
@@ -75,6 +83,8 @@ impl SharedSession {
             run_options: RunOptions::quiet()?,
             cpu_memory: CpuMemory::new()?,
             allocator: NonNull::new(allocator).ok_or_else(|| ort::Error::new("no default allocator"))?,
+            foretold: Foretold::of(signature),
+            guesses_right: AtomicBool::new(true),
         })
     }
 
@@ -103,11 +113,56 @@ impl SharedSession {
                 name.ok_or_else(|| RunError::Shape(format!("the model has no output at position {position}")))?;
             wanted_names.push(name.as_ptr());
         }
+        let tells = |&position: &usize| self.foretold[position].is_some();
+        let guess = self.guesses_right.load(Ordering::Relaxed) && wanted.iter().any(tells);
+        let first = self.run_into(inputs, &names, &lent, wanted, &wanted_names, guess);
+        if guess && first.is_err() {
+            // The request may be at fault, or a signature that promises another shape than the graph gives.
+            let second = self.run_into(inputs, &names, &lent, wanted, &wanted_names, false);
+            if second.is_ok() {
+                tracing::debug!(
+                    "outputs have other shapes than the signature says: the library allocates them from now on"
+                );
+                self.guesses_right.store(false, Ordering::Relaxed);
+            }
+            return second;
+        }
+        first
+    }
+
+    /// Runs the model with values that are lent already. With `guess`, outputs whose shape is foretold are written
+    /// straight into memory of ours, and the run fails where a shape was foretold wrongly.
+    fn run_into(
+        &self,
+        inputs: &[Option<Tensor>],
+        names: &[*const c_char],
+        lent: &Values,
+        wanted: &[usize],
+        wanted_names: &[*const c_char],
+        guess: bool,
+    ) -> Result<Vec<Tensor>, RunError> {
+        // Declared before the values that point into them, and so dropped after.
+        let mut ours: SmallVec<[Option<(Shape, Buffer)>; 4]> = SmallVec::new();
         let mut outputs = Values(SmallVec::from_elem(ptr::null_mut(), wanted.len()));
+        for (&position, slot) in wanted.iter().zip(&mut outputs.0) {
+            let foretold = self.foretold[position].as_ref().filter(|_| guess);
+            let room = foretold.and_then(|foretold| Some((foretold.dtype, foretold.shape(inputs)?)));
+            ours.push(match room {
+                Some((dtype, (shape, bytes))) => {
+                    let mut buffer = Buffer::zeroed(bytes);
+                    // The address stays where the buffer is moved to; nobody looks at it before the run is over.
+                    *slot = self.value_over(buffer.as_bytes_mut().as_mut_ptr(), bytes, &shape, dtype)?;
+                    Some((shape, buffer))
+                }
+                None => None,
+            });
+        }
         // SAFETY: `Run` may be called concurrently (see the module's documentation) and `self.session` keeps the
         // session alive. Names are NUL-terminated and owned by `self`; each array has the length that is passed with
-        // it. The input values and the bytes they lend live to the end of this function. The output slots are null,
-        // which asks ONNX Runtime to allocate; whatever it stores there, also on failure, `outputs` releases.
+        // it. The input values, the bytes they lend and the buffers of `ours` live to the end of this function. An
+        // output slot is null, which asks ONNX Runtime to allocate, or a tensor over a buffer that nobody else has,
+        // whose shape the library compares with the one it computes before it writes. Whatever is in the slots
+        // afterwards, also on failure, `outputs` releases.
         check(unsafe {
             (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -120,18 +175,55 @@ impl SharedSession {
                 outputs.0.as_mut_ptr(),
             )
         })?;
-        wanted.iter().zip(&outputs.0).map(|(&position, &value)| read(value, &self.output_names[position])).collect()
+        let take = |((&position, &value), ours): ((&usize, &*mut OrtValue), Option<(Shape, Buffer)>)| {
+            let name = &self.output_names[position];
+            match (ours, &self.foretold[position]) {
+                (Some((shape, buffer)), Some(foretold)) => {
+                    Tensor::fixed(foretold.dtype, shape, buffer).map_err(|error| {
+                        RunError::Shape(format!("output {:?} is not a whole tensor: {error}", name.to_string_lossy()))
+                    })
+                }
+                _ => read(value, name),
+            }
+        };
+        wanted.iter().zip(&outputs.0).zip(ours).map(take).collect()
+    }
+
+    /// Makes a value over `bytes` bytes at `start`.
+    ///
+    /// The value must not outlive them; they must be as many as the shape asks for, and aligned for every element.
+    fn value_over(
+        &self,
+        start: *mut u8,
+        bytes: usize,
+        shape: &Shape,
+        dtype: DataType,
+    ) -> Result<*mut OrtValue, ort::Error> {
+        // A length over `i64::MAX` is only possible beside a zero; ONNX Runtime refuses or ignores it then.
+        let dims: SmallVec<[i64; 8]> = shape.iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect();
+        let mut value: *mut OrtValue = ptr::null_mut();
+        // SAFETY: the callers pass an address that is valid for `bytes` bytes and aligned for every element type, and
+        // a shape that asks for exactly that many. The other pointers are valid for the call, which copies the shape.
+        check(unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                self.cpu_memory.0.as_ptr(),
+                start.cast::<c_void>(),
+                bytes,
+                dims.as_ptr(),
+                dims.len(),
+                element_type(dtype),
+                &mut value,
+            )
+        })?;
+        Ok(value)
     }
 
     /// Makes a value over the tensor's own bytes, or for strings one with a copy of them.
     ///
     /// The value must not outlive `tensor` and `aligned_copies`.
     fn lend(&self, tensor: &Tensor, aligned_copies: &mut SmallVec<[Tensor; 2]>) -> Result<*mut OrtValue, RunError> {
-        // A length over `i64::MAX` is only possible beside a zero; ONNX Runtime refuses or ignores it then.
-        let dims: SmallVec<[i64; 8]> =
-            tensor.shape().iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect();
         let bytes = match tensor.data() {
-            TensorData::Strings(elements) => return Ok(self.copy_strings(&dims, elements)?),
+            TensorData::Strings(elements) => return Ok(self.copy_strings(tensor.shape(), elements)?),
             TensorData::Fixed(bytes) if Buffer::is_aligned(bytes) => bytes.as_ptr(),
             TensorData::Fixed(_) => {
                 aligned_copies.push(tensor.aligned());
@@ -142,28 +234,16 @@ impl SharedSession {
         // An empty tensor's address may be anything that is not null; ONNX Runtime still wants it aligned.
         const NOWHERE: &u64 = &0;
         let start = if tensor.size() == 0 { ptr::from_ref(NOWHERE).cast() } else { bytes };
-        let mut value: *mut OrtValue = ptr::null_mut();
-        // SAFETY: the address is valid for `size` bytes and aligned for every element type, and the shape asks for
-        // exactly that many, by the tensor's invariant. The bytes are only read (see the module's documentation), so
-        // the cast to a mutable pointer, which the C signature asks for, never leads to a write.
-        check(unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                self.cpu_memory.0.as_ptr(),
-                start.cast_mut().cast::<c_void>(),
-                tensor.size(),
-                dims.as_ptr(),
-                dims.len(),
-                element_type(tensor.dtype()),
-                &mut value,
-            )
-        })?;
-        Ok(value)
+        // By the tensor's invariant its shape asks for exactly its size. The bytes are only read (see the module's
+        // documentation), so the cast to a mutable pointer, which the C signature asks for, never leads to a write.
+        Ok(self.value_over(start.cast_mut(), tensor.size(), tensor.shape(), tensor.dtype())?)
     }
 
     /// Makes a string value with a copy of `elements`.
     ///
     /// `FillStringTensor` takes C strings and would cut each at its first NUL, so the bytes are written in place.
-    fn copy_strings(&self, dims: &[i64], elements: &[Bytes]) -> Result<*mut OrtValue, ort::Error> {
+    fn copy_strings(&self, shape: &Shape, elements: &[Bytes]) -> Result<*mut OrtValue, ort::Error> {
+        let dims: SmallVec<[i64; 8]> = shape.iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect();
         let mut values = Values(SmallVec::from_elem(ptr::null_mut(), 1));
         // SAFETY: the allocator is valid for the process; the other pointers are valid for the call.
         check(unsafe {
@@ -229,20 +309,19 @@ fn read(value: *mut OrtValue, name: &CStr) -> Result<Tensor, RunError> {
 
 /// Element type and shape of a tensor value; the type is `None` where it is none of ours.
 fn describe(value: *const OrtValue) -> Result<(Option<DataType>, Shape), ort::Error> {
-    let mut info: *mut OrtTensorTypeAndShapeInfo = ptr::null_mut();
-    // SAFETY: `value` is a live tensor; the out-pointer is valid.
-    check(unsafe { (ort::api().GetTensorTypeAndShape)(value, &mut info) })?;
-    let info = Info(info);
     // Read as a number, since a newer library may have types that the enumeration does not.
     let mut code: i32 = 0;
-    // SAFETY: the enumeration is a C `int`, and `code` is valid for one.
-    check(unsafe { (ort::api().GetTensorElementType)(info.0, ptr::from_mut(&mut code).cast()) })?;
-    let mut rank = 0;
-    // SAFETY: `info` is live; the out-pointer is valid.
-    check(unsafe { (ort::api().GetDimensionsCount)(info.0, &mut rank) })?;
-    let mut dims: SmallVec<[i64; 8]> = SmallVec::from_elem(0, rank);
-    // SAFETY: `dims` has room for `rank` lengths.
-    check(unsafe { (ort::api().GetDimensions)(info.0, dims.as_mut_ptr(), rank) })?;
+    let (mut dims, mut rank): (*const i64, usize) = (ptr::null(), 0);
+    // SAFETY: `value` is a live tensor; the out-pointers are valid, and the enumeration is a C `int`.
+    check(unsafe {
+        let code = ptr::from_mut(&mut code).cast();
+        (ort::api().GetTensorElementTypeAndShapeDataReference)(value, code, &mut dims, &mut rank)
+    })?;
+    let dims = match rank {
+        0 => &[],
+        // SAFETY: the call succeeded, so that `dims` holds `rank` lengths, which belong to the value.
+        _ => unsafe { std::slice::from_raw_parts(dims, rank) },
+    };
     let dtype = DataType::ALL.into_iter().find(|&dtype| element_type(dtype) as i32 == code);
     // A computed shape has no negative lengths.
     Ok((dtype, dims.iter().map(|&axis| usize::try_from(axis).unwrap_or(0)).collect()))
@@ -303,16 +382,6 @@ impl Drop for Values {
             // SAFETY: each value was handed to us by the library and is in this list only.
             unsafe { (ort::api().ReleaseValue)(value) };
         }
-    }
-}
-
-/// A description of a tensor that is released when this is dropped.
-struct Info(*mut OrtTensorTypeAndShapeInfo);
-
-impl Drop for Info {
-    fn drop(&mut self) {
-        // SAFETY: handed to us by the library; nothing else refers to it.
-        unsafe { (ort::api().ReleaseTensorTypeAndShapeInfo)(self.0) };
     }
 }
 

@@ -163,6 +163,24 @@ fn a_zipmap_beside_a_tensor_does_not_hinder() {
 }
 
 #[test]
+fn shapes_that_the_signature_gets_wrong_are_those_of_the_graph() {
+    let Some(engine) = engine() else { return };
+    let run = |session: &mut dyn Session, wanted: &[usize]| -> Vec<Vec<f32>> {
+        let outputs = session.run(&[floats(&[1.0, 2.0, 3.0])], wanted).unwrap();
+        outputs.iter().map(|output| output.to_vec().unwrap()).collect()
+    };
+    let all = [vec![1.0, 2.0, 3.0, 1.0, 2.0, 3.0], vec![1.0], vec![-1.0, -2.0, -3.0]];
+    // Each on a session that has not been wrong yet.
+    for (output, expected) in all.iter().enumerate() {
+        assert_eq!(&run(&mut *open(&engine, "wrong_dims"), &[output])[0], expected, "output {output}");
+    }
+    let mut session = open(&engine, "wrong_dims");
+    for _ in 0..3 {
+        assert_eq!(run(&mut *session, &[2, 0, 1]), [all[2].clone(), all[0].clone(), all[1].clone()]);
+    }
+}
+
+#[test]
 fn a_bad_value_is_the_requests_fault_and_the_session_goes_on() {
     let Some(engine) = engine() else { return };
     let mut session = open(&engine, "gather");

@@ -94,6 +94,18 @@ def fill():
     write("fill", [node], [tensor("shape", TensorProto.INT64, [2])], [tensor("filled", TensorProto.FLOAT, [None, None])])
 
 
+def wrong_dims():
+    """Outputs that are not as long as their declared shape says: one is longer, one is shorter, one is right."""
+    ends = [numpy_helper.from_array(np.array([end], np.int64), name) for name, end in (("start", 0), ("end", 1))]
+    nodes = [
+        helper.make_node("Concat", ["x", "x"], ["longer"], axis=0),
+        helper.make_node("Slice", ["x", "start", "end"], ["shorter"]),
+        helper.make_node("Neg", ["x"], ["right"]),
+    ]
+    outputs = [tensor(name, TensorProto.FLOAT, ["n"]) for name in ("longer", "shorter", "right")]
+    write("wrong_dims", nodes, [tensor("x", TensorProto.FLOAT, ["n"])], outputs, ends, checked=False)
+
+
 def not_for_everyone():
     """A file from the future, and one with an operator of somebody's own."""
     x, y = tensor("x", TensorProto.FLOAT, ["n"]), tensor("y", TensorProto.FLOAT, ["n"])
@@ -131,5 +143,5 @@ def mlp():
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "external.data").unlink(missing_ok=True)
-    for make in (identities, optional_input, zipmap, gather, fill, not_for_everyone, mlp):
+    for make in (identities, optional_input, zipmap, gather, fill, wrong_dims, not_for_everyone, mlp):
         make()

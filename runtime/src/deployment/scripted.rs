@@ -18,6 +18,7 @@ pub(super) fn deployment(
         digest: Digest::new([0; 32]),
         engine: "scripted",
         build: EngineBuild { version: "1".into(), library: None::<PathBuf>, providers: Vec::new() },
+        placement: Vec::new(),
         provider: "cpu".into(),
         size: 0,
         loaded: SystemTime::UNIX_EPOCH,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tiltyard_types::DataType;
 
 use super::policy::VersionPolicy;
+pub use crate::providers::Accelerator;
 
 /// Longer files are refused: the longest that people write are a thousandth of this.
 pub const BYTES_MAX: usize = 1 << 20;
@@ -37,6 +38,10 @@ pub struct PbtxtConfig {
     pub version_policy: Option<VersionPolicy>,
     /// Sessions by kind of device.
     pub instance_groups: Vec<InstanceGroup>,
+    /// What to prefer over plain CUDA, in order.
+    pub gpu_accelerators: Vec<Accelerator>,
+    /// What to prefer over the plain CPU, in order.
+    pub cpu_accelerators: Vec<Accelerator>,
     /// How requests may share a run; present, perhaps empty, where the owner wants them to.
     pub dynamic_batching: Option<DynamicBatching>,
     /// Runs before the model is ready.
@@ -67,12 +72,14 @@ pub struct Tensor {
 }
 
 /// Sessions on one kind of device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceGroup {
     /// The kind of device.
     pub kind: InstanceKind,
-    /// How many; `None` leaves it to the server.
+    /// How many on each device; `None` leaves it to the server.
     pub count: Option<u32>,
+    /// The GPUs by number; empty leaves it to the server.
+    pub gpus: Vec<u32>,
 }
 
 /// The kind of device that sessions are for.

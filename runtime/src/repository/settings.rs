@@ -3,6 +3,8 @@
 //! `model.toml` is ours; `config.pbtxt` is Triton's and is read where present. Where both speak of the same thing,
 //! `model.toml` wins. Neither is needed.
 
+mod devices;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -14,6 +16,7 @@ use super::batching::BatchingSettings;
 use super::pbtxt::{self, PbtxtConfig};
 use super::policy::VersionPolicy;
 use crate::artifact::Files;
+use crate::providers::ProviderOptions;
 
 /// The effective settings of a model.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -26,6 +29,10 @@ pub struct Settings {
     pub engines: Vec<String>,
     /// Execution providers in order of preference; empty means cpu.
     pub providers: Vec<String>,
+    /// Options of providers.
+    pub provider_options: ProviderOptions,
+    /// Whether weights that are sure not to fit are refused before anything is tried; `None` means yes.
+    pub memory_check: Option<bool>,
     /// Which versions to serve; `None` leaves it to the server.
     pub version_policy: Option<VersionPolicy>,
     /// The file with the graph, where it is not `model.onnx`.
@@ -96,6 +103,8 @@ struct Written {
     description: String,
     engine: OneOrMany,
     providers: Vec<String>,
+    provider: toml::Table,
+    memory_check: Option<bool>,
     version_policy: Option<String>,
     model_file: Option<String>,
     instances: Option<usize>,
@@ -190,6 +199,8 @@ impl Settings {
         if !written.providers.is_empty() {
             self.providers = written.providers;
         }
+        self.apply_toml_providers(&written.provider)?;
+        self.memory_check = written.memory_check.or(self.memory_check);
         if let Some(policy) = written.version_policy {
             self.version_policy = Some(policy.parse().map_err(|error| format!("model.toml: {error}"))?);
         }
@@ -207,22 +218,12 @@ impl Settings {
 
     fn apply_pbtxt(&mut self, config: PbtxtConfig) -> Result<(), String> {
         self.engines = pbtxt_engines(&config)?;
+        self.apply_pbtxt_devices(&config)?;
         self.name = config.name.filter(|name| !name.is_empty());
         self.version_policy = config.version_policy;
         self.model_file = config.default_model_filename;
         self.parameters.extend(config.parameters);
-        self.ignored = config.ignored;
-        if let Some(group) = config.instance_groups.first() {
-            self.instances = group.count.map(|count| count as usize);
-            match group.kind.as_str() {
-                "KIND_GPU" => self.providers = vec!["cuda".into()],
-                "KIND_MODEL" => self.ignored.push("instance_group.kind: KIND_MODEL".into()),
-                _ => {}
-            }
-            if config.instance_groups.len() > 1 {
-                self.ignored.push("instance_group: all but the first".into());
-            }
-        }
+        self.ignored.extend(config.ignored);
         self.batching = BatchingSettings::of_pbtxt(config.max_batch_size, config.dynamic_batching, &mut self.ignored)
             .map_err(|error| format!("config.pbtxt: dynamic_batching: {error}"))?;
         self.warmups = config
@@ -362,12 +363,35 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_understood_from_both_files() {
+        let gpus = "instance_group { kind: KIND_GPU count: 2 gpus: [0, 1] } parameters { key: \"gpu_mem_limit\" value { \
+                    string_value: \"1024\" } } parameters { key: \"execution_mode\" value { string_value: \"1\" } }";
+        let settings = read(None, Some(gpus)).unwrap();
+        assert_eq!((settings.providers.as_slice(), settings.instances), (["cuda".to_owned()].as_slice(), Some(2)));
+        assert_eq!(settings.provider_options.cuda.devices, [0, 1]);
+        assert_eq!(settings.provider_options.cuda.memory_limit, Some(1024));
+        assert_eq!(settings.ignored, ["parameters: execution_mode"]);
+
+        let tensorrt = "optimization { execution_accelerators { gpu_execution_accelerator { name: \"tensorrt\" \
+                        parameters { key: \"precision_mode\" value: \"FP16\" } parameters { key: \"x\" value: \"\" } } } }";
+        let settings = read(Some("[provider.tensorrt]\nworkspace_limit = \"1GiB\""), Some(tensorrt)).unwrap();
+        assert_eq!(settings.providers, ["tensorrt", "cuda", "cpu"]);
+        assert_eq!(settings.provider_options.tensorrt.precision.as_str(), "fp16");
+        assert_eq!(settings.provider_options.tensorrt.workspace_limit, Some(1 << 30));
+        let place = "optimization.execution_accelerators.gpu_execution_accelerator: tensorrt: x";
+        assert_eq!(settings.ignored, [place]);
+        refused(None, Some(&tensorrt.replace("FP16", "FP12")), "provider.tensorrt.precision: \"fp12\"");
+    }
+
+    #[test]
     fn mistakes_are_told() {
         refused(Some("descripton = \"x\""), None, "unknown field `descripton`");
         refused(Some("[batching]\ndelay_max = \"soon\""), None, "no duration");
         refused(Some("[[columns]]\nname = \"age\"\ninput = \"z\""), None, "column \"age\"");
         refused(Some("[outputs.q]\nlabels = [\"a\"]"), None, "output \"q\"");
         refused(Some("version_policy = \"newest\""), None, "expected \"latest:N\"");
+        refused(Some("providers = [\"cuda\"]\n[provider.cuda]\ndevise = 1"), None, "did you mean device?");
+        refused(Some("[provider.cuda]\ndevice = 1"), None, "provider.cuda has options, but providers does not name it");
         refused(None, Some("backend: \"pytorch\""), "backend \"pytorch\" is not offered");
         refused(None, Some("input [{ name: \"z\" data_type: TYPE_FP32 dims: [30] }]"), "not in the graph");
         refused(None, Some("input [{ name: \"x\" data_type: TYPE_INT8 dims: [-1, 30] }]"), "INT8 there and FP32");

@@ -10,7 +10,7 @@ use tiltyard_runtime::repository::scan;
 use tiltyard_types::{Buffer, Signature, Tensor};
 
 use crate::refusals::is_refused;
-use crate::subjects::{Subject, engines, loader, subject, subjects};
+use crate::subjects::{Subject, engines, loader, subject, subjects, subjects_in};
 
 /// The engine that is taken for a version.
 fn chosen(engines: Vec<Arc<dyn Engine>>, subject: &Subject, profiles: &Path) -> Result<&'static str, LoadError> {
@@ -62,6 +62,55 @@ fn a_kept_choice_is_obeyed() {
         let file = fs::read_dir(profiles.path()).unwrap().next().expect("the choice is kept").unwrap().path();
         fs::write(file, format!(r#"{{"engine": "{wanted}"}}"#)).unwrap();
         assert_eq!(chosen(engines.clone(), &subject("risk"), profiles.path()), Ok(wanted));
+    }
+}
+
+/// An engine whose models run on a device, or say so.
+struct Device(Arc<dyn Engine>);
+
+struct DeviceModel(Box<dyn CompiledModel>);
+
+impl Engine for Device {
+    fn name(&self) -> &'static str {
+        "device"
+    }
+
+    fn build(&self) -> EngineBuild {
+        EngineBuild { version: "1".into(), library: None, providers: vec!["cuda".into()] }
+    }
+
+    fn compile(&self, model: &ModelFile, _: &CompileOptions) -> Result<Box<dyn CompiledModel>, EngineError> {
+        Ok(Box::new(DeviceModel(self.0.compile(model, &CompileOptions::default())?)))
+    }
+}
+
+impl CompiledModel for DeviceModel {
+    fn signature(&self) -> &Signature {
+        self.0.signature()
+    }
+
+    fn provider(&self) -> &str {
+        "cuda"
+    }
+
+    fn open(&self) -> Result<Box<dyn Session>, EngineError> {
+        self.0.open()
+    }
+}
+
+#[test]
+fn a_preferred_device_is_taken_however_fast_the_processor_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = copied("risk", folder.path(), true);
+    let settings = folder.path().join("risk/model.toml");
+    let text = fs::read_to_string(&settings).unwrap_or_default();
+    for (providers, expected) in [(r#"["cuda", "cpu"]"#, "device"), (r#"["cpu", "cuda"]"#, "tract")] {
+        fs::write(&settings, format!("providers = {providers}\n{text}")).unwrap();
+        let device: Arc<dyn Engine> = Arc::new(Device(engines()[0].clone()));
+        let profiles = tempfile::tempdir().unwrap();
+        let found = subjects_in(folder.path()).into_iter().find(|subject| subject.name == model.name).unwrap();
+        let both = vec![engines()[0].clone(), device];
+        assert_eq!(chosen(both, &found, profiles.path()), Ok(expected), "{providers}");
     }
 }
 

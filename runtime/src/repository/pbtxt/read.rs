@@ -8,7 +8,8 @@ use tiltyard_types::DataType;
 use super::parser::Record;
 use super::token::Mistake;
 use super::{
-    DynamicBatching, InstanceGroup, InstanceKind, PbtxtConfig, PriorityPolicy, Tensor, TimeoutAction, VersionPolicy,
+    Accelerator, DynamicBatching, InstanceGroup, InstanceKind, PbtxtConfig, PriorityPolicy, Tensor, TimeoutAction,
+    VersionPolicy,
     Warmup, WarmupData, WarmupInput,
 };
 
@@ -23,6 +24,8 @@ pub(super) fn config(record: &Record, ignored: Vec<String>) -> Result<PbtxtConfi
         outputs: record.messages("output").map(tensor).collect::<Result<_, _>>()?,
         version_policy: record.message("version_policy").and_then(version_policy),
         instance_groups: record.messages("instance_group").map(instance_group).collect(),
+        gpu_accelerators: accelerators(record, "gpu_execution_accelerator"),
+        cpu_accelerators: accelerators(record, "cpu_execution_accelerator"),
         dynamic_batching: record.message("dynamic_batching").map(dynamic_batching),
         warmups: record.messages("model_warmup").map(warmup).collect::<Result<_, _>>()?,
         parameters: record.messages("parameters").map(parameter).collect(),
@@ -90,7 +93,25 @@ fn instance_group(record: &Record) -> InstanceGroup {
         Some(3) => InstanceKind::Model,
         _ => InstanceKind::Auto,
     };
-    InstanceGroup { kind, count: record.integer("count").filter(|count| *count > 0) }
+    let count = record.integer("count").filter(|count| *count > 0);
+    InstanceGroup { kind, count, gpus: record.integers("gpus") }
+}
+
+/// The accelerators in one of the two lists of `optimization.execution_accelerators`.
+fn accelerators(record: &Record, list: &'static str) -> Vec<Accelerator> {
+    let optimization = record.message("optimization");
+    let both = optimization.and_then(|optimization| optimization.message("execution_accelerators"));
+    let of = |accelerator: &Record| {
+        let entry = |entry: &Record| {
+            let text = |name| entry.text(name).unwrap_or_default().to_owned();
+            (text("key"), text("value"))
+        };
+        Accelerator {
+            name: text(accelerator, "name").unwrap_or_default(),
+            parameters: accelerator.messages("parameters").map(entry).collect(),
+        }
+    };
+    both.into_iter().flat_map(|both| both.messages(list)).map(of).collect()
 }
 
 fn dynamic_batching(record: &Record) -> DynamicBatching {

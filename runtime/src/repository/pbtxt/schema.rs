@@ -89,6 +89,10 @@ const DATA_TYPE: Kind = Names(&[
 /// A map from text to text whose content is ignored.
 const TEXT_MAP: Kind = Message(&MessageType { name: "map entry", fields: &[one("key", Text), one("value", Text)] });
 
+/// The same where the content is acted on.
+const PARAMETERS: Kind =
+    Message(&MessageType { name: "map entry", fields: &[one("key", Text).acted_on(), one("value", Text).acted_on()] });
+
 const RESHAPE: Kind = Message(&MessageType { name: "ModelTensorReshape", fields: &[many("shape", LENGTH)] });
 
 /// The whole file.
@@ -254,13 +258,15 @@ static GRAPH_SHAPE: MessageType = MessageType {
 static ACCELERATORS: MessageType = MessageType {
     name: "ExecutionAccelerators",
     fields: &[
-        many("gpu_execution_accelerator", Message(&ACCELERATOR)),
-        many("cpu_execution_accelerator", Message(&ACCELERATOR)),
+        many("gpu_execution_accelerator", Message(&ACCELERATOR)).acted_on(),
+        many("cpu_execution_accelerator", Message(&ACCELERATOR)).acted_on(),
     ],
 };
 
-static ACCELERATOR: MessageType =
-    MessageType { name: "Accelerator", fields: &[one("name", Text), many("parameters", TEXT_MAP)] };
+static ACCELERATOR: MessageType = MessageType {
+    name: "Accelerator",
+    fields: &[one("name", Text).acted_on(), many("parameters", PARAMETERS).acted_on()],
+};
 
 static DYNAMIC_BATCHING: MessageType = MessageType {
     name: "ModelDynamicBatching",
@@ -400,7 +406,7 @@ static INSTANCE_GROUP: MessageType = MessageType {
         one("kind", Names(&["KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL"])).acted_on(),
         one("count", NATURAL).acted_on(),
         one("rate_limiter", Message(&RATE_LIMITER)),
-        many("gpus", INT32),
+        many("gpus", NATURAL).acted_on(),
         many(
             "secondary_devices",
             Message(&MessageType {

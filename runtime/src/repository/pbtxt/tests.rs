@@ -41,7 +41,7 @@ model_warmup [ {
 parameters { key: "intra_op_thread_count" value { string_value: "2" } }
 parameters [ { key: "empty" } ]
 default_model_filename: "fraud.onnx"
-optimization { cuda { graphs: true } execution_accelerators { gpu_execution_accelerator: [ { name: "tensorrt" } ] } }
+optimization { cuda { graphs: true } execution_accelerators { gpu_execution_accelerator: [ { name: "tensorrt" parameters { key: "precision_mode" value: "FP16" } } ] } }
 cc_model_filenames { key: "8.0" value: "x" }
 metric_tags { key: "team" value: "risk" } metric_tags { key: "tier" value: "1" }
 "#;
@@ -72,9 +72,14 @@ fn good() -> PbtxtConfig {
         outputs: vec![label],
         version_policy: Some(VersionPolicy::Specific([1, 3].into())),
         instance_groups: vec![
-            InstanceGroup { kind: InstanceKind::Cpu, count: Some(2) },
-            InstanceGroup { kind: InstanceKind::Gpu, count: None },
+            InstanceGroup { kind: InstanceKind::Cpu, count: Some(2), gpus: vec![] },
+            InstanceGroup { kind: InstanceKind::Gpu, count: None, gpus: vec![0, 1] },
         ],
+        gpu_accelerators: vec![Accelerator {
+            name: "tensorrt".into(),
+            parameters: [("precision_mode".to_owned(), "FP16".to_owned())].into(),
+        }],
+        cpu_accelerators: vec![],
         dynamic_batching: Some(DynamicBatching {
             preferred_batch_sizes: vec![4, 8],
             queue_delay_max: Some(Duration::from_micros(100)),
@@ -104,17 +109,9 @@ fn good() -> PbtxtConfig {
             ("empty".to_owned(), String::new()),
         ]),
         default_model_filename: Some("fraud.onnx".into()),
-        ignored: [
-            "input.reshape",
-            "input.format",
-            "instance_group.gpus",
-            "optimization.cuda.graphs",
-            "optimization.execution_accelerators.gpu_execution_accelerator",
-            "cc_model_filenames",
-            "metric_tags",
-        ]
-        .map(String::from)
-        .to_vec(),
+        ignored: ["input.reshape", "input.format", "optimization.cuda.graphs", "cc_model_filenames", "metric_tags"]
+            .map(String::from)
+            .to_vec(),
     }
 }
 
