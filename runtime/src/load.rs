@@ -363,7 +363,9 @@ fn warm_sizes(understood: &Understood, compiled: &dyn CompiledModel, sizes: &[us
         .collect();
     let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
     for &rows in sizes {
-        let batch = layout.gather(&vec![row.as_slice(); rows], Extent::of_rows(rows)).map_err(|error| failed(rows, error.to_string()))?;
+        let batch = layout
+            .gather(&vec![row.as_slice(); rows], Extent::of_rows(rows))
+            .map_err(|error| failed(rows, error.to_string()))?;
         // Sessions take turns, so that each has its run.
         for _ in 0..compiled.sessions_max().unwrap_or(1) {
             session.run(&batch, &wanted).map_err(|error| failed(rows, error.to_string()))?;

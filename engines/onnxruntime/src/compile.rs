@@ -12,6 +12,7 @@ use tiltyard_runtime::memory;
 use tiltyard_runtime::providers::Placement;
 use tiltyard_types::{Dim, Signature, Tensor, TensorSpec};
 
+use crate::nvidia;
 use crate::placement;
 use crate::provider::Provider;
 use crate::sessions::Sessions;
@@ -61,6 +62,9 @@ fn attempt(
     provider: Provider,
 ) -> Result<OrtModel, EngineError> {
     provider.require(build)?;
+    if let (Provider::Cuda | Provider::TensorRt, Some(library)) = (provider, &build.library) {
+        nvidia::preload(library);
+    }
     let devices = options.provider_options.devices(provider.name());
     let instances = options.instances.max(1);
     if let Some(limit) = options.provider_options.memory_limit(provider.name()).filter(|_| options.memory_check) {

@@ -110,12 +110,12 @@ impl Provider {
         match self {
             Provider::Cpu => "any build has it",
             Provider::Cuda => {
-                "install the Python package onnxruntime-gpu with NVIDIA's CUDA and cuDNN libraries, and point \
-                 --ort-lib at its onnxruntime/capi folder"
+                "install NVIDIA's driver and the Python package onnxruntime-gpu[cuda,cudnn], and point --ort-lib at its \
+                 onnxruntime/capi folder"
             }
             Provider::TensorRt => {
-                "install the Python package onnxruntime-gpu with NVIDIA's CUDA, cuDNN and TensorRT libraries, and \
-                 point --ort-lib at its onnxruntime/capi folder"
+                "install NVIDIA's driver and the Python packages onnxruntime-gpu[cuda,cudnn] and tensorrt, and point \
+                 --ort-lib at the former's onnxruntime/capi folder"
             }
             Provider::OpenVino => {
                 "install the Python package onnxruntime-openvino, and point --ort-lib at its onnxruntime/capi folder"

@@ -9,8 +9,7 @@ use super::parser::Record;
 use super::token::Mistake;
 use super::{
     Accelerator, DynamicBatching, InstanceGroup, InstanceKind, PbtxtConfig, PriorityPolicy, Tensor, TimeoutAction,
-    VersionPolicy,
-    Warmup, WarmupData, WarmupInput,
+    VersionPolicy, Warmup, WarmupData, WarmupInput,
 };
 
 /// Gathers what is acted on. Fails on what the schema alone cannot refuse.
