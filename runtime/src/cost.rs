@@ -216,8 +216,9 @@ impl Cost {
             known.rows[class].store(rows.max(1.0).to_bits(), Relaxed);
             known.typical_ns[class].store((typical as u64).max(1), Relaxed);
             known.p99_ns[class].store(times.p99().map_or(0, |p99| (p99 as u64).max(1)), Relaxed);
-            let points: [(f64, f64); CLASSES] = std::array::from_fn(|class| {
-                self.point(class).map_or((0.0, 0.0), |point| (point.rows, point.typical.as_nanos() as f64))
+            let points: [(f64, f64, f64); CLASSES] = std::array::from_fn(|class| {
+                self.point(class)
+                    .map_or((0.0, 0.0, 0.0), |point| (point.rows, point.typical.as_nanos() as f64, point.runs as f64))
             });
             if let Some(fit) = Fit::of(&points) {
                 known.fit[0].store(fit.row_ns.to_bits(), Relaxed);
