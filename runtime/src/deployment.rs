@@ -235,9 +235,9 @@ impl Deployment {
         let length = layout.as_ref().and_then(|layout| layout.length(&inputs));
         let job = Job { inputs, wanted, rows, rows_gone: 0, layout, length, demand, enqueued: now, reply, held };
         let quick = (1..=self.rows_here()).contains(&rows);
-        match if quick { turn::keep(self, job) } else { Err(job) } {
-            Ok(()) => Ok(pending),
-            Err(job) => self.leave_to_workers(job, now, pool).map(|()| pending),
+        match if quick { turn::keep(self, job) } else { Some(job) } {
+            None => Ok(pending),
+            Some(job) => self.leave_to_workers(job, now, pool).map(|()| pending),
         }
     }
 
@@ -271,7 +271,7 @@ impl Deployment {
     pub(crate) fn run_here(self: &Arc<Self>, jobs: Vec<Job>, pool: &Pool) {
         let started = pool.now();
         // The queue's own rules, on jobs that only this thread knows of.
-        let rows_max = self.policy.rows_max.min(self.rows_here().max(1));
+        let rows_max = self.rows_taken_max().min(self.rows_here()).max(1);
         let (jobs_max, bytes_max) = (usize::MAX, usize::MAX);
         let mut queue = Queue::new(QueuePolicy { rows_max, jobs_max, bytes_max, runs_max: 1, ..self.policy.clone() });
         let (mut left, mut dead) = (Vec::new(), Vec::new());

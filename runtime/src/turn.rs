@@ -40,9 +40,9 @@ pub fn install(pool: Arc<Pool>) {
 }
 
 /// Keeps a job until the end of this thread's turn; gives it back where the thread has none.
-pub(crate) fn keep(deployment: &Arc<Deployment>, job: Job) -> Result<(), Job> {
+pub(crate) fn keep(deployment: &Arc<Deployment>, job: Job) -> Option<Job> {
     TURN.with_borrow_mut(|turn| {
-        let Some(turn) = turn else { return Err(job) };
+        let Some(turn) = turn else { return Some(job) };
         if turn.waiting.is_empty() {
             turn.ends.notify_one();
         }
@@ -50,7 +50,7 @@ pub(crate) fn keep(deployment: &Arc<Deployment>, job: Job) -> Result<(), Job> {
             Some((_, jobs)) => jobs.push(job),
             None => turn.waiting.push((Arc::clone(deployment), vec![job])),
         }
-        Ok(())
+        None
     })
 }
 
