@@ -6,6 +6,7 @@ mod pad;
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tiltyard_types::{Buffer, Shape, Tensor, TensorData};
 
 pub use self::layout::Layout;
@@ -76,7 +77,9 @@ impl Layout {
         frame: Extent,
     ) -> Result<Option<Tensor>, BatchError> {
         let error = || BatchError::Gather(position);
-        let mut parts: Vec<&Tensor> = jobs.iter().filter_map(|inputs| inputs.get(position)?.as_ref()).collect();
+        let filler: Option<Tensor>;
+        let mut parts: SmallVec<[&Tensor; 1]> =
+            jobs.iter().filter_map(|inputs| inputs.get(position)?.as_ref()).collect();
         let Some(&first) = parts.first() else { return Ok(None) };
         if parts.len() != jobs.len() {
             return Err(error());
@@ -85,8 +88,10 @@ impl Layout {
             return if parts.iter().all(|part| *part == first) { Ok(Some(first.aligned())) } else { Err(error()) };
         }
         let rows: usize = parts.iter().map(|part| part.shape().rows().unwrap_or(0)).sum();
-        let filler = parts.iter().rev().find_map(|part| last_row(part));
-        parts.extend(filler.iter().cycle().take(frame.rows.saturating_sub(rows)));
+        if let Some(missing @ 1..) = frame.rows.checked_sub(rows) {
+            filler = parts.iter().rev().find_map(|part| last_row(part));
+            parts.extend(filler.iter().cycle().take(missing));
+        }
         match (self.pad().and_then(|pad| pad.input(position)), frame.length) {
             (Some(input), Some(length)) => input.stack(&parts, length),
             _ => stack(&parts),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use smallvec::SmallVec;
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
 use crate::batch::{BatchError, Extent, Layout, Pad};
@@ -383,7 +384,8 @@ impl Deployment {
     /// Assemble, run, split.
     fn run_together(&self, jobs: &[Job], taken: Moment, pool: &Pool) -> Result<Vec<Answer>> {
         let internal = |error: BatchError| Error::new(ErrorKind::Engine, error.to_string());
-        let parts: Vec<Extent> = jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
+        let parts: SmallVec<[Extent; 1]> =
+            jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
         let batch_rows = parts.iter().map(|part| part.rows).sum();
         let layout = jobs.first().and_then(|job| job.layout.as_ref());
         let frame = Extent {
@@ -392,7 +394,7 @@ impl Deployment {
         };
         let inputs = match (layout, jobs) {
             (Some(layout), _) => {
-                let views: Vec<&[Option<Tensor>]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
+                let views: SmallVec<[&[Option<Tensor>]; 1]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
                 layout.gather(&views, frame).map_err(internal)?
             }
             (None, jobs) => {
@@ -423,11 +425,9 @@ impl Deployment {
             .iter()
             .zip(apart)
             .map(|(job, outputs)| {
-                let outputs = job
-                    .wanted
-                    .iter()
-                    .filter_map(|position| outputs.get(wanted.binary_search(position).ok()?).cloned())
-                    .collect();
+                let pick = |position: &usize| outputs.get(wanted.binary_search(position).ok()?).cloned();
+                // Most want all there is, in its order.
+                let outputs = if job.wanted == wanted { outputs } else { job.wanted.iter().filter_map(pick).collect() };
                 Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
             })
             .collect())

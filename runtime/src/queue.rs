@@ -107,7 +107,7 @@ impl<J: Waiting> Queue<J> {
     /// Takes a job in. Says whether a further worker could be of use now: where jobs wait for company, only the first
     /// of them (which sets the time), one that cannot wait, and one that fills the batch are worth a wake-up.
     pub fn enqueue(&mut self, job: J, now: Moment) -> Result<bool, Refused<J>> {
-        let level = self.policy.level(job.priority());
+        let level = if self.lanes.len() == 1 { 0 } else { self.policy.level(job.priority()) };
         let Level { jobs_max, wait_max } = self.policy.levels.get(level).copied().unwrap_or_default();
         if self.draining {
             return Err(Refused::Draining(job));
@@ -121,9 +121,12 @@ impl<J: Waiting> Queue<J> {
         self.jobs += 1;
         self.rows = self.rows.saturating_add(job.rows());
         self.bytes = self.bytes.saturating_add(job.bytes());
-        let later = self.policy.ageing.saturating_mul(u32::try_from(level).unwrap_or(u32::MAX));
-        let expires = [job.deadline(), wait_max.map(|wait| now + wait)].into_iter().flatten().min();
-        self.lanes[level].push_back(Entry { enqueued: now, rank: now + later, expires, job });
+        let rank = match u32::try_from(level) {
+            Ok(0) => now,
+            level => now + self.policy.ageing.saturating_mul(level.unwrap_or(u32::MAX)),
+        };
+        let expires = earlier(job.deadline(), wait_max.map(|wait| now + wait));
+        self.lanes[level].push_back(Entry { enqueued: now, rank, expires, job });
         let worth_a_look = self.policy.delay_max.is_zero()
             || self.jobs == 1
             || expires.is_some_and(|expires| expires <= now + self.policy.delay_max)
@@ -232,6 +235,14 @@ impl<J: Waiting> Queue<J> {
         self.rows = self.rows.saturating_sub(entry.job.rows());
         self.bytes = self.bytes.saturating_sub(entry.job.bytes());
         entry.job
+    }
+}
+
+/// The earlier of two moments that may not be there.
+fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

@@ -82,10 +82,10 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             BatchAxis::Unproved(reason) => reason,
             BatchAxis::Proved => "rows are proved independent",
         };
-        let padding = match &deployment.padding {
-            Padding::Undeclared => "not declared",
-            Padding::Unproved(reason) => reason,
-            Padding::Proved(_) => "padded rows are proved to answer as unpadded ones",
+        let (padding, padding_reason) = match &deployment.padding {
+            Padding::Undeclared => ("off", "none is declared"),
+            Padding::Unproved(reason) => ("refuted", reason.as_str()),
+            Padding::Proved(_) => ("on", "padded rows are proved to answer as unpadded ones"),
         };
         let facts = json!({
             "engine": identity.engine,
@@ -98,6 +98,7 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             "cost_row_seconds": deployment.cost.fit().map(|fit| fit.row_ns / 1e9),
             "cost_run_seconds": deployment.cost.fit().map(|fit| fit.run_ns / 1e9),
             "padding": padding,
+            "padding_reason": padding_reason,
             "signature": deployment.signature.to_string(),
             "digest": identity.digest.to_string(),
             "artifact": identity.artifact.to_string(),

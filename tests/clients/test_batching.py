@@ -34,9 +34,9 @@ def models_told(server):
 
 def test_padding_is_told_with_what_the_probes_found(server):
     told = models_told(server)
-    assert "proved" in told["language", "1"]["padding"] and "proved" in told["masked_mean", "1"]["padding"]
-    assert "differs when it is filled up" in told["plain_mean", "1"]["padding"]
-    assert told["risk", "2"]["padding"] == "not declared"
+    assert told["language", "1"]["padding"] == told["masked_mean", "1"]["padding"] == "on"
+    assert told["plain_mean", "1"]["padding"] == "refuted" and told["risk", "2"]["padding"] == "off"
+    assert "differs when it is filled up" in told["plain_mean", "1"]["padding_reason"]
     log = server.log_text()
     assert "requests of different lengths are not batched" in log and "plain_mean" in log
 

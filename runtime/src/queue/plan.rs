@@ -3,7 +3,7 @@
 use smallvec::{SmallVec, smallvec};
 use tiltyard_types::Moment;
 
-use super::{Entry, Queue, QueuePolicy, Waiting};
+use super::{Entry, Queue, QueuePolicy, Waiting, earlier};
 
 /// What becomes of one job, in the order in which jobs leave.
 #[derive(Debug)]
@@ -57,10 +57,10 @@ impl<J: Waiting> Queue<J> {
             if let Fate::Runs(rows) = fate {
                 first = first.or(Some(job));
                 filling.add(job, rows);
-                expires = [expires, entry.expires].into_iter().flatten().min();
+                expires = earlier(expires, entry.expires);
             }
             if fate != Fate::Dies {
-                oldest = [oldest, Some(entry.enqueued)].into_iter().flatten().min();
+                oldest = earlier(oldest, Some(entry.enqueued));
             }
             cursors[lane] += 1;
             picks.push(Pick { lane, fate });
@@ -76,6 +76,9 @@ impl<J: Waiting> Queue<J> {
 
     /// The job that is next in turn after those before the cursors, and its lane.
     fn next(&self, cursors: &[usize]) -> Option<(usize, &Entry<J>)> {
+        if let [lane] = self.lanes.as_slice() {
+            return Some((0, lane.get(cursors[0])?));
+        }
         let heads = self.lanes.iter().zip(cursors).enumerate();
         heads.filter_map(|(lane, (jobs, &cursor))| Some((lane, jobs.get(cursor)?))).min_by_key(|(_, entry)| entry.rank)
     }

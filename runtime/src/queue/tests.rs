@@ -428,6 +428,14 @@ impl Watch {
     }
 }
 
+/// Whether a worker that came now would find a batch to run.
+fn is_ready(queue: &Queue<Job>, now: Moment) -> bool {
+    let mut picks = Vec::new();
+    let plan = queue.plan(now, &mut picks);
+    let runs = picks.iter().any(|pick| matches!(pick.fate, Fate::Runs(_)));
+    runs && plan.hold.is_none() && queue.running < queue.policy.runs_max
+}
+
 proptest! {
     /// Each job that is taken in leaves once, all of its rows, within every bound of the policy; the next in turn always
     /// runs, like jobs of one level keep their order, and what is late or cancelled never runs.
@@ -441,7 +449,11 @@ proptest! {
             match step {
                 Step::Enqueue(job) => {
                     let refused = watch.refuses(&job);
-                    prop_assert_eq!(queue.enqueue(job.clone(), at(now)).is_err(), refused);
+                    let was_ready = is_ready(&queue, at(now));
+                    let useful = queue.enqueue(job.clone(), at(now));
+                    prop_assert_eq!(useful.is_err(), refused);
+                    // Whoever makes a batch ready must call for a worker: nobody else will.
+                    prop_assert!(was_ready || !is_ready(&queue, at(now)) || useful == Ok(true) || refused);
                     if !refused {
                         watch.waiting.push((at(now), job));
                     }

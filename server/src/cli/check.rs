@@ -114,8 +114,15 @@ impl Report {
             let place = format!("{} version {}", text(version, "name"), text(version, "version"));
             if version["state"] != "READY" {
                 report.problems.push((place, text(version, "reason")));
-            } else if version["batch_rows_max"].as_u64() == Some(1) {
-                report.notes.push((place, format!("requests are not batched: {}", text(version, "batch_reason"))));
+                continue;
+            }
+            if version["batch_rows_max"].as_u64().is_some_and(|rows| rows <= 1) {
+                let reason = text(version, "batch_reason");
+                report.notes.push((place.clone(), format!("requests are not batched: {reason}")));
+            }
+            if version["padding"] == "refuted" {
+                let reason = text(version, "padding_reason");
+                report.notes.push((place, format!("requests of different lengths are not batched: {reason}")));
             }
         }
         report.add_what_settings_say(config, scan);
