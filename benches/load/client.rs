@@ -31,6 +31,8 @@ pub(crate) enum Failure {
     Http(u16),
     /// A gRPC status other than 0.
     Grpc(String),
+    /// The answer is not the one that it should be.
+    Wrong(&'static str),
     /// The connection broke, or what came was no answer.
     Broken(String),
 }
@@ -40,6 +42,7 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Http(status) => write!(f, "HTTP {status}"),
             Failure::Grpc(status) => write!(f, "gRPC {status}"),
+            Failure::Wrong(what) => f.write_str(what),
             Failure::Broken(why) => f.write_str(why),
         }
     }
