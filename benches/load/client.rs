@@ -71,8 +71,7 @@ impl Way {
         match (self, request) {
             (Way::Http1(connection), Prepared::Http1(bytes)) => connection.exchange(bytes, answer).await,
             (Way::Http2(connection), Prepared::Grpc { head, body }) => {
-                let ready = connection.clone().ready().await.map_err(broken)?;
-                *connection = ready;
+                poll_fn(|context| connection.poll_ready(context)).await.map_err(broken)?;
                 grpc_exchange(connection, head, body, answer).await
             }
             _ => Err(broken("the request was made for another protocol")),
