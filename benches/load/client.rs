@@ -31,6 +31,8 @@ pub(crate) enum Failure {
     Http(u16),
     /// A gRPC status other than 0.
     Grpc(String),
+    /// The answer is not the one that it should be.
+    Wrong(&'static str),
     /// The connection broke, or what came was no answer.
     Broken(String),
 }
@@ -40,6 +42,7 @@ impl std::fmt::Display for Failure {
         match self {
             Failure::Http(status) => write!(f, "HTTP {status}"),
             Failure::Grpc(status) => write!(f, "gRPC {status}"),
+            Failure::Wrong(what) => f.write_str(what),
             Failure::Broken(why) => f.write_str(why),
         }
     }
@@ -68,8 +71,7 @@ impl Way {
         match (self, request) {
             (Way::Http1(connection), Prepared::Http1(bytes)) => connection.exchange(bytes, answer).await,
             (Way::Http2(connection), Prepared::Grpc { head, body }) => {
-                let ready = connection.clone().ready().await.map_err(broken)?;
-                *connection = ready;
+                poll_fn(|context| connection.poll_ready(context)).await.map_err(broken)?;
                 grpc_exchange(connection, head, body, answer).await
             }
             _ => Err(broken("the request was made for another protocol")),

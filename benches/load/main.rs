@@ -16,6 +16,7 @@ mod random;
 mod run;
 mod schedule;
 mod summary;
+mod verify;
 
 use std::process::ExitCode;
 

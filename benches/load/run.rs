@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use clap::{ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -23,6 +23,7 @@ use crate::payload::{Prepared, Protocol, prepare};
 use crate::process;
 use crate::schedule::{Arrivals, Burst, Schedule};
 use crate::summary::{Recorder, ServerUse, Summary};
+use crate::verify::difference;
 
 /// Requests that differ, sent in turns.
 const REQUESTS: usize = 64;
@@ -36,6 +37,9 @@ const CONNECTIONS_DEFAULT: usize = 64;
 
 /// Between two looks at whether fewer wait.
 const CROWDED_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long after the end of the stretch a request may still be sent that was meant for it.
+const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// How long answers are waited for once the load has ended.
 const GRACE: Duration = Duration::from_secs(10);
@@ -85,6 +89,8 @@ pub(crate) struct Load {
     pub(crate) server_pid: Option<u32>,
     /// What chance follows from.
     pub(crate) seed: u64,
+    /// Whether answers are held against those that the same requests got alone.
+    pub(crate) verify: bool,
     /// Answers later than this are not good ones.
     pub(crate) bound: Option<Duration>,
 }
@@ -102,7 +108,7 @@ pub(crate) fn command() -> Command {
                 "NAME[=FORM][@WEIGHT]; several make a mix. A FORM is a model of the benches, or INPUT:KIND:AXES",
             )
             .required(true)
-            .action(clap::ArgAction::Append),
+            .action(ArgAction::Append),
         )
         .arg(count("rows", "1", "Rows in each request"))
         .arg(flag("lengths", "32", value_parser!(Lengths), "Tokens in each text, such as 32 or 8-64"))
@@ -123,6 +129,12 @@ pub(crate) fn command() -> Command {
         .arg(flag("duration", "3s", parse_duration, "What counts"))
         .arg(optional("server-pid", value_parser!(u32), "The server's process: its processor time and memory are told"))
         .arg(flag("seed", "1", value_parser!(u64), "What chance follows from"))
+        .arg(
+            Arg::new("verify")
+                .long("verify")
+                .action(ArgAction::SetTrue)
+                .help("Hold answers against those that the same requests get alone; costs the generator time"),
+        )
         .arg(optional("json", value_parser!(PathBuf), "A file for the outcome as JSON"))
 }
 
@@ -155,6 +167,7 @@ fn load(matches: &ArgMatches) -> Result<Load, Fault> {
         server_pid: matches.get_one("server-pid").copied(),
         seed: value(matches, "seed")?,
         bound: None,
+        verify: matches.get_flag("verify"),
     })
 }
 
@@ -183,9 +196,11 @@ pub(crate) fn drive(load: &Load) -> Result<Summary, Fault> {
 /// What all ways share.
 struct Shared {
     requests: Vec<Prepared>,
+    /// What each request got alone; empty where nobody compares.
+    expected: Vec<BytesMut>,
     recorder: Mutex<Recorder>,
+    protocol: Protocol,
     address: SocketAddr,
-    grpc: bool,
     /// The measured stretch.
     counted: (Instant, Instant),
 }
@@ -197,13 +212,21 @@ impl Shared {
 
     /// Sends one request, counts its end, and mends the way where it broke.
     async fn send(&self, way: &mut Way, number: usize, meant: Instant, answer: &mut BytesMut) {
-        let outcome = way.exchange(&self.requests[number % self.requests.len()], answer).await;
+        let number = number % self.requests.len();
+        let mut outcome = way.exchange(&self.requests[number], answer).await;
         let counts = meant >= self.counted.0 && meant < self.counted.1;
         let latency = counts.then(|| meant.elapsed());
+        if let (Ok(()), Some(expected)) = (&outcome, self.expected.get(number))
+            && let Some(what) = difference(self.protocol, expected, answer)
+        {
+            outcome = Err(Failure::Wrong(what));
+        }
         self.recorder().note(&outcome, latency);
         if let Err(Failure::Broken(_)) = outcome {
             tokio::time::sleep(RECONNECT_PAUSE).await;
-            if let Some(mended) = connect(self.address, self.grpc, 1, 1).await.ok().and_then(|mut ways| ways.pop()) {
+            if let Some(mended) =
+                connect(self.address, self.protocol.is_grpc(), 1, 1).await.ok().and_then(|mut ways| ways.pop())
+            {
                 *way = mended;
             }
         }
@@ -220,16 +243,14 @@ async fn drive_here(load: &Load) -> Result<Summary, Fault> {
     let mut ways = connect(load.address, grpc, count, load.connections)
         .await
         .map_err(|failure| format!("{} does not accept: {failure}", load.address))?;
-    for request in requests.iter().take(4) {
-        let mut answer = BytesMut::new();
-        let first = ways[0].exchange(request, &mut answer);
-        let first = tokio::time::timeout(GRACE, first).await.map_err(|_| "the first request has no answer in 10 s")?;
-        first.map_err(|failure| format!("the first request has no good answer: {failure}"))?;
-    }
+    // Without good answers to a few there is no point in sending more.
+    let mut expected = ask_alone(&mut ways[0], &requests[..if load.verify { REQUESTS } else { 4 }]).await?;
+    expected.truncate(if load.verify { REQUESTS } else { 0 });
     let start = Instant::now();
     let counted = (start + load.warmup, start + load.warmup + load.duration);
     let recorder = Mutex::new(Recorder::new(load.bound)?);
-    let shared = Arc::new(Shared { requests, recorder, address: load.address, grpc, counted });
+    let shared =
+        Arc::new(Shared { requests, expected, recorder, protocol: load.protocol, address: load.address, counted });
     let mut slots = JoinSet::new();
     let pacer = match load.pace {
         Pace::Closed { .. } => {
@@ -275,6 +296,19 @@ async fn drive_here(load: &Load) -> Result<Summary, Fault> {
         memory,
     });
     Ok(summary)
+}
+
+/// The answers to requests that are sent one by one. Fails when one is not good.
+async fn ask_alone(way: &mut Way, requests: &[Prepared]) -> Result<Vec<BytesMut>, Fault> {
+    let mut answers = Vec::new();
+    for request in requests {
+        let mut answer = BytesMut::new();
+        let asked = tokio::time::timeout(GRACE, way.exchange(request, &mut answer)).await;
+        let asked = asked.map_err(|_| "the first request has no answer in 10 s")?;
+        asked.map_err(|failure| format!("the first request has no good answer: {failure}"))?;
+        answers.push(answer);
+    }
+    Ok(answers)
 }
 
 /// What was used over the measured stretch.
@@ -359,7 +393,7 @@ async fn open(shared: Arc<Shared>, mut way: Way, due: Arc<Due>) {
 /// Hands each moment out when it comes, and says how many were meant for the measured stretch.
 ///
 /// A thread of its own, since the runtime's timers know milliseconds only. When too many wait, it waits too; what it could
-/// not hand out before the end is not sent any more.
+/// not hand out shortly after the end is not sent any more.
 fn pace(schedule: Schedule, start: Instant, counted: (Instant, Instant), due: &Due) -> u64 {
     sleep_exactly();
     let mut meant_count = 0;
@@ -373,10 +407,11 @@ fn pace(schedule: Schedule, start: Instant, counted: (Instant, Instant), due: &D
         if now < meant {
             std::thread::sleep(meant - now);
         }
-        while due.moments().len() >= WAITING_MAX && Instant::now() < counted.1 {
+        let given_up = counted.1 + LATE_MAX;
+        while due.moments().len() >= WAITING_MAX && Instant::now() < given_up {
             std::thread::sleep(CROWDED_PAUSE);
         }
-        if Instant::now() < counted.1 {
+        if Instant::now() < given_up {
             due.push(number, meant);
         }
     }
@@ -412,6 +447,7 @@ mod tests {
             server_pid: Some(std::process::id()),
             seed: 1,
             bound: None,
+            verify: true,
         }
     }
 

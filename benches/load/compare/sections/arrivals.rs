@@ -65,20 +65,28 @@ pub(super) fn measure(bench: &Bench) -> Result<Section, Fault> {
             let on = On { bench, server, model, grid: &grid, longer };
             let idle = rounds::measure(&[on.contender(&grid[0], "idle", Pace::Closed { concurrency: 1 }, None)?], 1)?;
             let bound = Duration::from_secs_f64(idle[0].median(P50) / 1e6 * BOUND_TIMES).max(BOUND_MIN);
-            let steady = on.all("steady", Pace::Closed { concurrency: 64 }, None)?;
+            let steady_pace = Pace::Closed { concurrency: 64 };
+            let steady = on.all("steady", steady_pace, None)?;
             let best = steady.iter().map(|outcome| outcome.median(THROUGHPUT)).fold(0.0, f64::max);
             let open = |arrivals| Pace::Open { arrivals, in_flight_max: IN_FLIGHT_MAX };
-            let poisson = open(Arrivals::Poisson { rate: best * POISSON_LOAD });
+            let poisson_pace = open(Arrivals::Poisson { rate: best * POISSON_LOAD });
             // A whole burst and its aftermath in each stretch.
             let period = bench.duration.mul_f64(longer);
             let burst = Burst { factor: 10.0, length: period / 5, period };
-            let bursts = open(Arrivals::Bursts { rate: best * BASE_LOAD, burst });
-            let poisson = on.all("Poisson", poisson, Some(bound))?;
-            let bursts = on.all("bursts of 10x", bursts, Some(bound))?;
-            for (arrivals, outcomes) in [("steady", &steady), ("Poisson", &poisson), ("bursts of 10x", &bursts)] {
-                table.rows.push(on.row(arrivals, outcomes, bound).ok_or("nothing was measured")?);
+            let bursts_pace = open(Arrivals::Bursts { rate: best * BASE_LOAD, burst });
+            let poisson = on.all("Poisson", poisson_pace, Some(bound))?;
+            let bursts = on.all("bursts of 10x", bursts_pace, Some(bound))?;
+            section.outcomes.extend(idle);
+            let searched = [
+                ("steady", steady_pace, None, steady),
+                ("Poisson", poisson_pace, Some(bound), poisson),
+                ("bursts of 10x", bursts_pace, Some(bound), bursts),
+            ];
+            for (arrivals, pace, within, search) in searched {
+                let duel = on.duel(arrivals, pace, within, &search)?;
+                table.rows.push(on.row(arrivals, &duel, bound).ok_or("nothing was measured")?);
+                section.outcomes.extend(search.into_iter().chain(duel));
             }
-            section.outcomes.extend(idle.into_iter().chain(steady).chain(poisson).chain(bursts));
         }
     }
     section.tables.push(table);
@@ -115,14 +123,30 @@ impl On<'_> {
         rounds::measure(&contenders.collect::<Result<Vec<_>, _>>()?, self.bench.rounds)
     }
 
-    /// The setting without settings is the first; the best of the others is what it is held against.
-    fn row(&self, arrivals: &str, outcomes: &[Outcome], bound: Duration) -> Option<Vec<String>> {
-        let (plain, others) = outcomes.split_first()?;
-        let best = others.iter().max_by(|one, other| one.median(GOOD).total_cmp(&other.median(GOOD)))?;
+    /// The setting without settings and the best of the others, measured once more: of twelve that are equally good, chance
+    /// makes one the best, and the search's own rounds would count that for it.
+    fn duel(
+        &self,
+        arrivals: &str,
+        pace: Pace,
+        bound: Option<Duration>,
+        search: &[Outcome],
+    ) -> Result<Vec<Outcome>, Fault> {
+        let others = search.iter().zip(self.grid).skip(1);
+        let best = others.max_by(|(one, _), (other, _)| one.median(GOOD).total_cmp(&other.median(GOOD)));
+        let (_, best) = best.ok_or("nothing was searched")?;
+        let arrivals = format!("{arrivals} again");
+        let contenders = [&self.grid[0], best].map(|setting| self.contender(setting, &arrivals, pace, bound));
+        rounds::measure(&contenders.into_iter().collect::<Result<Vec<_>, _>>()?, self.bench.rounds)
+    }
+
+    /// What a duel of two showed.
+    fn row(&self, arrivals: &str, duel: &[Outcome], bound: Duration) -> Option<Vec<String>> {
+        let [plain, best] = duel else { return None };
         let which = best.case.split(", ").skip(2).collect::<Vec<_>>().join(", ");
         let mut row = vec![self.model.to_owned(), arrivals.to_owned(), self.server.name.clone()];
         row.extend([percent(plain.ratio(best, GOOD)), number(plain.median(GOOD)), number(best.median(GOOD)), which]);
-        row.extend([number(bound.as_secs_f64() * 1e3), outcomes.iter().map(Outcome::failed).sum::<u64>().to_string()]);
+        row.extend([number(bound.as_secs_f64() * 1e3), (plain.failed() + best.failed()).to_string()]);
         Some(row)
     }
 }

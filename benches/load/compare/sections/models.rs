@@ -96,7 +96,9 @@ fn limit(bench: &Bench, work: &Work) -> Result<Limit, Fault> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("limit").arg("--file").arg(bench.models.join(work.model).join("1/model.onnx"));
     command.args(["--model", work.model, "--rounds", "1", "--lengths", &format!("{shortest}-{longest}")]);
-    command.arg("--json").arg(&json);
+    // There are eight batch sizes: together they get twice the time of one stretch.
+    let each = bench.duration.mul_f64(work.longer) / 4;
+    command.arg("--duration").arg(format!("{}ms", each.as_millis())).arg("--json").arg(&json);
     if let Some(library) = &bench.ort_lib {
         command.arg("--ort-lib").arg(library);
     }
