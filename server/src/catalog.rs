@@ -57,6 +57,8 @@ pub struct Arm {
     pub role: Role,
     /// What answers.
     pub deployment: Arc<Deployment>,
+    /// Its version as the protocols write it.
+    pub version: String,
     /// What every answer of it tells about who gave it, made once.
     pub headers: HeaderMap,
 }
@@ -106,7 +108,8 @@ impl Arm {
         // Room for what is added to a copy, so that no copy grows.
         let mut headers = HeaderMap::with_capacity(10);
         headers.extend(pairs);
-        Arc::new(Arm { role, deployment: Arc::clone(deployment), headers })
+        let version = identity.version.to_string();
+        Arc::new(Arm { role, deployment: Arc::clone(deployment), version, headers })
     }
 }
 

@@ -5,15 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 
 use tiltyard_types::RequestId;
 
-use crate::clock;
-
-/// A new UUIDv7: the millisecond it was accepted in, then 74 random bits. Unique, not secret: the random bits come
+/// A new UUIDv7: the millisecond since 1970 that it was accepted in, then 74 random bits. Unique, not secret: the random bits come
 /// from a generator per thread that the system seeded once.
-pub(crate) fn request_id() -> RequestId {
+pub(crate) fn request_id(unix_ms: u64) -> RequestId {
     let mut random = [0; 10];
     random[..8].copy_from_slice(&next().to_le_bytes());
     random[8..].copy_from_slice(&next().to_le_bytes()[..2]);
-    RequestId::new(uuid::Builder::from_unix_timestamp_millis(clock::unix_ms(), &random).into_uuid())
+    RequestId::new(uuid::Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid())
 }
 
 /// SplitMix64, by Steele, Lea and Flood, over a seed from the system.
@@ -37,7 +35,7 @@ mod tests {
 
     #[test]
     fn ids_differ_and_are_version_7() {
-        let ids: HashSet<String> = (0..10_000).map(|_| request_id().to_string()).collect();
+        let ids: HashSet<String> = (0..10_000).map(|_| request_id(1).to_string()).collect();
         assert_eq!(ids.len(), 10_000);
         assert!(ids.iter().all(|id| id.as_bytes()[14] == b'7'));
     }

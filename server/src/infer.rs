@@ -34,6 +34,8 @@ pub struct Accepted {
     pub id: RequestId,
     /// When it was accepted.
     pub at: Moment,
+    /// The same on the wall clock, in milliseconds since 1970.
+    pub unix_ms: u64,
     /// When its client stops waiting, if the protocol said so.
     pub timeout: Option<Duration>,
     /// Bytes of its body.
@@ -43,7 +45,8 @@ pub struct Accepted {
 impl Accepted {
     /// Names a request that arrives now.
     pub fn now(timeout: Option<Duration>, bytes: usize) -> Accepted {
-        Accepted { id: ids::request_id(), at: clock::now(), timeout, bytes }
+        let unix_ms = clock::unix_ms();
+        Accepted { id: ids::request_id(unix_ms), at: clock::now(), unix_ms, timeout, bytes }
     }
 }
 
@@ -180,13 +183,18 @@ impl Watch {
             answer.queue,
             answer.times,
             total,
-            clock::unix_ms(),
+            self.accepted.unix_ms,
         );
     }
 
     fn failed(&mut self, kind: ErrorKind) {
         self.done = true;
-        self.arm.deployment.stats.failed(self.arm.role.way(), kind, clock::now() - self.accepted.at, clock::unix_ms());
+        self.arm.deployment.stats.failed(
+            self.arm.role.way(),
+            kind,
+            clock::now() - self.accepted.at,
+            self.accepted.unix_ms,
+        );
     }
 }
 

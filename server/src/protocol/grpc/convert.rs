@@ -14,7 +14,7 @@ use tiltyard_types::{
 
 use crate::infer::Outcome;
 use crate::manage::no_shared_memory;
-use crate::protocol::{classification, strings};
+use crate::protocol::strings;
 
 /// Decodes a request. Fails on unknown data types, negative axes, and contents that are not what the shape says.
 pub(super) fn request(message: pb::ModelInferRequest, version: Option<u64>) -> Result<InferRequest> {
@@ -178,25 +178,14 @@ fn parameters(message: BTreeMap<String, pb::InferParameter>) -> Result<Parameter
 }
 
 /// Encodes an outcome: tensors always as raw contents.
-pub(super) fn response(
-    name: String,
-    id: String,
-    requested: &[RequestedOutput],
-    outcome: Outcome,
-) -> Result<pb::ModelInferResponse> {
+pub(super) fn response(name: String, id: String, outcome: Outcome) -> pb::ModelInferResponse {
     let mut response = pb::ModelInferResponse {
         model_name: name,
-        model_version: outcome.arm.deployment.identity.version.to_string(),
+        model_version: outcome.arm.version.clone(),
         id,
         ..Default::default()
     };
-    for (position, NamedTensor { name, tensor }) in outcome.outputs.into_iter().enumerate() {
-        let parameters = requested.get(position).map(|output| &output.parameters);
-        let classes = parameters.map(classification::requested).transpose()?.flatten();
-        let tensor = match classes {
-            Some(count) => classification::classify(&outcome.arm.deployment, &name, &tensor, count)?,
-            None => tensor,
-        };
+    for NamedTensor { name, tensor } in outcome.outputs {
         response.outputs.push(pb::model_infer_response::InferOutputTensor {
             name,
             datatype: tensor.dtype().name().to_owned(),
@@ -208,5 +197,5 @@ pub(super) fn response(
             None => tensor.bytes().cloned().unwrap_or_default(),
         });
     }
-    Ok(response)
+    response
 }

@@ -3,6 +3,7 @@
 mod convert;
 pub(crate) mod health;
 mod manage;
+mod quick;
 pub(crate) mod reflection;
 pub(crate) mod wire;
 
@@ -15,10 +16,11 @@ use http_body::Body;
 use prost::Message;
 use tiltyard_proto::inference as pb;
 use tiltyard_proto::inference::infer_parameter::ParameterChoice;
-use tiltyard_types::{Error, Result};
+use tiltyard_types::{Error, InferRequest, NamedTensor, Result};
 
-use super::{identity_headers, parse_version, status};
-use crate::infer::{Accepted, log_failure};
+use super::{classification, identity_headers, parse_version, status};
+use crate::catalog::Arm;
+use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
 use wire::{Code, CompressionPolicy, Encoder, GrpcBody, MessageStream, Status};
 
@@ -90,9 +92,72 @@ where
     let started = Accepted::now(timeout, 0);
     let message = read(service, parts, body).await?;
     let accepted = Accepted { bytes: message.len(), ..started };
-    let (response, metadata) = infer(service, decode(message)?, accepted).await?;
-    let framed = Encoder::negotiate(&parts.headers, COMPRESSION).frame(&response)?;
-    Ok(wire::unary_response(framed, metadata))
+    let incoming = Incoming::read(message)?;
+    let encoder = Encoder::negotiate(&parts.headers, COMPRESSION);
+    let answered = infer(service, incoming, accepted).await?;
+    let metadata = identity_headers(&answered.outcome);
+    Ok(wire::unary_response(answered.framed(encoder)?, metadata))
+}
+
+/// An inference as it was read.
+enum Incoming {
+    /// It has names and raw tensors only.
+    Quick(InferRequest),
+    /// It may hold anything.
+    Full(pb::ModelInferRequest),
+}
+
+impl Incoming {
+    fn read(message: Bytes) -> Result<Incoming, Status> {
+        match quick::read(&message) {
+            Some(request) => Ok(Incoming::Quick(request)),
+            None => decode(message).map(Incoming::Full),
+        }
+    }
+
+    /// The names that the client gave to the model and to the request.
+    fn names(&self) -> (String, String) {
+        match self {
+            Incoming::Quick(request) => (request.model.clone(), request.id.clone()),
+            Incoming::Full(message) => (message.model_name.clone(), message.id.clone()),
+        }
+    }
+
+    /// Whom it reaches, and what is asked. A model that is not there is told before a mistake in the inputs.
+    fn resolve(self, service: &Service) -> Result<(Arc<Arm>, InferRequest)> {
+        let catalog = service.inference.catalog.load();
+        match self {
+            Incoming::Quick(request) => Ok((catalog.route(&request.model, request.version)?, request)),
+            Incoming::Full(message) => {
+                let version = parse_version(&message.model_version)?;
+                let arm = catalog.route(&message.model_name, version)?;
+                Ok((arm, convert::request(message, version)?))
+            }
+        }
+    }
+}
+
+/// An outcome, with what its answer repeats of the request.
+struct Answered {
+    model: String,
+    id: String,
+    outcome: Outcome,
+}
+
+impl Answered {
+    /// The answer as a frame.
+    fn framed(self, encoder: Encoder) -> Result<Bytes, Status> {
+        match quick::write(&self.model, &self.outcome.arm.version, &self.id, &self.outcome.outputs) {
+            Some(framed) => Ok(encoder.pack(framed)),
+            // Too large: the generated code says so.
+            None => encoder.frame(&self.message()),
+        }
+    }
+
+    /// The answer as a message.
+    fn message(self) -> pb::ModelInferResponse {
+        convert::response(self.model, self.id, self.outcome)
+    }
 }
 
 /// The answer to a call that failed, with a line for who looks for it.
@@ -101,30 +166,29 @@ fn refused(status: Status) -> Response<GrpcBody> {
     status.into_response()
 }
 
-async fn infer(
-    service: &Service,
-    message: pb::ModelInferRequest,
-    accepted: Accepted,
-) -> Result<(pb::ModelInferResponse, HeaderMap)> {
-    let (name, id) = (message.model_name.clone(), message.id.clone());
-    try_infer(service, message, accepted).await.inspect_err(|error: &Error| {
-        service.totals.note_failure(error.kind());
-        log_failure(accepted.id, &name, &id, error);
-    })
+async fn infer(service: &Service, incoming: Incoming, accepted: Accepted) -> Result<Answered> {
+    let (model, id) = incoming.names();
+    match try_infer(service, incoming, accepted).await {
+        Ok(outcome) => Ok(Answered { model, id, outcome }),
+        Err(error) => {
+            service.totals.note_failure(error.kind());
+            log_failure(accepted.id, &model, &id, &error);
+            Err(error)
+        }
+    }
 }
 
-async fn try_infer(
-    service: &Service,
-    message: pb::ModelInferRequest,
-    accepted: Accepted,
-) -> Result<(pb::ModelInferResponse, HeaderMap)> {
-    let version = parse_version(&message.model_version)?;
-    let arm = service.inference.catalog.load().route(&message.model_name, version)?;
-    let request = convert::request(message, version)?;
-    let (name, id, outputs) = (request.model.clone(), request.id.clone(), request.outputs.clone());
-    let outcome = service.inference.infer(request, arm, accepted).await?;
-    let metadata = identity_headers(&outcome);
-    Ok((convert::response(name, id, &outputs, outcome)?, metadata))
+async fn try_infer(service: &Service, incoming: Incoming, accepted: Accepted) -> Result<Outcome> {
+    let (arm, request) = incoming.resolve(service)?;
+    let classes: Vec<Option<usize>> =
+        request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
+    let mut outcome = service.inference.infer(request, arm, accepted).await?;
+    for (NamedTensor { name, tensor }, count) in outcome.outputs.iter_mut().zip(classes) {
+        if let Some(count) = count {
+            *tensor = classification::classify(&outcome.arm.deployment, name, tensor, count)?;
+        }
+    }
+    Ok(outcome)
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
@@ -144,8 +208,9 @@ where
             let request: pb::ModelInferRequest = decode(message)?;
             let id = request.id.clone();
             let wants_final = asks_for_final_marker(&request);
-            let answer = match infer(&service, request, accepted).await {
-                Ok((mut response, _)) => {
+            let answer = match infer(&service, Incoming::Full(request), accepted).await {
+                Ok(answered) => {
+                    let mut response = answered.message();
                     if wants_final {
                         let yes = pb::InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
                         response.parameters.insert("triton_final_response".to_owned(), yes);

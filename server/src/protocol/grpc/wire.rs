@@ -18,7 +18,7 @@ use http::{HeaderMap, Method, Response, StatusCode, Version};
 
 pub(crate) use compression::{CompressionPolicy, Encoder};
 pub(crate) use read::{MessageStream, read_message};
-pub(crate) use respond::{GrpcBody, MessageSender, frame, streaming_response, unary_response};
+pub(crate) use respond::{GrpcBody, MessageSender, PREFIX_BYTES, frame, prefix, streaming_response, unary_response};
 pub(crate) use status::{Code, Status};
 pub(crate) use timeout::timeout;
 

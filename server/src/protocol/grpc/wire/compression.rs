@@ -88,12 +88,16 @@ impl Encoder {
 
     /// A message with its prefix; compressed only where that makes it smaller. Fails like [`frame`].
     pub(crate) fn frame(self, message: &impl Message) -> Result<Bytes, Status> {
-        let plain = frame(message)?;
+        frame(message).map(|plain| self.pack(plain))
+    }
+
+    /// A plain frame as the client gets it: compressed only where that makes it smaller.
+    pub(crate) fn pack(self, plain: Bytes) -> Bytes {
         let payload = &plain[PREFIX_BYTES..];
         if self.gzip_bytes_min.is_none_or(|bytes_min| payload.len() < bytes_min) {
-            return Ok(plain);
+            return plain;
         }
-        Ok(compressed_frame(payload).filter(|compressed| compressed.len() < plain.len()).unwrap_or(plain))
+        compressed_frame(payload).filter(|compressed| compressed.len() < plain.len()).unwrap_or(plain)
     }
 }
 

@@ -17,12 +17,12 @@ use super::compression::{Encoder, GRPC_ENCODING};
 use super::status::ok_trailers;
 use super::{Code, Status};
 
-pub(super) const PREFIX_BYTES: usize = 5;
+pub(crate) const PREFIX_BYTES: usize = 5;
 pub(super) const FLAG_PLAIN: u8 = 0;
 pub(super) const FLAG_COMPRESSED: u8 = 1;
 
 /// What stands before each message: whether it is compressed, and its length.
-pub(super) fn prefix(compressed: bool, length: u32) -> [u8; PREFIX_BYTES] {
+pub(crate) fn prefix(compressed: bool, length: u32) -> [u8; PREFIX_BYTES] {
     let [a, b, c, d] = length.to_be_bytes();
     [if compressed { FLAG_COMPRESSED } else { FLAG_PLAIN }, a, b, c, d]
 }
