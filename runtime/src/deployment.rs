@@ -24,9 +24,6 @@ use crate::turn;
 /// A run of this length at most, 99 times in 100, may be run by the thread that brought it.
 const QUICK: Duration = Duration::from_micros(50);
 
-/// How long one event loop may be kept by one deployment's runs.
-const HERE_MAX: Duration = Duration::from_micros(200);
-
 /// What the load found out about a version: its identity and how it will be run.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -104,6 +101,8 @@ pub struct Deployment {
     rows_taken_max: AtomicUsize,
     /// Whether that follows what is measured: nobody said how many it shall be.
     learns_rows: bool,
+    /// The most bytes of one row's inputs that were seen to run in a moment.
+    quick_row_bytes: AtomicUsize,
     /// How rows are put together; `None` where they may not be.
     layout: Option<Arc<Layout>>,
     compiled: Box<dyn CompiledModel>,
@@ -151,6 +150,7 @@ impl Deployment {
             example: parts.example,
             stats: Stats::default(),
             cost: Cost::default(),
+            quick_row_bytes: AtomicUsize::new(0),
             rows_taken_max: AtomicUsize::new(rows_taken_max),
             learns_rows: parts.learns_rows,
             layout,
@@ -235,17 +235,37 @@ impl Deployment {
         let layout = self.layout.clone();
         let length = layout.as_ref().and_then(|layout| layout.length(&inputs));
         let job = Job { inputs, wanted, rows, rows_gone: 0, layout, length, demand, enqueued: now, reply, held };
-        let quick = (1..=self.rows_here()).contains(&rows);
-        match if quick { turn::keep(self, job) } else { Some(job) } {
+        match if self.is_quick(&job) { turn::keep(self, job) } else { Some(job) } {
             None => Ok(pending),
             Some(job) => self.leave_to_workers(job, now, pool).map(|()| pending),
         }
     }
 
-    /// Rows that whoever brings a request runs on the spot at most; 0 where not even one is quick, or where requests are
-    /// to wait for company.
+    /// Whether a job may run on the thread that brought it: with the rows that it will be padded to, and with rows no
+    /// larger than those that were seen to run in a moment.
+    fn is_quick(&self, job: &Job) -> bool {
+        job.rows > 0
+            && self.policy.padded_rows(job.rows) <= self.rows_here()
+            && bytes_of(&job.inputs) / job.rows <= self.quick_row_bytes.load(Relaxed)
+    }
+
+    /// Rows that whoever brings a request runs on the spot at most; 0 where not even one is quick, where requests are to
+    /// wait for company, and on devices, whose runs are waited for.
     fn rows_here(&self) -> usize {
-        if self.policy.delay_max.is_zero() { self.cost.rows_within(QUICK) } else { 0 }
+        let workers_only = !self.policy.delay_max.is_zero() || self.compiled.sessions_max().is_some();
+        if workers_only { 0 } else { self.cost.rows_within(QUICK) }
+    }
+
+    /// Takes in that a run of `rows` rows of these inputs took `run`.
+    pub(crate) fn observe(&self, rows: usize, inputs: &[Option<Tensor>], run: Duration) {
+        self.cost.observe(rows, run);
+        if run <= QUICK {
+            let row_bytes = bytes_of(inputs) / rows.max(1);
+            // Read first: it grows a few times in a deployment's life, and is looked at for every request.
+            if row_bytes > self.quick_row_bytes.load(Relaxed) {
+                self.quick_row_bytes.fetch_max(row_bytes, Relaxed);
+            }
+        }
     }
 
     /// Puts a job into the queue and sends a worker if one is of use.
@@ -267,9 +287,11 @@ impl Deployment {
         Ok(())
     }
 
-    /// Runs jobs that never waited on the thread that brought them, in batches that each take a moment, for as long as an
-    /// event loop may be kept. The rest, and all of them where others wait or no session is free, go to the workers.
-    pub(crate) fn run_here(self: &Arc<Self>, jobs: Vec<Job>, pool: &Pool) {
+    /// Runs jobs that never waited on the thread that brought them, in batches that each take a moment, until `until`. The
+    /// rest, and all of them where others wait or no session is free, go to the workers.
+    pub(crate) fn run_here(self: &Arc<Self>, jobs: Vec<Job>, until: Moment, pool: &Pool) {
+        // Others may come while all sessions are leased here: they are seen to however this ends.
+        let _wake = Wake(self, pool);
         let started = pool.now();
         // The queue's own rules, on jobs that only this thread knows of.
         let rows_max = self.rows_taken_max().min(self.rows_here()).max(1);
@@ -283,7 +305,7 @@ impl Deployment {
             }
         }
         let mut now = started;
-        while now.since(started) < HERE_MAX && !queue.is_empty() && lock(&self.waiting).queue.pass() {
+        while now < until && !queue.is_empty() && lock(&self.waiting).queue.pass() {
             let finish = Finish(self);
             if let Take::Batch(jobs) = queue.take(now, &mut dead) {
                 self.run_batch(jobs, now, pool);
@@ -297,8 +319,6 @@ impl Deployment {
             // A refusal is answered where it is made.
             drop(self.leave_to_workers(job, now, pool));
         }
-        // Others may have come while all sessions were leased here.
-        self.wake(pool);
     }
 
     /// Refuses requests from now on; those that wait are still run.
@@ -420,7 +440,7 @@ impl Deployment {
         };
         let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
         self.stats.executed(batch_rows, times);
-        self.cost.observe(if layout.is_some() { frame.rows } else { batch_rows }, times.run);
+        self.observe(if layout.is_some() { frame.rows } else { batch_rows }, &inputs, times.run);
         Ok(jobs
             .iter()
             .zip(apart)
@@ -507,6 +527,20 @@ fn refuse_late(dead: Vec<Job>, now: Moment) {
             _ => "the request waited longer than its model's queue allows",
         };
         job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
+    }
+}
+
+/// Bytes of all inputs.
+fn bytes_of(inputs: &[Option<Tensor>]) -> usize {
+    inputs.iter().flatten().map(Tensor::size).sum()
+}
+
+/// Sends a worker to what waits, when this is dropped.
+struct Wake<'a>(&'a Arc<Deployment>, &'a Pool);
+
+impl Drop for Wake<'_> {
+    fn drop(&mut self) {
+        self.0.wake(self.1);
     }
 }
 

@@ -57,7 +57,7 @@ pub fn measure(
         deployment.run_alone(inputs, &wanted)?;
         let after = clock();
         if curve.note(rows, after - before) {
-            deployment.cost.observe(rows, after - before);
+            deployment.observe(rows, inputs, after - before);
         }
         if !goes_on(after, curve) {
             break;

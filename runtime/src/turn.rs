@@ -8,12 +8,16 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use crate::deployment::Deployment;
 use crate::job::Job;
 use crate::pool::Pool;
+
+/// How long an event loop may be kept by the runs of one turn.
+const TURN_MAX: Duration = Duration::from_micros(200);
 
 thread_local! {
     static TURN: RefCell<Option<Turn>> = const { RefCell::new(None) };
@@ -57,9 +61,10 @@ pub(crate) fn keep(deployment: &Arc<Deployment>, job: Job) -> Option<Job> {
 fn run(pool: &Pool) {
     let waiting =
         TURN.with_borrow_mut(|turn| turn.as_mut().map_or_else(Vec::new, |turn| std::mem::take(&mut turn.waiting)));
+    let until = pool.now() + TURN_MAX;
     for (deployment, jobs) in waiting {
         // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are dropped,
         // and the loop goes on.
-        drop(catch_unwind(AssertUnwindSafe(|| deployment.run_here(jobs, pool))));
+        drop(catch_unwind(AssertUnwindSafe(|| deployment.run_here(jobs, until, pool))));
     }
 }

@@ -43,7 +43,7 @@ const HEAVY_BYTES: usize = 1 << 20;
 
 /// Does work in proportion to `bytes`: here where it is light, on a thread beside the event loop where it is heavy.
 pub(crate) async fn beside_the_loop<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if bytes < HEAVY_BYTES {
+    if bytes < HEAVY_BYTES || tokio::runtime::Handle::try_current().is_err() {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {

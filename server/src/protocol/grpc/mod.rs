@@ -18,7 +18,7 @@ use tiltyard_proto::inference as pb;
 use tiltyard_proto::inference::infer_parameter::ParameterChoice;
 use tiltyard_types::{Error, InferRequest, NamedTensor, Result};
 
-use super::{classification, identity_headers, parse_version, status};
+use super::{beside_the_loop, classification, identity_headers, parse_version, status};
 use crate::catalog::Arm;
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
@@ -92,11 +92,13 @@ where
     let started = Accepted::now(timeout, 0);
     let message = read(service, parts, body).await?;
     let accepted = Accepted { bytes: message.len(), ..started };
-    let incoming = Incoming::read(message)?;
+    let incoming = beside_the_loop(accepted.bytes, move || Incoming::read(message)).await?;
     let encoder = Encoder::negotiate(&parts.headers, COMPRESSION);
     let answered = infer(service, incoming, accepted).await?;
     let metadata = identity_headers(&answered.outcome);
-    Ok(wire::unary_response(answered.framed(encoder)?, metadata))
+    let bytes = answered.outcome.outputs.iter().map(|output| output.tensor.size()).sum();
+    let framed = beside_the_loop(bytes, move || answered.framed(encoder)).await?;
+    Ok(wire::unary_response(framed, metadata))
 }
 
 /// An inference as it was read.

@@ -10,6 +10,7 @@ use http_body::Body;
 use super::compression::Declared;
 use super::respond::{FLAG_COMPRESSED, FLAG_PLAIN, PREFIX_BYTES};
 use super::{Code, Status};
+use crate::protocol::beside_the_loop;
 
 /// Memory taken for a message on its client's word; beyond it, only what arrives takes any.
 const TRUSTED_BYTES_MAX: usize = 1 << 20;
@@ -64,10 +65,14 @@ where
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some((compressed, payload)) = self.take_message()? {
-                return match compressed {
-                    false => Ok(Some(payload)),
-                    true => self.encoding.decompress(&payload, self.message_bytes_max).map(Some),
-                };
+                let payload_bytes = payload.len();
+                if !compressed {
+                    return Ok(Some(payload));
+                }
+                let (encoding, bytes_max) = (self.encoding, self.message_bytes_max);
+                let plain = move || encoding.decompress(&payload, bytes_max);
+                // What it grows to is not known yet; this is what dense numbers do.
+                return beside_the_loop(payload_bytes.saturating_mul(4), plain).await.map(Some);
             }
             match self.receive().await? {
                 Some(data) => self.received = data,
