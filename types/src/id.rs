@@ -72,7 +72,14 @@ impl RequestId {
 
     /// The prediction id of one row: `<request id>:<row>`.
     pub fn prediction(&self, row: usize) -> String {
-        format!("{}:{row}", self.0)
+        let mut text = String::with_capacity(40);
+        text.push_str(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        text.push(':');
+        match row {
+            0 => text.push('0'),
+            row => text.push_str(&row.to_string()),
+        }
+        text
     }
 }
 
@@ -85,6 +92,13 @@ impl fmt::Display for RequestId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn predictions_are_named_after_their_request() {
+        let id = RequestId::new(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_00ab));
+        assert_eq!(id.prediction(0), format!("{id}:0"));
+        assert_eq!(id.prediction(123), format!("{id}:123"));
+    }
 
     #[test]
     fn digests_round_trip() {

@@ -19,7 +19,7 @@ use std::fmt;
 pub use data::read_data;
 pub use reader::{DEPTH_MAX, Kind, Number, Reader};
 pub use tensor::{AXES_MAX, TensorText, read_parameters, read_tensor};
-pub use write::{NonFinite, NotUtf8, write_data, write_string};
+pub use write::{NonFinite, NotUtf8, write_data, write_string, write_unsigned};
 
 use crate::Error;
 

@@ -137,7 +137,8 @@ fn write_signed(value: i64, out: &mut Vec<u8>) {
     write_unsigned(value.unsigned_abs(), out);
 }
 
-fn write_unsigned(mut value: u64, out: &mut Vec<u8>) {
+/// Appends a whole number in decimal digits.
+pub fn write_unsigned(mut value: u64, out: &mut Vec<u8>) {
     const DIGITS_MAX: usize = 20;
     let mut digits = [0; DIGITS_MAX];
     let mut start = DIGITS_MAX;

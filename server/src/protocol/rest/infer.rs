@@ -8,7 +8,9 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http_body::Body;
-use tiltyard_types::json::{self, NonFinite, Reader, read_parameters, read_tensor, write_data, write_string};
+use tiltyard_types::json::{
+    self, NonFinite, Reader, read_parameters, read_tensor, write_data, write_string, write_unsigned,
+};
 use tiltyard_types::{
     Error, InferRequest, NamedTensor, Parameter, Parameters, RequestedOutput, Result, Shape, Signature, Tensor,
 };
@@ -254,11 +256,12 @@ fn raw_input(signature: &Signature, body: &Bytes) -> Result<NamedTensor> {
 }
 
 fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool, outcome: &Outcome) -> Result<Reply> {
-    let version = outcome.arm.deployment.identity.version;
     let mut text = Vec::with_capacity(256);
     text.extend_from_slice(b"{\"model_name\":");
     write_string(model, &mut text);
-    text.extend_from_slice(format!(",\"model_version\":\"{version}\"").as_bytes());
+    text.extend_from_slice(b",\"model_version\":\"");
+    text.extend_from_slice(outcome.arm.version.as_bytes());
+    text.push(b'"');
     if !id.is_empty() {
         text.extend_from_slice(b",\"id\":");
         write_string(id, &mut text);
@@ -292,14 +295,25 @@ fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool
 fn write_output(name: &str, tensor: &Tensor, binary: Option<&mut Vec<Bytes>>, text: &mut Vec<u8>) -> Result<()> {
     text.extend_from_slice(b"{\"name\":");
     write_string(name, text);
-    text.extend_from_slice(format!(",\"datatype\":\"{}\",\"shape\":{}", tensor.dtype(), tensor.shape()).as_bytes());
+    text.extend_from_slice(b",\"datatype\":\"");
+    text.extend_from_slice(tensor.dtype().name().as_bytes());
+    text.extend_from_slice(b"\",\"shape\":[");
+    for (position, &axis) in tensor.shape().iter().enumerate() {
+        if position > 0 {
+            text.push(b',');
+        }
+        write_unsigned(axis as u64, text);
+    }
+    text.push(b']');
     match binary {
         Some(binary) => {
             let part = match tensor.as_strings() {
                 Some(elements) => strings::encode(elements),
                 None => tensor.bytes().cloned().unwrap_or_default(),
             };
-            text.extend_from_slice(format!(",\"parameters\":{{\"binary_data_size\":{}}}", part.len()).as_bytes());
+            text.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+            write_unsigned(part.len() as u64, text);
+            text.push(b'}');
             binary.push(part);
         }
         None => {

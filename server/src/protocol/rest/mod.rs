@@ -215,6 +215,9 @@ fn segments(path: &str) -> Result<Vec<String>> {
 }
 
 fn decode_percent(part: &str) -> Option<String> {
+    if !part.contains('%') {
+        return Some(part.to_owned());
+    }
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
