@@ -268,7 +268,8 @@ impl Deployment {
     }
 
     /// Runs jobs that never waited on the thread that brought them, in batches that each take a moment, for as long as an
-    /// event loop may be kept. The rest, and all of them where others wait or no session is free, go to the workers.
+    /// event loop may be kept. The rest, and all of them where others wait or no session is free, go to the workers. Then
+    /// call [`Deployment::wake`], however it went: others may have come while all sessions were leased here.
     pub(crate) fn run_here(self: &Arc<Self>, jobs: Vec<Job>, pool: &Pool) {
         let started = pool.now();
         // The queue's own rules, on jobs that only this thread knows of.
@@ -297,8 +298,6 @@ impl Deployment {
             // A refusal is answered where it is made.
             drop(self.leave_to_workers(job, now, pool));
         }
-        // Others may have come while all sessions were leased here.
-        self.wake(pool);
     }
 
     /// Refuses requests from now on; those that wait are still run.
@@ -350,7 +349,7 @@ impl Deployment {
         }
     }
 
-    /// Sends a worker if something waits and there is room for one: called when a wait is over.
+    /// Sends a worker if something waits and there is room for one: called when a wait is over, and after runs here.
     pub(crate) fn wake(self: &Arc<Self>, pool: &Pool) {
         let send = {
             let mut waiting = lock(&self.waiting);
@@ -552,6 +551,9 @@ pub(crate) mod tests;
 
 #[cfg(all(test, not(shuttle)))]
 mod batching_tests;
+
+#[cfg(all(test, not(shuttle)))]
+mod turn_tests;
 
 #[cfg(all(test, shuttle))]
 mod interleavings;

@@ -61,5 +61,6 @@ fn run(pool: &Pool) {
         // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are dropped,
         // and the loop goes on.
         drop(catch_unwind(AssertUnwindSafe(|| deployment.run_here(jobs, pool))));
+        deployment.wake(pool);
     }
 }
