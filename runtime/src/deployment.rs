@@ -370,7 +370,7 @@ impl Deployment {
         }
     }
 
-    /// Sends a worker if something waits and there is room for one: called when a wait is over.
+    /// Sends a worker if something waits and there is room for one: called when a wait is over, and after runs here.
     pub(crate) fn wake(self: &Arc<Self>, pool: &Pool) {
         let send = {
             let mut waiting = lock(&self.waiting);
@@ -586,6 +586,9 @@ pub(crate) mod tests;
 
 #[cfg(all(test, not(shuttle)))]
 mod batching_tests;
+
+#[cfg(all(test, not(shuttle)))]
+mod turn_tests;
 
 #[cfg(all(test, shuttle))]
 mod interleavings;

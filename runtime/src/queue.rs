@@ -161,10 +161,10 @@ impl<J: Waiting> Queue<J> {
         self.running -= 1;
     }
 
-    /// Lets a batch run that never waited here, where it overtakes nobody and there is room for it. Then call
-    /// [`Queue::finish`].
+    /// Lets a batch run that never waited here, where it overtakes nobody, there is room for it, and new jobs are taken.
+    /// Then call [`Queue::finish`].
     pub fn pass(&mut self) -> bool {
-        let may = self.jobs == 0 && self.running < self.policy.runs_max;
+        let may = !self.draining && self.jobs == 0 && self.running < self.policy.runs_max;
         self.running += usize::from(may);
         may
     }

@@ -17,7 +17,7 @@ use crate::job::Job;
 use crate::pool::Pool;
 
 /// How long an event loop may be kept by the runs of one turn.
-const TURN_MAX: Duration = Duration::from_micros(200);
+pub(crate) const TURN_MAX: Duration = Duration::from_micros(200);
 
 thread_local! {
     static TURN: RefCell<Option<Turn>> = const { RefCell::new(None) };
