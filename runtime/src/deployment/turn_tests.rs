@@ -166,7 +166,9 @@ impl Bench {
     }
 
     fn learn(&self, rows: usize, run: Duration) {
-        (0..1_000).for_each(|_| self.deployment.cost.observe(rows, run));
+        // Rows larger than any that the tests ask for.
+        let inputs = [Some(Tensor::from_slice([rows, 16], &vec![0f32; rows * 16]).unwrap())];
+        (0..1_000).for_each(|_| self.deployment.observe(rows, &inputs, run));
         self.deployment.cost.settle();
     }
 
@@ -188,11 +190,10 @@ impl Bench {
         })
     }
 
-    /// Lets the event loop turn until so many jobs wait for workers.
-    async fn turn_until_waiting(&self, jobs: usize) {
-        while self.deployment.queue_len() != jobs {
-            yield_now().await;
-        }
+    /// Lets the event loop end its turn; so many jobs then wait for workers.
+    async fn ends_turn_with(&self, jobs: usize) {
+        end_turn().await;
+        assert_eq!(self.deployment.queue_len(), jobs);
     }
 
     /// Does what workers would, in a pool that has none.
@@ -225,6 +226,12 @@ fn policy(runs_max: usize) -> QueuePolicy {
 
 fn unproved() -> BatchAxis {
     BatchAxis::Unproved("by the test".into())
+}
+
+/// Comes back when the event loop has seen to everything that was ready, twice over.
+async fn end_turn() {
+    yield_now().await;
+    yield_now().await;
 }
 
 async fn values(pending: Result<Pending>) -> Result<Vec<f32>> {
@@ -328,7 +335,7 @@ fn while_all_sessions_are_leased_requests_wait_for_workers() {
         let first = bench.ask(&[9.0; 5]);
         bench.script.wait_for_runs(1);
         let asked = [bench.ask(&[1.0]), bench.ask(&[2.0]), bench.ask(&[3.0])];
-        bench.turn_until_waiting(3).await;
+        bench.ends_turn_with(3).await;
         bench.script.open();
         assert_eq!(values(first).await.unwrap(), [18.0; 5]);
         for (pending, expected) in asked.into_iter().zip([2.0, 4.0, 6.0]) {
@@ -344,7 +351,7 @@ fn who_waits_already_is_not_overtaken() {
     bench.on_a_loop(async {
         let first = bench.ask(&[9.0; 5]);
         let asked = [bench.ask(&[1.0]), bench.ask(&[2.0])];
-        bench.turn_until_waiting(3).await;
+        bench.ends_turn_with(3).await;
         assert_eq!(bench.script.runs(), [], "a session is free, but somebody was there before");
         bench.work();
         assert_eq!(values(first).await.unwrap(), [18.0; 5]);
@@ -411,9 +418,8 @@ fn the_late_and_the_gone_do_not_run() {
         assert_eq!(bench.let_go.load(Relaxed), 1);
         // A turn of nobody but the gone.
         (4..8).for_each(|i| drop(bench.ask(&[i as f32]).unwrap()));
-        while bench.let_go.load(Relaxed) < 5 {
-            yield_now().await;
-        }
+        end_turn().await;
+        assert_eq!(bench.let_go.load(Relaxed), 5);
         assert_eq!(values(bench.ask(&[8.0])).await.unwrap(), [16.0]);
     });
     bench.assert_ran_here(&[&[3.], &[8.]]);
@@ -466,7 +472,7 @@ fn workers_take_over_where_a_turn_has_had_its_time() {
     let bench = Bench::quick(BatchAxis::None, 0, policy(1));
     bench.on_a_loop(async {
         let asked: Vec<Pending> = (0..5).map(|i| bench.ask(&[LONG, i as f32]).unwrap()).collect();
-        bench.turn_until_waiting(3).await;
+        bench.ends_turn_with(3).await;
         bench.assert_ran_here(&[&[LONG, 0.], &[LONG, 1.]]);
         bench.work();
         for (i, pending) in asked.into_iter().enumerate() {
@@ -483,7 +489,7 @@ fn what_the_queue_has_no_room_for_is_answered() {
     bench.on_a_loop(async {
         let first = bench.ask(&[9.0; 5]);
         let asked: Vec<Pending> = (0..5).map(|i| bench.ask(&[i as f32]).unwrap()).collect();
-        bench.turn_until_waiting(3).await;
+        bench.ends_turn_with(3).await;
         assert_eq!(bench.let_go.load(Relaxed), 3, "the refused hold nothing any more");
         bench.work();
         assert_eq!(values(first).await.unwrap(), [18.0; 5]);
@@ -584,4 +590,19 @@ proptest! {
         });
         prop_assert_eq!(bench.let_go.load(Relaxed), asks.len());
     }
+}
+
+#[test]
+fn rows_larger_than_those_known_to_be_quick_are_left_to_workers() {
+    let bench = Bench::quick(BatchAxis::None, 0, policy(1));
+    bench.on_a_loop(async {
+        // Without a batch axis each request is one row, however long it is: of 64 bytes at most, as far as is known.
+        let small = bench.ask(&[1.0; 16]).unwrap();
+        bench.ends_turn_with(0).await;
+        assert_eq!(values(Ok(small)).await.unwrap(), [2.0; 16]);
+        let large = bench.ask(&[2.0; 17]).unwrap();
+        bench.ends_turn_with(1).await;
+        bench.work();
+        assert_eq!(values(Ok(large)).await.unwrap(), [4.0; 17]);
+    });
 }
