@@ -16,7 +16,7 @@ use tiltyard_types::{Digest, Tensor};
 use crate::compare::{Tolerance, compare};
 use crate::engine::{CompiledModel, Engine};
 use crate::pool::Clock;
-use crate::profile::cpu_name;
+use crate::profile::{cpu_name, replace};
 use crate::prove::contained;
 
 /// How long one engine is timed at most.
@@ -148,16 +148,9 @@ fn read_choice(file: &PathBuf) -> Option<String> {
 }
 
 /// A folder that cannot be written costs the next start a measurement, nothing else.
-fn keep_choice(file: &PathBuf, engine: &str) {
-    let write = || -> std::io::Result<()> {
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let temporary = file.with_extension("tmp");
-        fs::write(&temporary, serde_json::to_vec(&Choice { engine: engine.to_owned() })?)?;
-        fs::rename(temporary, file)
-    };
-    if let Err(error) = write() {
+fn keep_choice(file: &Path, engine: &str) {
+    let text = serde_json::to_vec(&Choice { engine: engine.to_owned() }).map_err(std::io::Error::from);
+    if let Err(error) = text.and_then(|text| replace(file, &text)) {
         tracing::debug!(%error, file = %file.display(), "the choice of engine is not kept");
     }
 }

@@ -214,8 +214,22 @@ impl Deployment {
             Some((name, other)) if self.batch_axis == BatchAxis::Proved => Err(Error::invalid(format!(
                 "inputs disagree about the number of rows: {first_name:?} has {rows}, {name:?} has {other}"
             ))),
+            _ if self.batch_axis == BatchAxis::Proved && rows > self.policy.rows_max && self.are_empty(inputs) => {
+                Err(Error::invalid(format!(
+                    "{first_name:?} has {rows} rows without a single element, expected at most {} of such rows: send rows that hold data",
+                    self.policy.rows_max
+                )))
+            }
             _ => Ok(rows),
         }
+    }
+
+    /// Whether no input that has rows has an element. Such rows cost their client nothing, whatever their number: nothing
+    /// bounds what they cost here but to refuse them.
+    fn are_empty(&self, inputs: &[Option<Tensor>]) -> bool {
+        let has_rows = |position| self.layout.as_ref().is_none_or(|layout| layout.has_rows(position));
+        let mut with_rows = inputs.iter().enumerate().filter(|(position, _)| has_rows(*position));
+        with_rows.all(|(_, input)| input.as_ref().is_none_or(|tensor| tensor.elements() == 0))
     }
 
     /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
@@ -408,10 +422,7 @@ impl Deployment {
             jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
         let batch_rows = parts.iter().map(|part| part.rows).sum();
         let layout = jobs.first().and_then(|job| job.layout.as_ref());
-        let frame = Extent {
-            rows: self.policy.padded_rows(batch_rows),
-            length: parts.iter().filter_map(|part| part.length).max().map(|length| self.policy.padded_length(length)),
-        };
+        let frame = self.policy.frame(&parts, || jobs.iter().map(Job::size).sum());
         let inputs = match (layout, jobs) {
             (Some(layout), _) => {
                 let views: SmallVec<[&[Option<Tensor>]; 1]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();

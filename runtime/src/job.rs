@@ -58,6 +58,12 @@ impl Job {
         }
     }
 
+    /// Bytes that its inputs take in a run, those of text with what points to it.
+    pub(crate) fn size(&self) -> usize {
+        let texts = |tensor: &Tensor| tensor.as_strings().map_or(0, std::mem::size_of_val);
+        self.inputs.iter().flatten().map(|tensor| tensor.size() + texts(tensor)).sum()
+    }
+
     fn slice(&self, rows: Range<usize>) -> Vec<Option<Tensor>> {
         let kept = |position: usize, tensor: &Tensor| match &self.layout {
             Some(layout) if layout.has_rows(position) => tensor.rows(rows.clone()),

@@ -20,7 +20,8 @@ pub(crate) struct Join(Mutex<State>);
 struct State {
     /// `None` once the request is answered.
     sender: Option<oneshot::Sender<Result<Answer>>>,
-    /// The answers so far, each with the row it begins at.
+    /// The answers so far, each with the row it begins at. There are no more than the request has rows, each of which came
+    /// with data (see [`Deployment::rows`](crate::deployment::Deployment::rows)), and one for each run that they need.
     parts: Vec<(usize, Answer)>,
     /// Rows that are not answered yet. Each part counts its rows off, and the request ends with the last.
     rows_left: usize,

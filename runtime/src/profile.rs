@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -120,18 +121,27 @@ impl Place {
             p99_ns: point.p99.map(nanos),
         };
         let kept = Kept { subject: self.subject.clone(), best_rows, points: points.iter().map(kept_point).collect() };
-        let write = || -> std::io::Result<()> {
-            if let Some(folder) = self.file.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let temporary = self.file.with_extension("tmp");
-            fs::write(&temporary, serde_json::to_vec_pretty(&kept)?)?;
-            fs::rename(temporary, &self.file)
-        };
-        if let Err(error) = write() {
+        let text = serde_json::to_vec_pretty(&kept).map_err(std::io::Error::from);
+        if let Err(error) = text.and_then(|text| replace(&self.file, &text)) {
             tracing::debug!(%error, file = %self.file.display(), "what runs cost is not kept");
         }
     }
+}
+
+/// Writes a file so that readers find all of the old or all of the new, whoever else writes it at that moment.
+pub(crate) fn replace(file: &Path, text: &[u8]) -> std::io::Result<()> {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let number = WRITES.fetch_add(1, Relaxed);
+    let temporary = file.with_extension(format!("{}-{number}.tmp", std::process::id()));
+    let replaced = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, file));
+    if replaced.is_err() {
+        // What cannot be removed either was not made, or is left to whoever owns the folder.
+        drop(fs::remove_file(&temporary));
+    }
+    replaced
 }
 
 /// The processor's name as the system tells it; empty where it does not.
@@ -196,6 +206,21 @@ mod tests {
         check(&good.replace("\"rows\": 1.0", "\"rows\": -1.0"));
         check(&good.replace("\"engine\": \"tract\"", "\"engine\": \"other\""));
         check(&good.replace("tract", &"t".repeat(FILE_BYTES_MAX as usize)));
+    }
+
+    #[test]
+    fn writers_of_one_file_do_not_disturb_one_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("choice.json");
+        std::thread::scope(|scope| {
+            for writer in 0..4u8 {
+                let file = &file;
+                scope.spawn(move || (0..200).for_each(|_| replace(file, &vec![writer; 10_000]).unwrap()));
+            }
+        });
+        let text = fs::read(&file).unwrap();
+        assert!(text.len() == 10_000 && text.iter().all(|byte| *byte == text[0]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
     }
 
     #[test]

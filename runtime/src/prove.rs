@@ -5,17 +5,19 @@
 //! Inputs without a batch axis are the same for all rows of a probe, as they will be for all requests of a batch.
 
 mod lengths;
+mod shown;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tiltyard_types::{Buffer, DataType, Dim, Shape, Signature, Tensor, TensorSpec};
 
 use crate::batch::{Extent, Layout};
-use crate::compare::{Tolerance, compare};
 use crate::deployment::{BatchAxis, panic_text};
 use crate::engine::{EngineError, Session};
 
 pub use self::lengths::prove_padding;
+
+use self::shown::{Findings, Nan, Shown, shown};
 
 /// Rows that the probes are made of.
 const PROBE_ROWS: usize = 4;
@@ -34,24 +36,31 @@ pub fn has_batch_axis(signature: &Signature) -> bool {
 /// Runs the probes in `session`. `example` holds one known good request, in the signature's order, where there is one.
 pub fn prove(signature: &Signature, example: Option<&[Option<Tensor>]>, session: &mut dyn Session) -> BatchAxis {
     let Some(layout) = Layout::of(signature) else { return BatchAxis::None };
-    let mut reason = String::from("no probe could be made for its shapes");
-    let mut proved = false;
+    match try_sets(&layout, signature, example, session) {
+        Ok(()) => BatchAxis::Proved,
+        Err(reason) => BatchAxis::Unproved(reason),
+    }
+}
+
+fn try_sets(
+    layout: &Layout,
+    signature: &Signature,
+    example: Option<&[Option<Tensor>]>,
+    session: &mut dyn Session,
+) -> Result<(), String> {
+    let mut findings = Findings::none("no probe could be made for its shapes");
     if let Some(example) = example {
-        match try_rows(&rows_like(example, &layout), &layout, signature, session) {
-            // Rows made of one by moving its numbers may be alike in what matters: made-up ones may still refute.
-            Ok(()) => proved = true,
-            Err(Failure::Differs(what)) => return BatchAxis::Unproved(what),
-            Err(Failure::NoRun(error)) => return BatchAxis::Unproved(format!("the probes did not run: {error}")),
+        // Rows made of one by moving its numbers may be alike in what matters: made-up ones may still refute.
+        findings.add_known(try_rows(&rows_like(example, layout), Nan::Tells, layout, signature, session))?;
+    }
+    for &numbers in Numbers::for_inputs(signature) {
+        for rows in LENGTHS.iter().filter_map(|&length| rows_of_numbers(signature, length, numbers)) {
+            if findings.add(try_rows(&rows, numbers.nan(), layout, signature, session))? {
+                break;
+            }
         }
     }
-    for rows in LENGTHS.iter().filter_map(|&length| made_up_rows(signature, length)) {
-        match try_rows(&rows, &layout, signature, session) {
-            Ok(()) => return BatchAxis::Proved,
-            Err(Failure::Differs(what)) => return BatchAxis::Unproved(what),
-            Err(Failure::NoRun(error)) => reason = format!("the probes did not run: {error}"),
-        }
-    }
-    if proved { BatchAxis::Proved } else { BatchAxis::Unproved(reason) }
+    findings.verdict()
 }
 
 enum Failure {
@@ -63,7 +72,13 @@ enum Failure {
 
 type Row = Vec<Option<Tensor>>;
 
-fn try_rows(rows: &[Row], layout: &Layout, signature: &Signature, session: &mut dyn Session) -> Result<(), Failure> {
+fn try_rows(
+    rows: &[Row],
+    nan: Nan,
+    layout: &Layout,
+    signature: &Signature,
+    session: &mut dyn Session,
+) -> Result<Shown, Failure> {
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
     let mut alone = Vec::with_capacity(rows.len());
     for row in rows {
@@ -80,7 +95,7 @@ fn try_rows(rows: &[Row], layout: &Layout, signature: &Signature, session: &mut 
             .map_err(|_| Failure::Differs("its output rows are not its input rows".into()))?;
         for (&number, answer) in probe.iter().zip(&apart) {
             for ((actual, expected), output) in answer.iter().zip(&alone[number]).zip(&signature.outputs) {
-                compare(actual, expected, Tolerance::default()).map_err(|difference| {
+                nan.compare(actual, expected).map_err(|difference| {
                     Failure::Differs(format!(
                         "output {:?} of a row depends on its neighbours: {difference}",
                         output.name
@@ -89,7 +104,7 @@ fn try_rows(rows: &[Row], layout: &Layout, signature: &Signature, session: &mut 
             }
         }
     }
-    Ok(())
+    Ok(shown(&alone, signature, nan))
 }
 
 /// Runs values that nobody vouches for: a panic of the engine is an error like any other.
@@ -139,23 +154,69 @@ fn row_like(example: &Tensor, number: usize) -> Tensor {
     rotated.unwrap_or(first)
 }
 
-/// Rows of small random numbers: zeros and ones for integers, which are legal as tokens, masks and flags.
+/// Rows of small random numbers, none of them negative: zeros and ones for integers, which are legal as tokens, masks and
+/// flags.
 ///
 /// `None` where a row would be absurdly large: shapes come from a file that nobody vouches for.
 pub fn made_up_rows(signature: &Signature, length: usize) -> Option<Vec<Row>> {
+    rows_of_numbers(signature, length, Numbers::Positive)
+}
+
+/// From where made-up floats are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Numbers {
+    /// From [0, 1), which logarithms and roots take too.
+    Positive,
+    /// From [-0.5, 0.5), and for every second row from (-0.5, 0]: a maximum or a threshold hides what is below it.
+    Signed,
+}
+
+impl Numbers {
+    /// What is worth a try: integers are the same in both.
+    fn for_inputs(signature: &Signature) -> &'static [Numbers] {
+        let is_float = |dtype| matches!(dtype, DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64);
+        match signature.inputs.iter().any(|input| !input.optional && is_float(input.dtype)) {
+            true => &[Numbers::Positive, Numbers::Signed],
+            false => &[Numbers::Positive],
+        }
+    }
+
+    /// What NaN means for such numbers.
+    fn nan(self) -> Nan {
+        match self {
+            Numbers::Positive => Nan::Tells,
+            Numbers::Signed => Nan::Excused,
+        }
+    }
+
+    /// A number for a row out of one from [0, 1).
+    fn shifted(self, row: usize, number: f32) -> f32 {
+        match self {
+            Numbers::Positive => number,
+            Numbers::Signed if row % 2 == 1 => number * -0.5,
+            Numbers::Signed => number - 0.5,
+        }
+    }
+}
+
+/// See [`made_up_rows`].
+fn rows_of_numbers(signature: &Signature, length: usize, numbers: Numbers) -> Option<Vec<Row>> {
     const ELEMENTS_MAX: usize = 1 << 24;
     let fits = |spec: &TensorSpec| made_up_shape(spec, length).elements().is_some_and(|count| count <= ELEMENTS_MAX);
     if !signature.inputs.iter().filter(|input| !input.optional).all(fits) {
         return None;
     }
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    let make = |input: &TensorSpec, random: &mut Random| (!input.optional).then(|| made_up(input, length, random));
+    let make = |row: usize, input: &TensorSpec, random: &mut Random| {
+        let mut draw = || (random.next() >> 40) as f32 / (1 << 24) as f32;
+        (!input.optional).then(|| made_up(input, length, &mut draw, &|number| numbers.shifted(row, number)))
+    };
     let mut rows: Vec<Row> = Vec::with_capacity(PROBE_ROWS);
-    for _ in 0..PROBE_ROWS {
+    for number in 0..PROBE_ROWS {
         let row = signature.inputs.iter().enumerate().map(|(position, input)| match rows.first() {
             // What has no rows is the same for all.
             Some(first) if !starts_dynamic(input) => first[position].clone(),
-            _ => make(input, &mut random),
+            _ => make(number, input, &mut random),
         });
         let row = row.collect();
         rows.push(row);
@@ -179,27 +240,29 @@ fn made_up_shape(spec: &TensorSpec, length: usize) -> Shape {
     dims.iter().enumerate().map(axis).collect()
 }
 
-fn made_up(spec: &TensorSpec, length: usize, random: &mut Random) -> Tensor {
+/// One row of an input. `draw` gives numbers from [0, 1), of which `shifted` makes the floats.
+fn made_up(spec: &TensorSpec, length: usize, draw: &mut dyn FnMut() -> f32, shifted: &dyn Fn(f32) -> f32) -> Tensor {
     let shape = made_up_shape(spec, length);
     let count = shape.elements().unwrap_or(0);
-    let mut numbers = || (random.next() >> 40) as f32 / (1 << 24) as f32;
     let tensor = match spec.dtype {
-        DataType::Fp32 => Tensor::from_slice(shape, &(0..count).map(|_| numbers()).collect::<Vec<f32>>()),
-        DataType::Fp64 => Tensor::from_slice(shape, &(0..count).map(|_| f64::from(numbers())).collect::<Vec<_>>()),
+        DataType::Fp32 => Tensor::from_slice(shape, &(0..count).map(|_| shifted(draw())).collect::<Vec<f32>>()),
+        DataType::Fp64 => {
+            Tensor::from_slice(shape, &(0..count).map(|_| f64::from(shifted(draw()))).collect::<Vec<_>>())
+        }
         DataType::Fp16 => {
-            Tensor::from_slice(shape, &(0..count).map(|_| half::f16::from_f32(numbers())).collect::<Vec<_>>())
+            Tensor::from_slice(shape, &(0..count).map(|_| half::f16::from_f32(shifted(draw()))).collect::<Vec<_>>())
         }
         DataType::Bf16 => {
-            Tensor::from_slice(shape, &(0..count).map(|_| half::bf16::from_f32(numbers())).collect::<Vec<_>>())
+            Tensor::from_slice(shape, &(0..count).map(|_| half::bf16::from_f32(shifted(draw()))).collect::<Vec<_>>())
         }
         DataType::Bytes => Tensor::strings(
             shape,
-            (0..count).map(|_| bytes::Bytes::from_static(if numbers() < 0.5 { b"a" } else { b"b" })).collect(),
+            (0..count).map(|_| bytes::Bytes::from_static(if draw() < 0.5 { b"a" } else { b"b" })).collect(),
         ),
         dtype => {
             let width = dtype.width().unwrap_or(1);
             let mut buffer = Buffer::zeroed(count * width);
-            buffer.as_bytes_mut().chunks_mut(width).for_each(|element| element[0] = u8::from(numbers() < 0.5));
+            buffer.as_bytes_mut().chunks_mut(width).for_each(|element| element[0] = u8::from(draw() < 0.5));
             Tensor::fixed(dtype, shape, buffer)
         }
     };
@@ -319,6 +382,53 @@ mod tests {
             let verdict = prove(&signature, example, &mut Scaled { by_rows: true });
             assert!(matches!(verdict, BatchAxis::Unproved(reason) if reason.contains("depends on its neighbours")));
         }
+    }
+
+    /// Answers with a row's sum, changed by what the test asks for: it is given each row's sum and the least of the batch.
+    struct Changed(fn(sum: f32, least: f32) -> f32);
+
+    impl Session for Changed {
+        fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+            let [sums] = Sums { centred: false, rows_out: |rows| rows }.run(inputs, wanted)?.try_into().unwrap();
+            let sums = sums.to_vec::<f32>().unwrap();
+            let least = sums.iter().copied().fold(f32::INFINITY, f32::min);
+            let changed: Vec<f32> = sums.iter().map(|&sum| (self.0)(sum, least)).collect();
+            Ok(vec![Tensor::from_slice([changed.len()], &changed).unwrap()])
+        }
+    }
+
+    #[test]
+    fn what_only_negative_numbers_show_is_found() {
+        let example = [Some(Tensor::from_slice([1, 3], &[1f32, 5., 7.]).unwrap())];
+        for example in [None, Some(&example[..])] {
+            let verdict = |change| prove(&signature(Dim::Dynamic(None)), example, &mut Changed(change));
+            let refuted = verdict(|sum, least| sum + least.min(0.0));
+            assert!(matches!(&refuted, BatchAxis::Unproved(reason) if reason.contains("neighbours")), "{refuted:?}");
+            // All rows answer alike until one is negative.
+            let refuted = verdict(|_, least| least.min(0.0));
+            assert!(matches!(&refuted, BatchAxis::Unproved(reason) if reason.contains("neighbours")), "{refuted:?}");
+        }
+    }
+
+    #[test]
+    fn answers_that_do_not_depend_on_the_row_are_no_reason_against_sharing() {
+        assert_eq!(prove(&signature(Dim::Dynamic(None)), None, &mut Changed(|_, _| 7.0)), BatchAxis::Proved);
+    }
+
+    #[test]
+    fn not_a_number_proves_nothing_and_refutes_nothing() {
+        let verdict = |example, change| prove(&signature(Dim::Dynamic(None)), example, &mut Changed(change));
+        let unproved = verdict(None, |_, _| f32::NAN);
+        assert!(matches!(&unproved, BatchAxis::Unproved(reason) if reason.contains("is NaN")), "{unproved:?}");
+        // A logarithm of made-up negative numbers.
+        assert_eq!(verdict(None, |sum, _| sum.ln()), BatchAxis::Proved);
+        // Which NaN it is, or whether it is one in company, is no matter outside of what the model is made for.
+        let odd = |sum: f32, least: f32| if sum < 0.0 && sum == least { f32::NAN } else { sum.max(0.0) };
+        assert_eq!(verdict(None, odd), BatchAxis::Proved);
+        // A known request shows what the made-up ones do not.
+        let example = [Some(Tensor::from_slice([1, 3], &[1f32, 5., 7.]).unwrap())];
+        let above = |sum: f32, _: f32| if sum > 10.0 { sum } else { f32::NAN };
+        assert_eq!(verdict(Some(&example), above), BatchAxis::Proved);
     }
 
     #[test]

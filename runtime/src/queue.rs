@@ -121,10 +121,7 @@ impl<J: Waiting> Queue<J> {
         self.jobs += 1;
         self.rows = self.rows.saturating_add(job.rows());
         self.bytes = self.bytes.saturating_add(job.bytes());
-        let rank = match u32::try_from(level) {
-            Ok(0) => now,
-            level => now + self.policy.ageing.saturating_mul(level.unwrap_or(u32::MAX)),
-        };
+        let rank = self.rank(level, now);
         let expires = earlier(job.deadline(), wait_max.map(|wait| now + wait));
         self.lanes[level].push_back(Entry { enqueued: now, rank, expires, job });
         let worth_a_look = self.policy.delay_max.is_zero()
@@ -144,7 +141,7 @@ impl<J: Waiting> Queue<J> {
         let plan = self.plan(now, &mut picks);
         let take = match plan.hold {
             Some(until) if !self.draining => Take::Wait(until),
-            _ => match self.carry_out(&picks, dead) {
+            _ => match self.carry_out(&picks, now, dead) {
                 batch if batch.is_empty() => Take::Idle,
                 batch => {
                     self.running += 1;
@@ -206,10 +203,20 @@ impl<J: Waiting> Queue<J> {
         full
     }
 
-    /// Takes out what was picked. What was passed over, and the rest of a job that was cut, stay in front.
-    fn carry_out(&mut self, picks: &[Pick], dead: &mut Vec<J>) -> Vec<J> {
+    /// The place in the order in which jobs leave, of one that comes now.
+    fn rank(&self, level: usize, now: Moment) -> Moment {
+        match u32::try_from(level) {
+            Ok(0) => now,
+            level => now + self.policy.ageing.saturating_mul(level.unwrap_or(u32::MAX)),
+        }
+    }
+
+    /// Takes out what was picked. What was passed over stays in front. The rest of a job that was cut goes to the back, as
+    /// though it came now, but for the time it has left: however large it is, it takes turns with others.
+    fn carry_out(&mut self, picks: &[Pick], now: Moment, dead: &mut Vec<J>) -> Vec<J> {
         let mut batch = Vec::with_capacity(picks.len());
         let mut kept: Vec<(usize, Entry<J>)> = Vec::new();
+        let mut rest: Option<(usize, Entry<J>)> = None;
         for pick in picks {
             let Some(mut entry) = self.lanes[pick.lane].pop_front() else { break };
             match pick.fate {
@@ -218,13 +225,18 @@ impl<J: Waiting> Queue<J> {
                 Fate::Runs(rows) if rows < entry.job.rows() => {
                     self.rows = self.rows.saturating_sub(rows);
                     batch.push(entry.job.cut(rows));
-                    kept.push((pick.lane, entry));
+                    let rank = self.rank(pick.lane, now);
+                    // Where a job is cut the batch is full: there is one at most.
+                    rest = Some((pick.lane, Entry { enqueued: now, rank, ..entry }));
                 }
                 Fate::Runs(_) => batch.push(self.leaves(entry)),
             }
         }
         for (lane, entry) in kept.into_iter().rev() {
             self.lanes[lane].push_front(entry);
+        }
+        if let Some((lane, entry)) = rest {
+            self.lanes[lane].push_back(entry);
         }
         batch
     }

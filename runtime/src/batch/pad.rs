@@ -143,13 +143,18 @@ impl PadInput {
         }
         let rows = parts.iter().map(|part| part.shape().rows().unwrap_or(0)).sum();
         let shape = with_axis(&first.shape().with_rows(rows), self.axis, length);
+        let elements = shape.elements()?;
+        if elements == 0 {
+            // The other axes may then be of any length, beyond all memory.
+            return empty(first, shape);
+        }
         let inner: usize = shape[self.axis + 1..].iter().product();
         let filled = length.checked_mul(inner)?;
         match first.data() {
             TensorData::Fixed(_) => {
                 let width = first.dtype().width()?;
                 let filler = self.value.repeat(filled);
-                let mut buffer = Buffer::with_capacity(shape.elements()?.checked_mul(width)?);
+                let mut buffer = Buffer::with_capacity(elements.checked_mul(width)?);
                 for part in parts {
                     let (bytes, own) = (part.bytes()?, part.shape()[self.axis] * inner * width);
                     for outer in 0..outer_count(part.shape(), self.axis) {
@@ -160,7 +165,7 @@ impl PadInput {
                 Tensor::fixed(first.dtype(), shape, buffer).ok()
             }
             TensorData::Strings(_) => {
-                let mut strings = Vec::with_capacity(shape.elements()?);
+                let mut strings = Vec::with_capacity(elements);
                 for part in parts {
                     let (elements, own) = (part.as_strings()?, part.shape()[self.axis] * inner);
                     for outer in 0..outer_count(part.shape(), self.axis) {
@@ -184,6 +189,9 @@ pub(crate) fn crop(tensor: &Tensor, axis: usize, length: usize) -> Option<Tensor
         return None;
     }
     let shape = with_axis(tensor.shape(), axis, length);
+    if shape.elements() == Some(0) {
+        return empty(tensor, shape);
+    }
     let inner: usize = tensor.shape()[axis + 1..].iter().product();
     let (outer, whole, kept) = (outer_count(tensor.shape(), axis), own * inner, length * inner);
     match tensor.data() {
@@ -201,6 +209,14 @@ pub(crate) fn crop(tensor: &Tensor, axis: usize, length: usize) -> Option<Tensor
             let kept = (0..outer).flat_map(|outer| &strings[outer * whole..][..kept]).cloned();
             Tensor::strings(shape, kept.collect()).ok()
         }
+    }
+}
+
+/// A tensor of that shape, which has no elements, and of the kind of another.
+fn empty(like: &Tensor, shape: Shape) -> Option<Tensor> {
+    match like.data() {
+        TensorData::Fixed(_) => Tensor::fixed(like.dtype(), shape, Bytes::new()).ok(),
+        TensorData::Strings(_) => Tensor::strings(shape, Vec::new()).ok(),
     }
 }
 

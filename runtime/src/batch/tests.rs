@@ -99,6 +99,23 @@ fn inputs_without_rows_are_passed_once_and_must_be_equal() {
     assert_eq!(layout.gather(&[&one, &unlike], Extent::of_rows(2)), Err(BatchError::Gather(1)));
 }
 
+#[test]
+fn nothing_is_padded_where_there_are_no_rows() {
+    let huge = 1usize << 40;
+    let signature = signature(&[&["batch", "length", ""]], &[&["batch", "length", ""]]);
+    let declared: PadDeclaration = toml::from_str("axis = \"length\"").unwrap();
+    let layout = Layout::of(&signature).unwrap().padded(Some(Pad::new(&signature, &declared).unwrap()));
+    let numbers = Tensor::from_slice::<f32>([0, 5, huge], &[]).unwrap();
+    let texts = Tensor::strings(Shape::from([0, 5, huge]), Vec::new()).unwrap();
+    for tensor in [numbers, texts] {
+        let frame = Extent { rows: 0, length: Some(usize::MAX) };
+        let joined = layout.gather(&[&[Some(tensor.clone())]], frame).unwrap()[0].clone().unwrap();
+        assert_eq!((joined.shape(), joined.dtype()), (&Shape::from([0, usize::MAX, huge]), tensor.dtype()));
+        let part = Extent { length: Some(5), ..frame };
+        assert_eq!(layout.split(&[joined], &[0], &[part], frame).unwrap(), [[tensor]]);
+    }
+}
+
 fn padded() -> (Signature, Layout) {
     let signature = signature(&[&["batch", "length", "2"], &["batch", "length"]], &[&["batch", "length", "2"]]);
     let declared: PadDeclaration = toml::from_str("axis = \"length\"\nvalues = { t1 = -1.5 }").unwrap();

@@ -125,6 +125,24 @@ fn answer(pending: &mut Pending) -> Result<Answer> {
 }
 
 #[test]
+fn rows_without_data_are_no_more_than_a_batch_holds() {
+    let bench = Bench::new(QueuePolicy { rows_max: 4, ..QueuePolicy::default() });
+    let ask = |rows: usize| {
+        let x = Tensor::from_slice::<f32>([rows, 0], &[]).unwrap();
+        bench.ask(x, 3.0, Demand::default(), Box::new(()))
+    };
+    let refused = ask(1 << 40).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    let expected = "\"x\" has 1099511627776 rows without a single element, expected at most 4 of such rows";
+    assert!(refused.message().starts_with(expected), "{refused}");
+    assert!(ask(5).is_err());
+    assert!(bench.deployment.is_idle(), "nothing waits");
+    let mut pending = ask(4).unwrap();
+    bench.work();
+    assert_eq!(answer(&mut pending).unwrap().outputs[0].to_vec::<f32>().unwrap(), [0.0; 4]);
+}
+
+#[test]
 fn a_large_request_runs_in_parts_and_is_answered_as_one() {
     let bench = Bench::new(QueuePolicy { rows_max: 4, ..QueuePolicy::default() });
     let held = Arc::new(());
@@ -276,7 +294,12 @@ proptest! {
                     }
                     let x = Tensor::from_slice([rows, length], &values).unwrap();
                     let demand = Demand { priority, bytes: x.size(), ..Demand::default() };
-                    let pending = bench.ask(x.clone(), factor, demand, Box::new(Arc::clone(&held))).unwrap();
+                    let pending = bench.ask(x.clone(), factor, demand, Box::new(Arc::clone(&held)));
+                    if length == 0 && rows > policy.rows_max {
+                        prop_assert!(pending.is_err());
+                        continue;
+                    }
+                    let pending = pending.unwrap();
                     if !gone {
                         asked.push((pending, x, factor, refused && length > 0));
                     }

@@ -1,8 +1,8 @@
 //! When is there time to measure what runs cost?
 //!
 //! When nobody asks for anything. One thread, of the lowest priority, measures one deployment after the other: up to
-//! [`BUDGET`](super::BUDGET) each, a quarter of one processor at most while it lasts, and not at all while any deployment
-//! runs something for a client. With nothing left to measure it sleeps.
+//! [`BUDGET`](super::BUDGET) each, a quarter of one processor at most while it lasts, and none while any deployment has
+//! something to run for a client: that is looked at before each slice. With nothing left to measure it sleeps.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -112,6 +112,8 @@ impl Round {
     }
 
     fn add(&mut self, task: Task) {
+        // While there is nothing to measure nobody looks: those that left are forgotten when others come.
+        self.loaded.retain(|deployment| deployment.strong_count() > 0);
         self.loaded.push(Weak::clone(&task.deployment));
         if task.curve.next().is_some() {
             self.tasks.push_back(task);
@@ -120,18 +122,14 @@ impl Round {
 
     /// Measures for a slice if all is quiet. Says how long to rest.
     fn turn(&mut self) -> Duration {
-        let executions = self.look();
-        if executions != self.executions {
+        let (executions, all_idle) = self.look();
+        if executions != self.executions || !all_idle {
             self.executions = executions;
             return QUIET;
         }
         let Some(mut task) = self.tasks.pop_front() else { return QUIET };
         // A version may leave while it waits for its turn.
         let Some(deployment) = task.deployment.upgrade() else { return Duration::ZERO };
-        if !deployment.is_idle() {
-            self.tasks.push_front(task);
-            return QUIET;
-        }
         let started = (self.clock)();
         match self.slice(&deployment, &mut task) {
             Ok(()) if task.curve.next().is_some() => self.tasks.push_front(task),
@@ -159,15 +157,17 @@ impl Round {
         }
     }
 
-    /// The runs for clients of all deployments so far. Those that are gone are forgotten.
-    fn look(&mut self) -> u64 {
-        let mut executions = 0u64;
+    /// The runs for clients of all deployments so far, and whether nothing waits or runs for any: a run is counted when it
+    /// has ended well. Those that are gone are forgotten.
+    fn look(&mut self) -> (u64, bool) {
+        let (mut executions, mut all_idle) = (0u64, true);
         self.loaded.retain(|deployment| {
-            let deployment = deployment.upgrade();
-            executions += deployment.as_ref().map_or(0, |deployment| deployment.stats.executions());
-            deployment.is_some()
+            let Some(deployment) = deployment.upgrade() else { return false };
+            executions += deployment.stats.executions();
+            all_idle &= deployment.is_idle();
+            true
         });
-        executions
+        (executions, all_idle)
     }
 
     fn slice(&mut self, deployment: &Deployment, task: &mut Task) -> Result<(), String> {
@@ -241,6 +241,10 @@ mod tests {
             assert_eq!(round.turn(), QUIET);
         }
         assert_eq!(idle.deployment.cost.fit(), None);
+        // A client is answered before its run is over.
+        while !busy.deployment.is_idle() {
+            thread::yield_now();
+        }
         // The first quiet look begins.
         round.turn();
         assert!(round.tasks.front().is_none_or(|task| task.curve.measured().next().is_some()));
@@ -262,6 +266,32 @@ mod tests {
         assert_eq!(known, [1.0, 2.0, 4.0, 8.0, 16.0]);
         assert!((1..=16).contains(&bench.deployment.rows_taken_max()));
         assert_eq!(bench.deployment.stats.executions(), 0, "these runs were for nobody");
+    }
+
+    #[test]
+    fn nothing_is_measured_while_a_run_for_a_client_goes_on() {
+        let (busy, idle) = (bench(BatchAxis::Proved, 1, 100), bench(BatchAxis::Proved, 1, 100));
+        idle.script.open();
+        let mut round = Round::new(clock);
+        round.add(task(&idle));
+        round.add(Task { curve: Curve::nothing(), ..task(&busy) });
+        let pending = busy.occupy();
+        for _ in 0..3 {
+            assert_eq!(round.turn(), QUIET);
+        }
+        assert!(round.tasks[0].curve.measured().next().is_none());
+        busy.script.open();
+        values(pending).unwrap();
+    }
+
+    #[test]
+    fn versions_that_left_are_forgotten_though_nothing_is_measured() {
+        let mut round = Round::new(clock);
+        for _ in 0..3 {
+            let bench = bench(BatchAxis::Proved, 1, 100);
+            round.add(Task { curve: Curve::nothing(), ..task(&bench) });
+        }
+        assert_eq!(round.loaded.len(), 1);
     }
 
     #[test]

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use crate::batch::Extent;
+
 /// Levels of priority at most: each take looks at the head of every level.
 pub const LEVELS_MAX: usize = 64;
+
+/// Bytes up to which a run may be padded whatever the real ones are. What waits is bounded in bytes as it came, and
+/// nothing else bounds what padding makes of it.
+const PADDED_BYTES_MAX: usize = 64 << 20;
 
 /// How a queue batches.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,7 +18,8 @@ pub struct QueuePolicy {
     /// is proved safe, and runs whole and alone elsewhere.
     pub rows_max: usize,
     /// The numbers of rows that a run may have, ascending; empty allows all. What waits takes the largest that is
-    /// filled; fewer rows than the smallest are padded up to it.
+    /// filled; fewer rows than the smallest are padded up to it, unless that would take more memory than
+    /// [`QueuePolicy::frame`] allows.
     pub sizes: Vec<usize>,
     /// Numbers of rows worth aiming for, ascending: a batch stops at the largest that is filled, and waits no longer
     /// for company once the smallest is. Unlike `sizes` they never pad.
@@ -99,6 +106,23 @@ impl QueuePolicy {
     pub fn padded_length(&self, length: usize) -> usize {
         let lengths = self.pad.iter().flat_map(|pad| &pad.lengths).copied();
         lengths.into_iter().find(|&allowed| allowed >= length).unwrap_or(length)
+    }
+
+    /// The size of a run of these parts: the next allowed one on both axes. Where that would take more than 64 MiB and
+    /// more than twice the `bytes` of the parts, they run as they are, in a size that is not allowed but right: one row of
+    /// many megabytes must not become dozens.
+    pub fn frame(&self, parts: &[Extent], bytes: impl FnOnce() -> usize) -> Extent {
+        let rows = parts.iter().map(|part| part.rows).sum();
+        let tight = Extent { rows, length: parts.iter().filter_map(|part| part.length).max() };
+        let length = tight.length.map(|length| self.padded_length(length));
+        let padded = Extent { rows: self.padded_rows(rows), length };
+        if padded == tight {
+            return tight;
+        }
+        let area = |extent: Extent| extent.rows.max(1) as f64 * extent.length.unwrap_or(1).max(1) as f64;
+        let bytes = bytes();
+        let bytes_max = PADDED_BYTES_MAX.max(bytes.saturating_mul(2)) as f64;
+        if bytes as f64 * area(padded) / area(tight) > bytes_max { tight } else { padded }
     }
 
     /// The position of the level that `priority` names: 1 is the most urgent; 0 and what is not there are the default.

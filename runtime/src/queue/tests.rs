@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tiltyard_types::Moment;
 
 use super::*;
+use crate::batch::Extent;
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 struct Job {
@@ -143,8 +144,62 @@ fn a_large_job_is_cut_and_its_parts_fill_up_with_others() {
             queue.finish();
         }
     }
-    assert_eq!(batches, [vec![(0, 0, 1), (1, 0, 7)], vec![(1, 7, 8)], vec![(1, 15, 5), (2, 0, 1)]]);
+    assert_eq!(batches, [vec![(0, 0, 1), (1, 0, 7)], vec![(2, 0, 1), (1, 7, 7)], vec![(1, 14, 6)]]);
     assert_eq!((queue.rows, queue.bytes, queue.len()), (0, 0, 0));
+}
+
+#[test]
+fn the_rest_of_a_large_job_takes_turns_with_others() {
+    let mut queue = queue(2, 0);
+    queue.enqueue(Job { deadline: Some(at(9)), ..job(0, 10) }, at(0)).unwrap();
+    queue.enqueue(Job { shape: 1, ..job(1, 2) }, at(1)).unwrap();
+    takes(&mut queue, at(2), &[0]);
+    queue.enqueue(Job { shape: 2, ..job(2, 2) }, at(3)).unwrap();
+    for (ms, id) in [(4, 1), (5, 0), (6, 2), (7, 0), (8, 0)] {
+        queue.finish();
+        takes(&mut queue, at(ms), &[id]);
+    }
+    queue.finish();
+    // Its time counts from when it came.
+    let mut dead = Vec::new();
+    assert_eq!(queue.take(at(9), &mut dead), Take::Idle);
+    assert_eq!((dead[0].id, dead[0].rows), (0, 2));
+}
+
+#[test]
+fn the_rest_of_a_large_job_keeps_its_level() {
+    let levels = vec![Level::default(); 2];
+    let ageing = Duration::from_millis(10);
+    let mut queue = queue_of(QueuePolicy { rows_max: 2, levels, ageing, ..QueuePolicy::default() });
+    queue.enqueue(Job { priority: 2, ..job(0, 4) }, at(0)).unwrap();
+    takes(&mut queue, at(5), &[0]);
+    queue.enqueue(Job { priority: 1, shape: 1, ..job(1, 2) }, at(14)).unwrap();
+    queue.enqueue(Job { priority: 1, shape: 1, ..job(2, 2) }, at(16)).unwrap();
+    for id in [1, 0, 2] {
+        queue.finish();
+        takes(&mut queue, at(16), &[id]);
+    }
+}
+
+#[test]
+fn padding_makes_no_large_run_many_times_larger() {
+    let pad = Some(PadPolicy { lengths: vec![100], waste_max: 1.0 });
+    let policy = QueuePolicy { sizes: vec![64], pad, ..QueuePolicy::default() };
+    let check = |parts: &[(usize, Option<usize>)], bytes: usize, expected: (usize, Option<usize>)| {
+        let parts: Vec<Extent> = parts.iter().map(|&(rows, length)| Extent { rows, length }).collect();
+        let frame = policy.frame(&parts, || bytes);
+        assert_eq!((frame.rows, frame.length), expected, "{parts:?} of {bytes} bytes");
+    };
+    check(&[(1, None)], 4, (64, None));
+    check(&[(1, None)], 1 << 20, (64, None));
+    check(&[(1, None)], (1 << 20) + 1, (1, None));
+    // Up to twice the real bytes is no matter of their number.
+    check(&[(20, None), (12, None)], 1 << 30, (64, None));
+    check(&[(20, None), (11, None)], 1 << 30, (31, None));
+    check(&[(32, Some(50)), (32, Some(40))], 1 << 30, (64, Some(100)));
+    check(&[(64, Some(49))], 1 << 30, (64, Some(49)));
+    check(&[(1, Some(1))], 100, (64, Some(100)));
+    check(&[(0, Some(1))], 0, (0, Some(100)));
 }
 
 #[test]
@@ -351,16 +406,26 @@ fn policies() -> impl Strategy<Value = QueuePolicy> {
 /// What the test knows of jobs that wait: the queue's own rules, said again in the plainest way.
 struct Watch {
     policy: QueuePolicy,
-    waiting: Vec<(Moment, Job)>,
+    waiting: Vec<Known>,
+}
+
+/// A job that waits.
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    /// When it came.
+    since: Moment,
+    /// When it came, or was last cut: then it took its turn, and waits for the next.
+    turn: Moment,
+    job: Job,
 }
 
 impl Watch {
     /// The place in the order in which jobs leave.
-    fn rank(&self, (since, job): &(Moment, Job)) -> Moment {
-        *since + self.policy.ageing * self.policy.level(job.priority) as u32
+    fn rank(&self, Known { turn, job, .. }: &Known) -> Moment {
+        *turn + self.policy.ageing * self.policy.level(job.priority) as u32
     }
 
-    fn is_dead(&self, (since, job): &(Moment, Job), now: Moment) -> bool {
+    fn is_dead(&self, Known { since, job, .. }: &Known, now: Moment) -> bool {
         let waited = self.policy.levels[self.policy.level(job.priority)].wait_max;
         job.cancelled
             || job.deadline.is_some_and(|deadline| deadline <= now)
@@ -370,8 +435,8 @@ impl Watch {
     /// Whether a refusal is one of those that the policy asks for.
     fn refuses(&self, job: &Job) -> bool {
         let level = self.policy.level(job.priority);
-        let alike = self.waiting.iter().filter(|(_, other)| self.policy.level(other.priority) == level).count();
-        let bytes: usize = self.waiting.iter().map(|(_, job)| job.bytes).sum();
+        let alike = self.waiting.iter().filter(|other| self.policy.level(other.job.priority) == level).count();
+        let bytes: usize = self.waiting.iter().map(|known| known.job.bytes).sum();
         self.waiting.len() >= self.policy.jobs_max
             || alike >= self.policy.levels[level].jobs_max
             || (!self.waiting.is_empty() && bytes + job.bytes > self.policy.bytes_max)
@@ -381,13 +446,13 @@ impl Watch {
     fn check(&mut self, batch: &[Job], now: Moment) {
         let policy = self.policy.clone();
         let alive = self.waiting.iter().filter(|waiting| !self.is_dead(waiting, now));
-        let first = alive.clone().find(|(_, job)| job.id == batch[0].id).expect("it waited, and is alive");
+        let first = alive.clone().find(|known| known.job.id == batch[0].id).expect("it waited, and is alive");
         for other in alive.clone() {
             assert!(self.rank(first) <= self.rank(other), "{first:?} ran before {other:?}");
         }
         for job in batch {
-            let known = alive.clone().find(|(_, known)| known.id == job.id).expect("it waited, and is alive");
-            assert_eq!(known.1.from, job.from, "parts run in order");
+            let known = alive.clone().find(|known| known.job.id == job.id).expect("it waited, and is alive");
+            assert_eq!(known.job.from, job.from, "parts run in order");
             assert_eq!(job.shape, batch[0].shape);
         }
         let rows: usize = batch.iter().map(|job| job.rows).sum();
@@ -409,20 +474,22 @@ impl Watch {
             assert!(batch.len() == 1 || padded as f64 <= alone as f64 * (1.0 + pad.waste_max) + 1e-9);
         }
         for job in batch {
-            let at = self.waiting.iter().position(|(_, known)| known.id == job.id).unwrap();
-            let known = &mut self.waiting[at].1;
+            let at = self.waiting.iter().position(|known| known.job.id == job.id).unwrap();
+            let known = &mut self.waiting[at].job;
             // Like jobs of one level never overtake one another.
             known.rows -= job.rows;
             known.from += job.rows;
             let done = known.rows == 0;
-            let (since, job) = self.waiting[at].clone();
-            let overtaken = self.waiting[..at].iter().find(|(earlier, other)| {
+            let Known { turn, job, .. } = self.waiting[at].clone();
+            let overtaken = self.waiting[..at].iter().find(|earlier| {
+                let other = &earlier.job;
                 let alike = other.shape == job.shape && other.priority == job.priority && policy.pad.is_none();
-                alike && *earlier <= since && !self.is_dead(&(*earlier, other.clone()), now)
+                alike && earlier.turn <= turn && !self.is_dead(earlier, now)
             });
             assert_eq!(overtaken, None, "overtaken by {job:?}");
-            if done {
-                self.waiting.remove(at);
+            let known = self.waiting.remove(at);
+            if !done {
+                self.waiting.push(Known { turn: now, ..known });
             }
         }
     }
@@ -455,7 +522,7 @@ proptest! {
                     // Whoever makes a batch ready must call for a worker: nobody else will.
                     prop_assert!(was_ready || !is_ready(&queue, at(now)) || useful == Ok(true) || refused);
                     if !refused {
-                        watch.waiting.push((at(now), job));
+                        watch.waiting.push(Known { since: at(now), turn: at(now), job });
                     }
                 }
                 Step::Take => {
@@ -470,7 +537,7 @@ proptest! {
                         Take::Idle => prop_assert!(running == policy.runs_max || queue.is_empty()),
                     }
                     for job in dead {
-                        let place = watch.waiting.iter().position(|(_, known)| known.id == job.id).unwrap();
+                        let place = watch.waiting.iter().position(|known| known.job.id == job.id).unwrap();
                         let known = watch.waiting.remove(place);
                         prop_assert!(watch.is_dead(&known, at(now)));
                     }
@@ -482,8 +549,8 @@ proptest! {
                 Step::Pass(ms) => now += ms,
             }
             prop_assert_eq!(queue.len(), watch.waiting.len());
-            prop_assert_eq!(queue.rows, watch.waiting.iter().map(|(_, job)| job.rows).sum::<usize>());
-            prop_assert_eq!(queue.bytes, watch.waiting.iter().map(|(_, job)| job.bytes).sum::<usize>());
+            prop_assert_eq!(queue.rows, watch.waiting.iter().map(|known| known.job.rows).sum::<usize>());
+            prop_assert_eq!(queue.bytes, watch.waiting.iter().map(|known| known.job.bytes).sum::<usize>());
         }
         prop_assert!(queue.is_idle());
     }
