@@ -357,10 +357,7 @@ fn warm_sizes(understood: &Understood, compiled: &dyn CompiledModel, sizes: &[us
     let Some(layout) = Layout::of(signature) else { return Ok(()) };
     let failed = |rows: usize, what: String| LoadError::new(format!("warming up with {rows} rows fails: {what}"));
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
-    let row: Vec<Option<Tensor>> = timing_inputs(understood, signature)
-        .iter()
-        .map(|input| input.as_ref().map(|tensor| tensor.rows(0..1).unwrap_or_else(|| tensor.clone())))
-        .collect();
+    let row = first_row(&timing_inputs(understood, signature), &layout);
     let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
     for &rows in sizes {
         let batch = layout
@@ -381,18 +378,9 @@ fn warm_up(understood: &Understood, compiled: &dyn CompiledModel) -> Result<(), 
     let failed = |what: String| LoadError::new(format!("the warm-up that config.pbtxt asks for fails: {what}"));
     for &(rows, count) in &understood.settings.warmups {
         let example = timing_inputs(understood, signature);
-        let one_row: Vec<Option<Tensor>> = example
-            .iter()
-            .enumerate()
-            .map(|(position, input)| {
-                let has_rows = Layout::of(signature).is_some_and(|layout| layout.has_rows(position));
-                let row = |tensor: &Tensor| has_rows.then(|| tensor.rows(0..1)).flatten();
-                input.as_ref().map(|tensor| row(tensor).unwrap_or_else(|| tensor.clone()))
-            })
-            .collect();
         let batch = match Layout::of(signature) {
             Some(layout) => layout
-                .gather(&vec![one_row.as_slice(); rows as usize], Extent::of_rows(rows as usize))
+                .gather(&vec![first_row(&example, &layout).as_slice(); rows as usize], Extent::of_rows(rows as usize))
                 .map_err(|error| failed(error.to_string()))?,
             None => example,
         };
@@ -402,6 +390,15 @@ fn warm_up(understood: &Understood, compiled: &dyn CompiledModel) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Inputs of one row: the first one of each input that has rows; the others, which all rows of a run share, as they are.
+fn first_row(inputs: &[Option<Tensor>], layout: &Layout) -> Vec<Option<Tensor>> {
+    let first = |position: usize, tensor: &Tensor| {
+        let row = layout.has_rows(position).then(|| tensor.rows(0..1)).flatten();
+        row.unwrap_or_else(|| tensor.clone())
+    };
+    inputs.iter().enumerate().map(|(position, input)| input.as_ref().map(|tensor| first(position, tensor))).collect()
 }
 
 /// Reads a version as far as no engine is needed: file, graph, digest, settings, golden examples.

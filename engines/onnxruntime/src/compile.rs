@@ -75,17 +75,17 @@ fn attempt(
     let first = recipe.session(0)?;
     let signature = served_signature(&model.graph.signature, &first);
     if provider == Provider::Cpu {
-        let sessions = Sessions::Shared(Arc::new(share(&first, &signature)?));
+        let sessions = Sessions::Shared(Arc::new(share(&first, &signature, provider)?));
         return Ok(OrtModel { signature, provider, placement: Vec::new(), sessions });
     }
     let placement = placement::of(&first).unwrap_or_else(|error| {
         tracing::debug!(%error, "the library does not tell which nodes run where");
         Vec::new()
     });
-    let mut shared = vec![share(&first, &signature)?];
+    let mut shared = vec![share(&first, &signature, provider)?];
     // One on each device before a second on any.
     for number in 1..devices * instances {
-        shared.push(share(&recipe.session(number % devices)?, &signature)?);
+        shared.push(share(&recipe.session(number % devices)?, &signature, provider)?);
     }
     Ok(OrtModel { signature, provider, placement, sessions: Sessions::leased(shared) })
 }
@@ -178,8 +178,9 @@ fn served_signature(signature: &Signature, session: &OrtSession) -> Signature {
     served
 }
 
-fn share(session: &OrtSession, signature: &Signature) -> Result<SharedSession, EngineError> {
-    SharedSession::new(session, signature).map_err(|error| EngineError::Failed(error.to_string()))
+fn share(session: &OrtSession, signature: &Signature, provider: Provider) -> Result<SharedSession, EngineError> {
+    let on_cpu = provider == Provider::Cpu;
+    SharedSession::new(session, signature, on_cpu).map_err(|error| EngineError::Failed(error.to_string()))
 }
 
 impl CompiledModel for OrtModel {

@@ -33,8 +33,9 @@ impl Sessions {
         }
     }
 
-    /// Runs the model; see [`SharedSession::run`]. Waits where all sessions are leased, which a deployment's queue
-    /// does not let happen.
+    /// Runs the model; see [`SharedSession::run`]. Waits where all sessions are leased: a deployment's queue starts no
+    /// more runs than there are sessions, but measurements in idle time come past it and hold one too. So only threads
+    /// that may sleep run models on devices.
     pub(crate) fn run(&self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         match self {
             Sessions::Shared(session) => session.run(inputs, wanted),

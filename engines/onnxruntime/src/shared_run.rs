@@ -11,8 +11,8 @@
 //!
 //! Inputs are lent, not copied: ONNX Runtime reads our bytes for the duration of `Run`. It does not write to them:
 //! its allocation planner counts the caller as one more user of each graph input, so that no kernel may reuse one for
-//! its output. Outputs whose shape is known before the run are written straight into our own memory; the others are
-//! copied there before the library's values are released.
+//! its output. On the CPU, outputs whose shape is known before the run are written straight into our own memory (see
+//! [`crate::foretell`]); the others are copied there before the library's values are released.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -39,7 +39,7 @@ pub(crate) struct SharedSession {
     run_options: RunOptions,
     cpu_memory: CpuMemory,
     allocator: NonNull<OrtAllocator>,
-    /// By output: how to tell its shape before the run.
+    /// By output: how to tell its shape before the run. Nothing is foretold on devices.
     foretold: Vec<Option<Foretold>>,
     /// False once a shape was foretold wrongly.
     guesses_right: AtomicBool,
@@ -68,8 +68,9 @@ impl From<ort::Error> for RunError {
 }
 
 impl SharedSession {
-    /// Takes a session over. Fails when a name holds a NUL or the library is out of memory.
-    pub(crate) fn new(session: &Session, signature: &Signature) -> Result<SharedSession, ort::Error> {
+    /// Takes a session over, which is on the CPU alone or on a device. Fails when a name holds a NUL or the library is
+    /// out of memory.
+    pub(crate) fn new(session: &Session, signature: &Signature, on_cpu: bool) -> Result<SharedSession, ort::Error> {
         let names = |specs: &[tiltyard_types::TensorSpec]| -> Result<Vec<CString>, ort::Error> {
             specs.iter().map(|spec| Ok(CString::new(spec.name.as_str())?)).collect()
         };
@@ -83,7 +84,10 @@ impl SharedSession {
             run_options: RunOptions::quiet()?,
             cpu_memory: CpuMemory::new()?,
             allocator: NonNull::new(allocator).ok_or_else(|| ort::Error::new("no default allocator"))?,
-            foretold: Foretold::of(signature),
+            foretold: match on_cpu {
+                true => Foretold::of(signature),
+                false => vec![None; signature.outputs.len()],
+            },
             guesses_right: AtomicBool::new(true),
         })
     }
@@ -116,10 +120,11 @@ impl SharedSession {
         let tells = |&position: &usize| self.foretold[position].is_some();
         let guess = self.guesses_right.load(Ordering::Relaxed) && wanted.iter().any(tells);
         let first = self.run_into(inputs, &names, &lent, wanted, &wanted_names, guess);
-        if guess && first.is_err() {
-            // The request may be at fault, or a signature that promises another shape than the graph gives.
+        if guess && let Err(error) = &first {
+            // The request may be at fault, or a signature that promises another shape than the graph gives, or memory
+            // was short for a moment.
             let second = self.run_into(inputs, &names, &lent, wanted, &wanted_names, false);
-            if second.is_ok() {
+            if second.is_ok() && matches!(error, RunError::Library(error) if is_wrong_guess(error.message())) {
                 tracing::debug!(
                     "outputs have other shapes than the signature says: the library allocates them from now on"
                 );
@@ -160,9 +165,10 @@ impl SharedSession {
         // SAFETY: `Run` may be called concurrently (see the module's documentation) and `self.session` keeps the
         // session alive. Names are NUL-terminated and owned by `self`; each array has the length that is passed with
         // it. The input values, the bytes they lend and the buffers of `ours` live to the end of this function. An
-        // output slot is null, which asks ONNX Runtime to allocate, or a tensor over a buffer that nobody else has,
-        // whose shape the library compares with the one it computes before it writes. Whatever is in the slots
-        // afterwards, also on failure, `outputs` releases.
+        // output slot is null, which asks ONNX Runtime to allocate, or a tensor over a buffer that nobody else has and
+        // that is as long as its shape says. Into such a one the library writes at most that many elements: what a node
+        // computes after it compared the shapes, and a constant after it compared the numbers of elements. Whatever is
+        // in the slots afterwards, also on failure, `outputs` releases.
         check(unsafe {
             (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -269,6 +275,16 @@ impl SharedSession {
         }
         Ok(std::mem::replace(&mut values.0[0], ptr::null_mut()))
     }
+}
+
+/// Begins what the library says of an output in memory of ours that has another shape than the graph gives: where a node
+/// asks for it, and before the run where the graph tells.
+const WRONG_GUESS: [&str; 3] =
+    ["OrtValue shape verification failed", "Got invalid dimensions for output", "Invalid rank for output"];
+
+/// Whether a message says that an output has another shape than was foretold. Other failures may pass.
+fn is_wrong_guess(message: &str) -> bool {
+    WRONG_GUESS.iter().any(|sign| message.contains(sign))
 }
 
 /// Copies a value out of the library's memory.
@@ -447,4 +463,27 @@ pub(crate) fn available_providers() -> Result<Vec<String>, ort::Error> {
     // SAFETY: the list came from the call above, is released once and not used again.
     check(unsafe { (ort::api().ReleaseAvailableProviders)(names, count) })?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_shape_is_a_wrong_guess() {
+        // As ONNX Runtime 1.32.0 puts it.
+        let node = "Non-zero status code returned while running Concat node. Name:'' Status Message: op_kernel.cc:87 \
+                    OutputMLValue status.IsOK() was false. OrtValue shape verification failed. Current shape:{3} \
+                    Requested shape:{6}";
+        assert!(is_wrong_guess(node));
+        assert!(is_wrong_guess(
+            "Got invalid dimensions for output: c for the following indices\n index: 0 Got: 3 Expected: 2"
+        ));
+        assert!(is_wrong_guess("Invalid rank for output: y Got: 1 Expected: 2 Please fix either the inputs/outputs"));
+        for other in
+            ["Failed to allocate memory for requested buffer of size 400", "Got invalid dimensions for input: x"]
+        {
+            assert!(!is_wrong_guess(other), "{other}");
+        }
+    }
 }

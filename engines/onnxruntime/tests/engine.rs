@@ -180,6 +180,72 @@ fn shapes_that_the_signature_gets_wrong_are_those_of_the_graph() {
     }
 }
 
+/// Values of an output in order, with its shape.
+fn content(tensor: &Tensor) -> (Shape, Vec<f32>) {
+    (tensor.shape().clone(), tensor.to_vec().unwrap())
+}
+
+#[test]
+fn an_input_that_is_an_output_too_comes_back() {
+    let Some(engine) = engine() else { return };
+    let mut session = open(&engine, "handed_back");
+    let mut answer = |bias: Option<Tensor>, wanted: &[usize]| -> Vec<Vec<f32>> {
+        let outputs = session.run(&[floats(&[1.0, -2.0, 3.0]), bias], wanted).unwrap();
+        outputs.iter().map(|output| output.to_vec().unwrap()).collect()
+    };
+    let (y, x) = (vec![1.0, 0.0, 3.0], vec![1.0, -2.0, 3.0]);
+    for _ in 0..2 {
+        assert_eq!(answer(floats(&[5.0, 6.0]), &[0, 1, 2]), [y.clone(), x.clone(), vec![5.0, 6.0]]);
+        assert_eq!(answer(None, &[2, 1, 0]), [vec![10.0, 20.0], x.clone(), y.clone()]);
+    }
+}
+
+#[test]
+fn an_output_that_is_listed_twice_is_answered_twice() {
+    let Some(engine) = engine() else { return };
+    let compiled = compile(&engine, "twice");
+    assert_eq!(compiled.signature().outputs.len(), 2);
+    let outputs = compiled.open().unwrap().run(&[floats(&[1.0, -2.0, 3.0])], &[0, 1]).unwrap();
+    for output in &outputs {
+        assert_eq!(output.to_vec::<f32>().unwrap(), [1.0, 0.0, 3.0]);
+    }
+}
+
+#[test]
+fn constant_outputs_have_their_own_shape() {
+    let Some(engine) = engine() else { return };
+    // As many elements as the constants have, in their shape and in two others.
+    for (rows, columns) in [(3, 2), (2, 3), (6, 1)] {
+        let x = Tensor::from_slice([rows, columns], &[1f32; 6]).unwrap();
+        for constant in [true, false] {
+            let flag = Tensor::fixed(DataType::Bool, Shape::from([1]), vec![u8::from(constant)]).unwrap();
+            // Each on a session that has not been wrong yet.
+            let answer = |output: usize| {
+                let outputs =
+                    open(&engine, "constants").run(&[Some(x.clone()), Some(flag.clone())], &[output]).unwrap();
+                content(&outputs[0])
+            };
+            let weight = (Shape::from([2, 3]), vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+            assert_eq!(answer(0), weight);
+            assert_eq!(answer(1), (Shape::from([2, 3]), vec![0.0, 0.0, 0.0, 0.0, 1.0, 2.0]));
+            let negated = (Shape::from([rows, columns]), vec![-1.0; 6]);
+            assert_eq!(answer(2), if constant { weight } else { negated });
+        }
+    }
+}
+
+#[test]
+fn optional_outputs_have_their_values() {
+    let Some(engine) = engine() else { return };
+    let mut session = open(&engine, "optionals");
+    let x = floats(&[1.0, -2.0, 3.0]);
+    for wanted in [&[0, 1, 2][..], &[2], &[1], &[0]] {
+        for output in session.run(std::slice::from_ref(&x), wanted).unwrap() {
+            assert_eq!(Some(output), x, "of {wanted:?}");
+        }
+    }
+}
+
 #[test]
 fn a_bad_value_is_the_requests_fault_and_the_session_goes_on() {
     let Some(engine) = engine() else { return };

@@ -106,6 +106,53 @@ def wrong_dims():
     write("wrong_dims", nodes, [tensor("x", TensorProto.FLOAT, ["n"])], outputs, ends, checked=False)
 
 
+def aliases():
+    """Outputs that are not written by a node of their own: inputs that are handed back, and one output listed twice."""
+    x, y, bias = (tensor(name, TensorProto.FLOAT, dims) for name, dims in (("x", ["n"]), ("y", ["n"]), ("bias", [2])))
+    default = numpy_helper.from_array(np.array([10, 20], np.float32), "bias")
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    write("handed_back", [relu], [x, bias], [y, x, bias], [default])
+    write("twice", [relu], [x], [y, y], checked=False)
+
+
+def constants():
+    """Outputs that no input reaches, of 2 times 3 elements, beside one that takes them or the input.
+
+    The file says that all have the shape of the input.
+    """
+    dims = ["a", "b"]
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    weights = [numpy_helper.from_array(values, "weight"), numpy_helper.from_array(values % 4 + 1, "ones")]
+    # What NonZero gives has a shape that only running it tells, which the library does at the load.
+    nodes = [
+        helper.make_node("NonZero", ["ones"], ["index"]),
+        helper.make_node("Slice", ["index", "zero", "three", "one"], ["some"]),
+        helper.make_node("Cast", ["some"], ["folded"], to=TensorProto.FLOAT),
+    ]
+    weights += [numpy_helper.from_array(np.array([n], np.int64), name) for name, n in (("zero", 0), ("three", 3), ("one", 1))]
+    weight = numpy_helper.from_array(values, "then_y")
+    then = helper.make_graph([], "then", [], [tensor("then_y", TensorProto.FLOAT, dims)], [weight])
+    negated = helper.make_node("Neg", ["x"], ["else_y"])
+    otherwise = helper.make_graph([negated], "else", [], [tensor("else_y", TensorProto.FLOAT, dims)])
+    nodes.append(helper.make_node("If", ["constant"], ["chosen"], then_branch=then, else_branch=otherwise))
+    inputs = [tensor("x", TensorProto.FLOAT, dims), tensor("constant", TensorProto.BOOL, [1])]
+    outputs = [tensor(name, TensorProto.FLOAT, dims) for name in ("weight", "folded", "chosen")]
+    write("constants", nodes, inputs, outputs, weights, checked=False)
+
+
+def optionals():
+    """An optional made from a tensor, one handed through, and the tensor in it."""
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["n"]))
+    nodes = [
+        helper.make_node("Optional", ["x"], ["made"]),
+        helper.make_node("Identity", ["made"], ["same"]),
+        helper.make_node("OptionalGetElement", ["same"], ["element"]),
+    ]
+    outputs = [helper.make_value_info(name, kind) for name in ("made", "same")]
+    outputs.append(tensor("element", TensorProto.FLOAT, ["n"]))
+    write("optionals", nodes, [tensor("x", TensorProto.FLOAT, ["n"])], outputs)
+
+
 def not_for_everyone():
     """A file from the future, and one with an operator of somebody's own."""
     x, y = tensor("x", TensorProto.FLOAT, ["n"]), tensor("y", TensorProto.FLOAT, ["n"])
@@ -143,5 +190,5 @@ def mlp():
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "external.data").unlink(missing_ok=True)
-    for make in (identities, optional_input, zipmap, gather, fill, wrong_dims, not_for_everyone, mlp):
+    for make in (identities, optional_input, zipmap, gather, fill, wrong_dims, aliases, constants, optionals, not_for_everyone, mlp):
         make()

@@ -93,6 +93,10 @@ impl CompiledModel for DeviceModel {
         "cuda"
     }
 
+    fn likes_fixed_sizes(&self) -> bool {
+        true
+    }
+
     fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         self.0.open()
     }
@@ -112,6 +116,15 @@ fn a_preferred_device_is_taken_however_fast_the_processor_is() {
         let both = vec![engines()[0].clone(), device];
         assert_eq!(chosen(both, &found, profiles.path()), Ok(expected), "{providers}");
     }
+}
+
+/// Its sizes are run at the load, where a shared input goes into each run as it is.
+#[test]
+fn a_device_loads_a_model_whose_rows_share_an_input() {
+    let model = subject("weighted");
+    let profiles = tempfile::tempdir().unwrap();
+    let device: Arc<dyn Engine> = Arc::new(Device(engines()[0].clone()));
+    assert_eq!(chosen(vec![device], &model, profiles.path()), Ok("device"));
 }
 
 /// An engine that answers wrongly, without an error.
