@@ -74,9 +74,15 @@ fn engine_named(name: &str) -> Result<Arc<dyn Engine>, String> {
 
 /// Resident memory of `count` deployments, made as the server makes them, golden examples and proofs included.
 fn memory(engine: &Arc<dyn Engine>, count: usize, found: &FoundVersion) -> Outcome {
-    let defaults = QueuePolicy { rows_max: 64, delay_max: Duration::ZERO, jobs_max: 1024, runs_max: 2 };
-    let loader =
-        Loader { engines: vec![Arc::clone(engine)], first_engine_wins: true, profiles: None, defaults, clock: now };
+    let defaults = QueuePolicy { jobs_max: 1024, runs_max: 2, ..QueuePolicy::default() };
+    let loader = Loader {
+        engines: vec![Arc::clone(engine)],
+        first_engine_wins: true,
+        profiles: None,
+        defaults,
+        clock: now,
+        measuring: None,
+    };
     let load = || loader.load("model", 1, found).map_err(|error| error.to_string());
     // The first pays for what the process needs once.
     let first = load()?;
