@@ -24,8 +24,8 @@ pub(crate) fn answer<B>(
     admin_host: &Host,
     triton_metrics: bool,
     request: &Request<B>,
+    CameInOn(came_in_on): CameInOn,
 ) -> Response<Full<Bytes>> {
-    let came_in_on = request.extensions().get::<CameInOn>().and_then(|address| address.0);
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(service, triton_metrics))

@@ -39,7 +39,7 @@ const STREAMS_MAX: u32 = 1024;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
-/// The address a request's connection came in on, among its extensions; none on a Unix socket.
+/// The address that a connection came in on; none on a Unix socket.
 #[derive(Clone, Copy, Debug)]
 pub struct CameInOn(pub Option<std::net::IpAddr>);
 
@@ -109,7 +109,7 @@ pub async fn serve<H, F, R>(
     fronts: Arc<Fronts>,
     handler: H,
 ) where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, CameInOn) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -209,7 +209,7 @@ async fn connection<I, H, F, R>(
     handler: H,
 ) where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, CameInOn) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -217,9 +217,9 @@ async fn connection<I, H, F, R>(
     let activity = Arc::new(Activity::default());
     let service = {
         let activity = Arc::clone(&activity);
-        service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(came_in_on);
-            Answering { running: Some(Running::new(&activity)), answer: handler(request) }
+        service_fn(move |request: Request<Incoming>| Answering {
+            running: Some(Running::new(&activity)),
+            answer: handler(request, came_in_on),
         })
     };
     let mut builder = auto::Builder::new(InBoxes);
