@@ -174,7 +174,7 @@ impl Cost {
         if longest <= budget / 2 { rows * 2 } else { rows }
     }
 
-    /// The smallest batch, up to `limit`, whose rows per second are as good as the best one's; see [`best_rows`].
+    /// The smallest batch, up to `limit`, whose rows per second are as good as the best one's.
     pub fn best_rows(&self, limit: usize) -> usize {
         let points: Vec<(f64, f64)> = self
             .points()

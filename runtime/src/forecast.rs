@@ -2,7 +2,7 @@
 //!
 //! A lower bound by what is known: refusing a request that could have been answered is worse than letting one expire. But
 //! for one thing: requests whose client has gone, or whose time is over, count until a take comes to them, for the queue
-//! does not hear of either. Where a fifth or less of those that wait are such, [`DOUBT`] covers them; where more are, a live
+//! does not hear of either. Where a fifth or less of those that wait are such, the doubt allowed for covers them; where more are, a live
 //! request may be refused that could have been answered.
 
 use std::time::Duration;
