@@ -192,10 +192,15 @@ pub(super) fn response(name: String, id: String, outcome: Outcome) -> pb::ModelI
             shape: tensor.shape().iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect(),
             ..Default::default()
         });
-        response.raw_output_contents.push(match tensor.as_strings() {
-            Some(elements) => strings::encode(elements),
-            None => tensor.bytes().cloned().unwrap_or_default(),
-        });
+        response.raw_output_contents.push(raw(&tensor));
     }
     response
+}
+
+/// A tensor as raw contents: its own bytes, or its strings each behind its length.
+pub(super) fn raw(tensor: &Tensor) -> Bytes {
+    match tensor.as_strings() {
+        Some(elements) => strings::encode(elements),
+        None => tensor.bytes().cloned().unwrap_or_default(),
+    }
 }

@@ -101,41 +101,32 @@ where
     Ok(wire::unary_response(framed, metadata))
 }
 
-/// An inference as it was read.
-enum Incoming {
-    /// It has names and raw tensors only.
-    Quick(InferRequest),
-    /// It may hold anything.
-    Full(pb::ModelInferRequest),
+/// An inference as it was read: whom it names, and what it asks or what is wrong with that.
+struct Incoming {
+    model: String,
+    version: Result<Option<u64>>,
+    id: String,
+    request: Result<InferRequest>,
 }
 
 impl Incoming {
     fn read(message: Bytes) -> Result<Incoming, Status> {
         match quick::read(&message) {
-            Some(request) => Ok(Incoming::Quick(request)),
-            None => decode(message).map(Incoming::Full),
+            Some(request) => Ok(Incoming {
+                model: request.model.clone(),
+                version: Ok(request.version),
+                id: request.id.clone(),
+                request: Ok(request),
+            }),
+            None => decode(message).map(Incoming::of),
         }
     }
 
-    /// The names that the client gave to the model and to the request.
-    fn names(&self) -> (String, String) {
-        match self {
-            Incoming::Quick(request) => (request.model.clone(), request.id.clone()),
-            Incoming::Full(message) => (message.model_name.clone(), message.id.clone()),
-        }
-    }
-
-    /// Whom it reaches, and what is asked. A model that is not there is told before a mistake in the inputs.
-    fn resolve(self, service: &Service) -> Result<(Arc<Arm>, InferRequest)> {
-        let catalog = service.inference.catalog.load();
-        match self {
-            Incoming::Quick(request) => Ok((catalog.route(&request.model, request.version)?, request)),
-            Incoming::Full(message) => {
-                let version = parse_version(&message.model_version)?;
-                let arm = catalog.route(&message.model_name, version)?;
-                Ok((arm, convert::request(message, version)?))
-            }
-        }
+    fn of(message: pb::ModelInferRequest) -> Incoming {
+        let (model, id) = (message.model_name.clone(), message.id.clone());
+        let version = parse_version(&message.model_version);
+        let request = convert::request(message, version.as_ref().ok().copied().flatten());
+        Incoming { model, version, id, request }
     }
 }
 
@@ -169,8 +160,11 @@ fn refused(status: Status) -> Response<GrpcBody> {
 }
 
 async fn infer(service: &Service, incoming: Incoming, accepted: Accepted) -> Result<Answered> {
-    let (model, id) = incoming.names();
-    match try_infer(service, incoming, accepted).await {
+    let Incoming { model, version, id, request } = incoming;
+    // A model that is not there is told before a mistake in the inputs.
+    let arm = version.and_then(|version| service.inference.catalog.load().route(&model, version));
+    let resolved = arm.and_then(|arm| Ok((arm, request?)));
+    match try_infer(service, resolved, accepted).await {
         Ok(outcome) => Ok(Answered { model, id, outcome }),
         Err(error) => {
             service.totals.note_failure(error.kind());
@@ -180,8 +174,12 @@ async fn infer(service: &Service, incoming: Incoming, accepted: Accepted) -> Res
     }
 }
 
-async fn try_infer(service: &Service, incoming: Incoming, accepted: Accepted) -> Result<Outcome> {
-    let (arm, request) = incoming.resolve(service)?;
+async fn try_infer(
+    service: &Service,
+    resolved: Result<(Arc<Arm>, InferRequest)>,
+    accepted: Accepted,
+) -> Result<Outcome> {
+    let (arm, request) = resolved?;
     let classes: Vec<Option<usize>> =
         request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
     let mut outcome = service.inference.infer(request, arm, accepted).await?;
@@ -207,10 +205,14 @@ where
     wire::streaming_response(encoder, STREAM_WAITING_MAX, move |sender| async move {
         while let Some(message) = messages.next().await? {
             let accepted = Accepted::now(None, message.len());
-            let request: pb::ModelInferRequest = decode(message)?;
-            let id = request.id.clone();
-            let wants_final = asks_for_final_marker(&request);
-            let answer = match infer(&service, Incoming::Full(request), accepted).await {
+            let read = move || {
+                let request: pb::ModelInferRequest = decode(message)?;
+                let wants_final = asks_for_final_marker(&request);
+                Ok::<_, Status>((wants_final, Incoming::of(request)))
+            };
+            let (wants_final, incoming) = beside_the_loop(accepted.bytes, read).await?;
+            let id = incoming.id.clone();
+            let answer = match infer(&service, incoming, accepted).await {
                 Ok(answered) => {
                     let mut response = answered.message();
                     if wants_final {

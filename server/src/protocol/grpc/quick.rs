@@ -12,6 +12,7 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use tiltyard_types::json::AXES_MAX;
 use tiltyard_types::{DataType, InferRequest, NamedTensor, RequestedOutput, Shape, Tensor};
 
+use super::convert::raw;
 use super::wire;
 use crate::protocol::{parse_version, strings};
 
@@ -178,13 +179,6 @@ pub(super) fn write(model: &str, version: &str, id: &str, outputs: &[NamedTensor
         buffer.extend_from_slice(raw);
     }
     Some(Bytes::from(buffer))
-}
-
-fn raw(tensor: &Tensor) -> Bytes {
-    match tensor.as_strings() {
-        Some(elements) => strings::encode(elements),
-        None => tensor.bytes().cloned().unwrap_or_default(),
-    }
 }
 
 fn output_bytes(NamedTensor { name, tensor }: &NamedTensor) -> usize {
