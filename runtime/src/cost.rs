@@ -9,7 +9,7 @@ mod times;
 
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{self, Relaxed};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 pub use self::fit::Fit;
@@ -32,6 +32,12 @@ const PUBLISH_EVERY: u64 = 64;
 
 /// Runs of one size at least, for a statement about what is typical.
 const TYPICAL_RUNS_MIN: u64 = 3;
+
+/// A run of this length at most, 99 times in 100, may be run by the thread that brought it.
+pub(crate) const QUICK: Duration = Duration::from_micros(50);
+
+/// A run of more than this is slow, not quick in a bad moment.
+const FAR_FROM_QUICK: Duration = Duration::from_micros(200);
 
 /// A batch this close to the best rate is as good, if it is smaller: it answers sooner.
 const AS_GOOD_AS_BEST: f64 = 0.97;
@@ -75,6 +81,7 @@ struct Known {
     rows: [AtomicU64; CLASSES],
     /// The bits of floats: a and b.
     fit: [AtomicU64; 2],
+    rows_quick: AtomicUsize,
 }
 
 /// The histogram of one class in one shard.
@@ -159,19 +166,10 @@ impl Cost {
         known_time(&self.known.p99_ns[class_of(rows)])
     }
 
-    /// The largest number of rows whose runs, 99 in 100, fit into `budget`: 0 while that is unknown, or where even one row
-    /// does not. Only sizes that ran are answered for, and twice the largest of them where it takes half of the budget at
-    /// most: twice the rows take no more than twice the time. A few loads: made for a request's path.
-    pub fn rows_within(&self, budget: Duration) -> usize {
-        let (mut rows, mut longest) = (0, budget);
-        for (class, p99) in self.known.p99_ns.iter().enumerate() {
-            match known_time(p99) {
-                Some(p99) if p99 > budget => return rows,
-                Some(p99) => (rows, longest) = (rows_of(class), p99),
-                None => {}
-            }
-        }
-        if longest <= budget / 2 { rows * 2 } else { rows }
+    /// The largest number of rows whose runs are quick: short enough for the thread that brought them. 0 while that is
+    /// unknown, or where even one row is not. One load: made for a request's path.
+    pub fn rows_quick(&self) -> usize {
+        self.known.rows_quick.load(Relaxed)
     }
 
     /// The smallest batch, up to `limit`, whose rows per second are as good as the best one's.
@@ -216,6 +214,8 @@ impl Cost {
             known.rows[class].store(rows.max(1.0).to_bits(), Relaxed);
             known.typical_ns[class].store((typical as u64).max(1), Relaxed);
             known.p99_ns[class].store(times.p99().map_or(0, |p99| (p99 as u64).max(1)), Relaxed);
+            let p99s: [Option<Duration>; CLASSES] = std::array::from_fn(|class| known_time(&known.p99_ns[class]));
+            known.rows_quick.store(rows_quick(&p99s, known.rows_quick.load(Relaxed)), Relaxed);
             let points: [(f64, f64, f64); CLASSES] = std::array::from_fn(|class| {
                 self.point(class)
                     .map_or((0.0, 0.0, 0.0), |point| (point.rows, point.typical.as_nanos() as f64, point.runs as f64))
@@ -275,6 +275,27 @@ pub(crate) fn best_rows(points: &[(f64, f64)], limit: usize) -> usize {
     let rows = points[first].0;
     let is_open = first + 1 == points.len() && rows * 2.0 <= limit as f64;
     if is_open { limit } else { (rows.round() as usize).clamp(1, limit.max(1)) }
+}
+
+/// The largest number of rows whose runs are quick, 99 in 100, by the size classes' times; `before` is what was quick until
+/// now.
+///
+/// What was quick once may take twice as long before it no longer is: a busy machine must not send requests to and fro.
+/// More rows take no less time than fewer, so that a size which looks a little slower than a larger one was only seen in a
+/// worse moment; one that is far beyond the bound rules out all above it. Only sizes that ran are answered for, and twice
+/// the largest of them where it takes half of the bound at most: twice the rows take no more than twice the time.
+fn rows_quick(p99s: &[Option<Duration>], before: usize) -> usize {
+    let (mut rows, mut longest) = (0, QUICK);
+    for (class, p99) in p99s.iter().enumerate().filter_map(|(class, p99)| Some((class, (*p99)?))) {
+        let bound = if rows_of(class) <= before { 2 * QUICK } else { QUICK };
+        if p99 > FAR_FROM_QUICK {
+            return rows;
+        }
+        if p99 <= bound {
+            (rows, longest) = (rows_of(class), p99);
+        }
+    }
+    if longest <= QUICK / 2 { rows * 2 } else { rows }
 }
 
 /// The size class of a run.

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
 use crate::batch::{BatchError, Extent, Layout, Pad};
-use crate::cost::Cost;
+use crate::cost::{Cost, QUICK};
 use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
 use crate::job::{Answer, Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
@@ -20,9 +20,6 @@ use crate::repository::settings::Settings;
 use crate::stats::{RunTimes, Stats};
 use crate::sync::{Mutex, MutexGuard};
 use crate::turn;
-
-/// A run of this length at most, 99 times in 100, may be run by the thread that brought it.
-const QUICK: Duration = Duration::from_micros(50);
 
 /// What the load found out about a version: its identity and how it will be run.
 #[derive(Clone, Debug)]
@@ -267,7 +264,7 @@ impl Deployment {
     /// wait for company, and on devices, whose runs are waited for.
     fn rows_here(&self) -> usize {
         let workers_only = !self.policy.delay_max.is_zero() || self.compiled.sessions_max().is_some();
-        if workers_only { 0 } else { self.cost.rows_within(QUICK) }
+        if workers_only { 0 } else { self.cost.rows_quick() }
     }
 
     /// Takes in that a run of `rows` rows of these inputs took `run`.
