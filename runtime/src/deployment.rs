@@ -21,6 +21,9 @@ use crate::stats::{RunTimes, Stats};
 use crate::sync::{Mutex, MutexGuard};
 use crate::turn;
 
+/// What the axes of an input without elements may multiply to, those of length 0 left out.
+const EMPTY_EXTENT_MAX: usize = 1 << 20;
+
 /// What the load found out about a version: its identity and how it will be run.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -197,6 +200,9 @@ impl Deployment {
     /// How many rows `inputs` carry. Fails when inputs disagree about it where rows are proved to be the axis; elsewhere
     /// their first axes may be different things.
     pub fn rows(&self, inputs: &[Option<Tensor>]) -> Result<usize> {
+        if self.batch_axis != BatchAxis::Proved {
+            self.refuse_vast(inputs)?;
+        }
         if self.batch_axis == BatchAxis::None {
             return Ok(1);
         }
@@ -218,6 +224,26 @@ impl Deployment {
                 )))
             }
             _ => Ok(rows),
+        }
+    }
+
+    /// Refuses an input without elements whose other axes are long: it costs its client nothing, but outputs that lack the
+    /// empty axis may be as large as the others say.
+    fn refuse_vast(&self, inputs: &[Option<Tensor>]) -> Result<()> {
+        let extent = |tensor: &Tensor| {
+            let axes = tensor.shape().iter().filter(|&&axis| axis > 0);
+            axes.fold(1usize, |product, &axis| product.saturating_mul(axis))
+        };
+        let is_vast = |input: &Option<Tensor>| {
+            input.as_ref().is_some_and(|tensor| tensor.elements() == 0 && extent(tensor) > EMPTY_EXTENT_MAX)
+        };
+        match self.signature.inputs.iter().zip(inputs).find(|(_, input)| is_vast(input)) {
+            None => Ok(()),
+            Some((spec, input)) => Err(Error::invalid(format!(
+                "{:?} has shape {} without a single element, expected the other axes to have at most {EMPTY_EXTENT_MAX} together: send data",
+                spec.name,
+                input.as_ref().map(|tensor| tensor.shape().to_string()).unwrap_or_default(),
+            ))),
         }
     }
 

@@ -83,7 +83,34 @@ impl Scene {
 
     /// Asks and waits. A full or draining queue is an answer too.
     fn answered(&self, values: &[f32]) -> Result<Vec<f32>> {
-        let mut pending = self.ask(values)?;
+        Self::wait(self.ask(values)?)
+    }
+
+    /// Does what an event loop does at the end of a turn that brought these requests, and waits for the answers.
+    fn answered_here(&self, requests: &[&[f32]]) -> Vec<Result<Vec<f32>>> {
+        let (jobs, answers): (Vec<Job>, Vec<Pending>) = requests.iter().map(|values| self.job(values)).unzip();
+        self.deployment.run_here(jobs, Moment::from_nanos(1), &self.pool);
+        answers.into_iter().map(Self::wait).collect()
+    }
+
+    fn job(&self, values: &[f32]) -> (Job, Pending) {
+        let (reply, pending) = Reply::new();
+        let job = Job {
+            inputs: vec![Some(Tensor::from_slice([values.len()], values).unwrap())],
+            wanted: vec![0],
+            rows: values.len(),
+            rows_gone: 0,
+            layout: self.deployment.layout.clone(),
+            length: None,
+            demand: Demand::default(),
+            enqueued: self.pool.now(),
+            reply,
+            held: Box::new(Counted(Arc::clone(&self.let_go))),
+        };
+        (job, pending)
+    }
+
+    fn wait(mut pending: Pending) -> Result<Vec<f32>> {
         loop {
             match pending.try_recv() {
                 Ok(answer) => return Ok(answer?.outputs[0].to_vec().unwrap()),
@@ -223,6 +250,56 @@ fn more_clients_than_the_queue_takes_are_answered_or_refused() {
                 .collect();
             clients.into_iter().for_each(|client| client.join().unwrap());
             scene.end(5);
+        },
+        ORDERS,
+    );
+}
+
+#[test]
+fn runs_on_an_event_loop_and_those_of_workers_answer_all() {
+    shuttle::check_random(
+        || {
+            let scene = scene(1, 1, 2);
+            let event_loop = scene.clone();
+            // The queue takes three jobs, and what the loop leaves to the workers may be one too many.
+            let event_loop = thread::spawn(move || {
+                for _ in 0..2 {
+                    let answers = event_loop.answered_here(&[&[1.0], &[REFUSE], &[3.0, 4.0]]);
+                    let expected = [Ok(vec![2.0]), Err(ErrorKind::Invalid), Ok(vec![6.0, 8.0])];
+                    for (answer, expected) in answers.into_iter().zip(expected) {
+                        let answer = answer.map_err(|error| error.kind());
+                        assert!(answer == expected || answer == Err(ErrorKind::Overloaded), "{answer:?}");
+                    }
+                }
+            });
+            for _ in 0..2 {
+                match scene.answered(&[9.0]) {
+                    Ok(values) => assert_eq!(values, [18.0]),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Overloaded),
+                }
+            }
+            event_loop.join().unwrap();
+            scene.end(8);
+        },
+        ORDERS,
+    );
+}
+
+#[test]
+fn an_event_loop_that_meets_a_drain_answers_all() {
+    shuttle::check_random(
+        || {
+            let scene = scene(1, 1, 2);
+            let event_loop = scene.clone();
+            let event_loop = thread::spawn(move || event_loop.answered_here(&[&[1.0], &[2.0], &[3.0]]));
+            scene.deployment.drain();
+            for (answer, expected) in event_loop.join().unwrap().into_iter().zip([2.0, 4.0, 6.0]) {
+                match answer {
+                    Ok(values) => assert_eq!(values, [expected]),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::NotReady),
+                }
+            }
+            scene.end(3);
         },
         ORDERS,
     );

@@ -155,6 +155,19 @@ fn without_a_proof_nothing_is_shared() {
 }
 
 #[test]
+fn vast_shapes_without_data_are_refused_where_nothing_bounds_rows() {
+    for batch_axis in [BatchAxis::None, BatchAxis::Unproved("by the test".into())] {
+        let bench = bench(batch_axis, 1, 100);
+        let rows = |shape: &[usize]| bench.deployment.rows(&[Some(Tensor::from_slice::<f32>(shape, &[]).unwrap())]);
+        let refused = rows(&[1 << 40, 0]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.message().contains("[1099511627776, 0] without a single element"), "{refused}");
+        assert!(rows(&[usize::MAX, usize::MAX, 0]).is_err(), "the product is not to overflow");
+        assert!(rows(&[1 << 20, 0]).is_ok() && rows(&[0]).is_ok());
+    }
+}
+
+#[test]
 fn one_jobs_fault_is_not_its_neighbours() {
     for (order, kind) in [(REFUSE, ErrorKind::Invalid), (PANIC, ErrorKind::Engine), (SHORT, ErrorKind::Engine)] {
         let bench = bench(BatchAxis::Proved, 1, 100);
