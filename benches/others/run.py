@@ -31,9 +31,11 @@ ROOT = HERE.parent.parent
 OURS = "tiltyard"
 OTHERS = ["fastapi", "mosec", "mlserver", "pytriton"]
 # A stretch of the large ones is longer.
-MODELS = {"mlp": 1, "gbdt": 1, "minilm": 2, "resnet18": 2.5}
+MODELS = {"mlp": 1, "gbdt": 1, "minilm": 2, "resnet18": 4}
 READY_SECONDS = 120
 QUIET_SECONDS = 60
+# A stretch without a good answer to its first request.
+NOTHING = {"requests_per_second": 0.0, "failures": {"no answer": 1}, "unanswered": 0}
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 
 
@@ -93,9 +95,15 @@ def request(model):
     return json.dumps({"inputs": [dict(zip(keys, tensor)) for tensor in tensors]}).encode()
 
 
-def cpu_seconds(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(session):
+    """What all processes of a session have used so far."""
+    ticks = 0
+    for file in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        # It may end between the listing and the look.
+        with contextlib.suppress(OSError):
+            fields = file.read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12]) if int(fields[3]) == session else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 class Server:
@@ -139,12 +147,12 @@ class Server:
         raise SystemExit(f"{self.name} does not answer for {self.model}; it said:\n{self.log.read_text()[-3000:]}")
 
     def wait_until_quiet(self):
-        """What a server measures in idle time must not show in the others' figures."""
+        """What a server does while nobody asks must not show in the others' figures, nor theirs in what it measures."""
         until, quiet = time.monotonic() + QUIET_SECONDS, 0
         while quiet < 3 and time.monotonic() < until:
             before = cpu_seconds(self.process.pid)
             time.sleep(0.5)
-            quiet = quiet + 1 if cpu_seconds(self.process.pid) - before <= 0.02 else 0
+            quiet = quiet + 1 if cpu_seconds(self.process.pid) - before <= 0.05 else 0
 
     def load(self, concurrency, longer, arguments, file):
         command = [arguments.load, "run", "--target", f"127.0.0.1:{self.port}", "--protocol", "json"]
@@ -153,8 +161,13 @@ class Server:
         command += ["--warmup", f"{int(arguments.warmup * longer * 1000)}ms", "--json", file]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode:
-            raise SystemExit(f"{self.name}, {self.model}: {done.stderr}\nits log ends:\n{self.log.read_text()[-2000:]}")
-        return json.loads(file.read_text())
+            log = self.log.read_text()[-2000:]
+            print(f"{self.name}, {self.model}: {done.stderr}\nits log ends:\n{log}", file=sys.stderr)
+        summary = json.loads(file.read_text()) if done.returncode == 0 else NOTHING
+        if failed(summary):
+            # It may still work on what nobody waits for any more.
+            self.wait_until_quiet()
+        return summary
 
 
 def check(servers, body):
@@ -171,10 +184,12 @@ def measure(model, arguments, folder):
     rounds = {}
     body = request(model)
     with contextlib.ExitStack() as running:
-        names = [OURS, *arguments.others]
-        servers = [running.enter_context(Server(name, model, arguments, folder / name)) for name in names]
+        start = lambda name: running.enter_context(Server(name, model, arguments, folder / name))
+        ours = start(OURS)
+        ours.wait(body)
+        ours.wait_until_quiet()
+        servers = [ours, *map(start, arguments.others)]
         check(servers, body)
-        servers[0].wait_until_quiet()
         for number in range(arguments.rounds):
             for concurrency in arguments.concurrency:
                 # Every second round goes backwards, so that nobody is always the first.
@@ -225,7 +240,7 @@ def table(rounds, arguments):
             ours = rounds[model][concurrency, OURS]
             for name in (OURS, *arguments.others):
                 theirs = rounds[model][concurrency, name]
-                rates = [rate(each) for each in theirs]
+                rates = [rate(each) for each in theirs if rate(each) > 0] or [float("nan")]
                 pairs = list(zip(ours, theirs))
                 cells = [told(median([read(each) for each in theirs])) for read in FIGURES.values()]
                 cells.append(told((max(rates) - min(rates)) / median(rates) * 100, " %"))
