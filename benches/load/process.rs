@@ -1,4 +1,4 @@
-//! What has a process used so far: processor time, and memory?
+//! What has a process used so far, or all of its family: processor time, and memory?
 //!
 //! Read from `/proc`. The kernel tells processor time in hundredths of a second, so stretches should last a second or more.
 
@@ -19,6 +19,47 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration, Fault> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_err(|error| format!("process {pid} cannot be looked at: {error}"))?;
     cpu_time_in(&text).ok_or_else(|| format!("/proc/{pid}/stat is not understood: {text:?}").into())
+}
+
+/// A process and all that it started, and they in turn, as far as they run. Some servers are several processes.
+///
+/// Fails when there is no such process, or no `/proc`.
+pub(crate) fn family(pid: u32) -> Result<Vec<u32>, Fault> {
+    let parent_of = |pid: u32| parent_in(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?);
+    if parent_of(pid).is_none() {
+        return Err(format!("there is no process {pid}").into());
+    }
+    let entries = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let parents: Vec<(u32, u32)> = entries.filter_map(|child| Some((child, parent_of(child)?))).collect();
+    let mut family = vec![pid];
+    let mut seen = 0;
+    while let Some(&parent) = family.get(seen) {
+        family.extend(parents.iter().filter(|(_, its)| *its == parent).map(|(child, _)| *child));
+        seen += 1;
+    }
+    Ok(family)
+}
+
+/// Processor time of all of a family. Fails when one of them has ended.
+pub(crate) fn family_cpu_time(family: &[u32]) -> Result<Duration, Fault> {
+    family.iter().map(|&pid| cpu_time(pid)).sum()
+}
+
+/// Memory of all of a family; what they share counts for each. Fails when one of them has ended.
+pub(crate) fn family_memory(family: &[u32]) -> Result<Memory, Fault> {
+    let mut all = Memory::default();
+    for &pid in family {
+        let Memory { resident_bytes, anonymous_bytes, peak_bytes } = memory(pid)?;
+        all.resident_bytes += resident_bytes;
+        all.anonymous_bytes += anonymous_bytes;
+        all.peak_bytes += peak_bytes;
+    }
+    Ok(all)
+}
+
+fn parent_in(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 fn cpu_time_in(stat: &str) -> Option<Duration> {
@@ -84,6 +125,22 @@ mod tests {
         let expected = Memory { resident_bytes: 20 * 1024, anonymous_bytes: 10 * 1024, peak_bytes: 30 * 1024 };
         assert_eq!(memory_in(status), expected);
         assert_eq!(memory_in(""), Memory::default());
+    }
+
+    #[test]
+    fn families_are_found_and_added_up() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("there is a sleep");
+        let family = family(std::process::id());
+        let used = family_cpu_time(&[std::process::id(), child.id()]);
+        let memory = family_memory(&[std::process::id(), child.id()]).expect("both run").resident_bytes;
+        child.kill().and_then(|()| child.wait()).expect("it was running");
+        let family = family.expect("this process runs");
+        assert_eq!(family[0], std::process::id());
+        assert!(family.contains(&child.id()));
+        used.expect("both ran");
+        assert!(memory > 0);
+        assert_eq!(parent_in("7 (a (b) c) S 1 7 7 0 -1"), Some(1));
+        assert!(super::family(u32::MAX).is_err());
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub(crate) struct Load {
     pub(crate) warmup: Duration,
     /// What counts.
     pub(crate) duration: Duration,
-    /// The server's process, whose use is told.
+    /// The server's process, whose use is told with that of all it started.
     pub(crate) server_pid: Option<u32>,
     /// What chance follows from.
     pub(crate) seed: u64,
@@ -127,7 +127,11 @@ pub(crate) fn command() -> Command {
         ))
         .arg(flag("warmup", "500ms", parse_duration, "Before anything counts"))
         .arg(flag("duration", "3s", parse_duration, "What counts"))
-        .arg(optional("server-pid", value_parser!(u32), "The server's process: its processor time and memory are told"))
+        .arg(optional(
+            "server-pid",
+            value_parser!(u32),
+            "The server's process: its processor time and memory, and those of all it started, are told",
+        ))
         .arg(flag("seed", "1", value_parser!(u64), "What chance follows from"))
         .arg(
             Arg::new("verify")
@@ -321,7 +325,10 @@ struct Measured {
 /// Lets the stretch begin and end, and reads what was used meanwhile.
 async fn measure(shared: &Shared, server_pid: Option<u32>) -> Result<Measured, Fault> {
     let own = std::process::id();
-    let used = || Ok::<_, Fault>((process::cpu_time(own)?, server_pid.map(process::cpu_time).transpose()?));
+    // Found once: it takes a look at every process of the machine.
+    let family = server_pid.map(process::family).transpose()?;
+    let used_there = || family.as_deref().map(process::family_cpu_time).transpose();
+    let used = || Ok::<_, Fault>((process::cpu_time(own)?, used_there()?));
     tokio::time::sleep_until(shared.counted.0.into()).await;
     let before = used()?;
     let began = Instant::now();
@@ -330,8 +337,10 @@ async fn measure(shared: &Shared, server_pid: Option<u32>) -> Result<Measured, F
     shared.recorder().measuring = false;
     let took = began.elapsed();
     let after = used()?;
-    let server = match (server_pid, before.1, after.1) {
-        (Some(pid), Some(before), Some(after)) => Some((after.saturating_sub(before), process::memory(pid)?)),
+    let server = match (&family, before.1, after.1) {
+        (Some(family), Some(before), Some(after)) => {
+            Some((after.saturating_sub(before), process::family_memory(family)?))
+        }
         _ => None,
     };
     Ok(Measured { took, generator_cpu: after.0.saturating_sub(before.0), server })

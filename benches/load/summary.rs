@@ -81,6 +81,7 @@ impl Recorder {
             requests_per_second: throughput,
             rows_per_second: throughput * rows as f64,
             good_per_second: self.within_bound as f64 / took.as_secs_f64(),
+            late: self.latencies.len() - self.within_bound,
             latency_us: Latency::of(&self.latencies),
             failures: self.failures,
             unanswered,
@@ -136,6 +137,8 @@ pub(crate) struct Summary {
     pub(crate) rows_per_second: f64,
     /// Requests meant for the stretch that were answered within the bound, where there is one.
     pub(crate) good_per_second: f64,
+    /// Requests meant for the stretch that were answered later than the bound.
+    pub(crate) late: u64,
     pub(crate) latency_us: Latency,
     /// How many requests failed, by kind.
     pub(crate) failures: BTreeMap<String, u64>,
@@ -158,6 +161,13 @@ impl Summary {
             self.requests_per_second = concurrency as f64 * 1e6 / self.latency_us.mean;
             self.rows_per_second = self.requests_per_second * rows as f64;
         }
+    }
+
+    /// Of the requests meant for the stretch, how many were answered within the bound; one where there were none.
+    pub(crate) fn good_share(&self) -> f64 {
+        let good = self.good_per_second * self.seconds;
+        let all = good + (self.late + self.failed()) as f64;
+        if all > 0.0 { good / all } else { 1.0 }
     }
 
     /// Requests that went wrong, of whatever kind.
@@ -240,7 +250,8 @@ mod tests {
         for millis in 1..=10 {
             recorder.note(&Ok(()), Some(Duration::from_millis(millis)));
         }
-        assert_eq!(recorder.summary(Duration::from_secs(1), 1, 0).good_per_second, 5.0);
+        let summary = recorder.summary(Duration::from_secs(2), 1, 10);
+        assert_eq!((summary.good_per_second, summary.late, summary.good_share()), (2.5, 5, 0.25));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How are several subjects measured fairly on a machine that is never quiet, and what do their rounds say?
 //!
 //! Each round measures every subject once, one after the other: what disturbs the machine for longer than a round disturbs
-//! them all. Ratios are made within a round, and medians over the rounds.
+//! them all. Every second round goes backwards, so that nobody is always the first. Ratios are made within a round, and
+//! medians over the rounds.
 
 use serde::Serialize;
 
@@ -61,6 +62,12 @@ impl Outcome {
         median(self.rounds.iter().zip(&other.rounds).map(|(one, other)| figure(one) / figure(other)).collect())
     }
 
+    /// The least and the most of that ratio over the rounds.
+    pub(super) fn ratio_range(&self, other: &Outcome, figure: Figure) -> (f64, f64) {
+        let ratios = self.rounds.iter().zip(&other.rounds).map(|(one, other)| figure(one) / figure(other));
+        ratios.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), ratio| (least.min(ratio), most.max(ratio)))
+    }
+
     /// How far throughput went apart over the rounds: the largest less the smallest, by the median.
     pub(super) fn spread(&self) -> f64 {
         let figures = self.rounds.iter().map(THROUGHPUT);
@@ -97,10 +104,13 @@ pub(super) fn measure(contenders: &[Contender], rounds: usize) -> Result<Vec<Out
     };
     let mut outcomes: Vec<Outcome> = contenders.iter().map(outcome).collect();
     for round in 0..rounds {
-        for (contender, outcome) in contenders.iter().zip(&mut outcomes) {
-            let Contender { subject, case, load } = contender;
+        let mut turns: Vec<(&Contender, &mut Outcome)> = contenders.iter().zip(&mut outcomes).collect();
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for (Contender { subject, case, load }, outcome) in turns {
             // Other chance in every round, and the same for all in one.
-            let load = Load { seed: round as u64 + 1, ..load.clone() };
+            let load = Load { seed: load.seed + round as u64, ..load.clone() };
             let summary = drive(&load).map_err(|fault| format!("{subject}, {case}, {}: {fault}", load.protocol))?;
             eprintln!("round {} of {rounds}: {subject}, {case}, {}: {summary}", round + 1, load.protocol);
             outcome.rounds.push(summary);
@@ -139,6 +149,7 @@ mod tests {
         // The machine was half as fast in the second round: no round says anything but 0.5.
         let (ours, limit) = (outcome(&[50.0, 25.0, 45.0]), outcome(&[100.0, 50.0, 90.0]));
         assert_eq!(ours.ratio(&limit, THROUGHPUT), 0.5);
+        assert_eq!(limit.ratio_range(&outcome(&[50.0, 45.0, 90.0]), THROUGHPUT), (1.0, 2.0));
         assert_eq!(limit.spread(), 50.0 / 90.0);
         assert_eq!((ours.failed(), ours.median(THROUGHPUT)), (0, 45.0));
         assert!(ours.median(CPU).is_nan());

@@ -11,12 +11,23 @@ use serde::Deserialize;
 
 use crate::Fault;
 use crate::payload::Protocol;
+use crate::process;
 
 /// How long a server may take until all models answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Between two looks at whether it is ready.
 const READY_PAUSE: Duration = Duration::from_millis(2);
+
+/// A server is quiet when it uses less than this share of a core over one look and the next.
+const QUIET_CORES: f64 = 0.03;
+
+/// How long a look takes, and how many quiet ones follow each other before nothing more is expected.
+const QUIET_LOOK: Duration = Duration::from_millis(500);
+const QUIET_LOOKS: usize = 3;
+
+/// How long a server may be busy before anybody asked it anything: 13 deployments of 2 s each, on a busy machine.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A running process that is ended with this value.
 pub(super) struct Subject {
@@ -41,6 +52,28 @@ impl Subject {
     /// The process.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until it has measured what it measures in idle time; says so and goes on when it is busy after two minutes.
+    pub(super) fn wait_until_quiet(&self) -> Result<(), Fault> {
+        let began = Instant::now();
+        let mut quiet = 0;
+        while quiet < QUIET_LOOKS {
+            if began.elapsed() > QUIET_TIMEOUT {
+                eprintln!(
+                    "{}: still busy with itself after {} s: its figures suffer",
+                    self.name,
+                    QUIET_TIMEOUT.as_secs()
+                );
+                return Ok(());
+            }
+            let before = process::cpu_time(self.pid())?;
+            std::thread::sleep(QUIET_LOOK);
+            let used = process::cpu_time(self.pid())?.saturating_sub(before);
+            quiet = if used <= QUIET_LOOK.mul_f64(QUIET_CORES) { quiet + 1 } else { 0 };
+        }
+        eprintln!("{}: quiet after {:.1} s", self.name, began.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Where it answers a protocol.
