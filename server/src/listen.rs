@@ -228,9 +228,12 @@ async fn connection<I, H, F, R>(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout.max(limits.idle_timeout))
         .max_buf_size(HEAD_BYTES_MAX as usize);
+    // The table of headers that both sides of an HTTP/2 connection keep would fill with the dates of each second, which
+    // are then all compared with that of each answer. gRPC has no date; who answers anything else says it.
     builder
         .http2()
         .timer(TokioTimer::new())
+        .auto_date_header(false)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)

@@ -6,6 +6,7 @@
 pub(crate) mod body;
 pub(crate) mod classification;
 pub(crate) mod compression;
+pub(crate) mod date;
 pub(crate) mod docs;
 pub(crate) mod grpc;
 pub(crate) mod reply;
@@ -17,7 +18,8 @@ pub(crate) mod strings;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::DATE;
+use http::{Request, Response, Version};
 use http_body::Body;
 use tiltyard_types::Result;
 
@@ -33,7 +35,12 @@ where
     if grpc::wire::is_grpc(request.headers()) {
         return body::grpc(grpc::answer(service, request).await);
     }
-    rest::answer(&service, request).await
+    let version = request.version();
+    let mut response = rest::answer(&service, request).await;
+    if version == Version::HTTP_2 {
+        response.headers_mut().insert(DATE, date::header());
+    }
+    response
 }
 
 /// Work on a body of so many bytes may take tens of milliseconds: the thread's other connections shall not wait.
