@@ -71,7 +71,7 @@ type Wanted = SmallVec<[usize; 2]>;
 
 impl Outcome {
     /// The outputs asked for with their names, in that order.
-    pub fn named(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Tensor)> + Clone {
         let specs = &self.arm.deployment.signature.outputs;
         self.wanted.iter().zip(&self.outputs).map(|(&position, tensor)| (specs[position].name.as_str(), tensor))
     }

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use prost::Message;
-use smallvec::SmallVec;
 use tiltyard_proto::inference as pb;
 use tiltyard_proto::inference::infer_parameter::ParameterChoice;
 use tiltyard_types::{Error, InferRequest, Moment, Result, Tensor};
@@ -146,8 +145,7 @@ impl Incoming {
 
 /// The answer as a frame.
 fn framed(request: &InferRequest, outcome: &Outcome, encoder: Encoder) -> Result<Bytes, Status> {
-    let outputs: SmallVec<[_; 2]> = outcome.named().collect();
-    match quick::write(&request.model, &outcome.arm.version, &request.id, &outputs) {
+    match quick::write(&request.model, &outcome.arm.version, &request.id, outcome.named()) {
         Some(framed) => Ok(encoder.pack(framed)),
         // Too large: the generated code says so.
         None => encoder.frame(&convert::response(request, outcome)),

@@ -156,39 +156,45 @@ impl<'a> Fields<'a> {
 
 /// The answer as a framed message: the model's name as the client sent it, its version, the client's id, and the outputs as
 /// raw contents. `None` where it is too large for a frame.
-pub(super) fn write(model: &str, version: &str, id: &str, outputs: &[(&str, &Tensor)]) -> Option<Bytes> {
-    let texts: SmallVec<[Option<Bytes>; 2]> =
-        outputs.iter().map(|(_, tensor)| tensor.as_strings().map(strings::encode)).collect();
-    let both = outputs.iter().zip(&texts);
-    let parts: SmallVec<[(usize, &[u8]); 2]> =
-        both.map(|((name, tensor), text)| (output_bytes(name, tensor), raw(tensor, text))).collect();
+pub(super) fn write<'a>(
+    model: &str,
+    version: &str,
+    id: &str,
+    outputs: impl Iterator<Item = (&'a str, &'a Tensor)> + Clone,
+) -> Option<Bytes> {
     let names = [(1, model), (2, version), (3, id)];
+    let output_length = |(name, tensor): (&str, &Tensor)| {
+        delimited_bytes(output_bytes(name, tensor)) + delimited_bytes(raw_bytes(tensor))
+    };
     let length = names.iter().map(|(_, text)| text_bytes(text)).sum::<usize>()
-        + parts.iter().map(|(output, raw)| delimited_bytes(*output) + delimited_bytes(raw.len())).sum::<usize>();
+        + outputs.clone().map(output_length).sum::<usize>();
     let mut buffer = Vec::with_capacity(wire::PREFIX_BYTES + length);
     buffer.extend_from_slice(&wire::prefix(false, u32::try_from(length).ok()?));
     for (tag, text) in names {
         write_text(tag, text, &mut buffer);
     }
-    for ((name, tensor), (bytes, _)) in outputs.iter().zip(&parts) {
-        write_head(5, *bytes, &mut buffer);
+    for (name, tensor) in outputs.clone() {
+        write_head(5, output_bytes(name, tensor), &mut buffer);
         write_text(1, name, &mut buffer);
         write_text(2, tensor.dtype().name(), &mut buffer);
         if !tensor.shape().is_empty() {
             write_head(3, shape_bytes(tensor.shape()), &mut buffer);
-            tensor.shape().iter().for_each(|&axis| write_varint(axis as u64, &mut buffer));
+            tensor.shape().iter().for_each(|&axis| encode_varint(axis as u64, &mut buffer));
         }
     }
-    for (_, raw) in &parts {
-        write_head(6, raw.len(), &mut buffer);
-        buffer.extend_from_slice(raw);
+    for (_, tensor) in outputs {
+        write_head(6, raw_bytes(tensor), &mut buffer);
+        match tensor.as_strings() {
+            Some(elements) => strings::write(elements, &mut buffer),
+            None => buffer.extend_from_slice(tensor.bytes().map_or(&[], |bytes| bytes)),
+        }
     }
     Some(Bytes::from(buffer))
 }
 
-/// What a tensor is on the wire: its own bytes, or its strings as they were encoded.
-fn raw<'a>(tensor: &'a Tensor, text: &'a Option<Bytes>) -> &'a [u8] {
-    text.as_ref().or(tensor.bytes()).map_or(&[], |bytes| bytes)
+/// Bytes of a tensor as raw contents.
+fn raw_bytes(tensor: &Tensor) -> usize {
+    tensor.as_strings().map_or_else(|| tensor.size(), strings::encoded_len)
 }
 
 fn output_bytes(name: &str, tensor: &Tensor) -> usize {
@@ -210,19 +216,19 @@ fn delimited_bytes(content: usize) -> usize {
     1 + encoded_len_varint(content as u64) + content
 }
 
-fn write_head(tag: u64, length: usize, buffer: &mut Vec<u8>) {
-    write_varint(tag << 3 | LENGTH_DELIMITED, buffer);
-    write_varint(length as u64, buffer);
-}
-
-fn write_varint(value: u64, buffer: &mut Vec<u8>) {
-    match value {
-        0..0x80 => buffer.push(value as u8),
-        _ => encode_varint(value, buffer),
+/// The key and the length of a field. Tags are below 16.
+fn write_head(tag: u8, length: usize, buffer: &mut Vec<u8>) {
+    let key = tag << 3 | LENGTH_DELIMITED as u8;
+    match length {
+        0..0x80 => buffer.extend_from_slice(&[key, length as u8]),
+        _ => {
+            buffer.push(key);
+            encode_varint(length as u64, buffer);
+        }
     }
 }
 
-fn write_text(tag: u64, text: &str, buffer: &mut Vec<u8>) {
+fn write_text(tag: u8, text: &str, buffer: &mut Vec<u8>) {
     if !text.is_empty() {
         write_head(tag, text.len(), buffer);
         buffer.extend_from_slice(text.as_bytes());
@@ -340,8 +346,8 @@ mod tests {
                 raw_output_contents: outputs.iter().map(|output| raw(&output.tensor)).collect(),
                 ..Default::default()
             };
-            let outputs: Vec<_> = outputs.iter().map(|output| (output.name.as_str(), &output.tensor)).collect();
-            prop_assert_eq!(write(&model, "12", &id, &outputs), wire::frame(&message).ok());
+            let outputs = outputs.iter().map(|output| (output.name.as_str(), &output.tensor));
+            prop_assert_eq!(write(&model, "12", &id, outputs), wire::frame(&message).ok());
         }
     }
 
