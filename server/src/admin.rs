@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, DATE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use tiltyard_runtime::deployment::{BatchAxis, Padding};
 use crate::catalog::Version;
 use crate::config::Host;
 use crate::listen::CameInOn;
+use crate::protocol::date;
 use crate::service::Service;
 use crate::telemetry;
 
@@ -52,6 +53,9 @@ pub(crate) fn answer<B>(
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if request.version() == http::Version::HTTP_2 {
+        response.headers_mut().insert(DATE, date::header());
+    }
     response
 }
 

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::Way;
-use tiltyard_types::{Error, ErrorKind, Result};
+use tiltyard_types::{Error, ErrorKind, RequestId, Result};
 
 /// Everything that can answer, at one moment.
 #[derive(Clone, Default)]
@@ -59,9 +59,11 @@ pub struct Arm {
     pub deployment: Arc<Deployment>,
     /// Its version as the protocols write it.
     pub version: String,
-    /// What every answer of it tells about who gave it, made once.
-    pub headers: HeaderMap,
+    headers: HeaderMap,
+    grpc_headers: HeaderMap,
 }
+
+static PREDICTION_ID: HeaderName = HeaderName::from_static("tiltyard-prediction-id");
 
 /// An arm's part in a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,12 +107,36 @@ impl Arm {
         let pairs = pairs
             .into_iter()
             .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)));
-        // Room for what is added to a copy, so that no copy grows.
         let mut headers = HeaderMap::with_capacity(10);
+        // The first, where a copy finds it at once.
+        headers.insert(&PREDICTION_ID, HeaderValue::from_static(""));
         headers.extend(pairs);
+        let mut grpc_headers = headers.clone();
+        grpc_headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         let version = identity.version.to_string();
-        Arc::new(Arm { role, deployment: Arc::clone(deployment), version, headers })
+        Arc::new(Arm { role, deployment: Arc::clone(deployment), version, headers, grpc_headers })
     }
+
+    /// What every answer tells about who gave it, as headers.
+    pub fn headers(&self, id: RequestId) -> HeaderMap {
+        answer_of(&self.headers, id)
+    }
+
+    /// The headers of an answer over gRPC: the same, and the content type.
+    pub fn grpc_headers(&self, id: RequestId) -> HeaderMap {
+        answer_of(&self.grpc_headers, id)
+    }
+}
+
+/// Headers that were made once, for the answer to this request. To copy them is much less work than to insert them.
+fn answer_of(made: &HeaderMap, id: RequestId) -> HeaderMap {
+    let mut headers = made.clone();
+    if let (Some(value), Ok(mut id)) = (headers.values_mut().next(), HeaderValue::from_bytes(&id.first_prediction())) {
+        // No other answer has it, so that it is not worth a place in a connection's table of headers.
+        id.set_sensitive(true);
+        *value = id;
+    }
+    headers
 }
 
 impl Catalog {

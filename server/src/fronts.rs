@@ -13,6 +13,8 @@ use tiltyard_runtime::turn;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
+use crate::deadlines;
+
 /// Threads that heavy bodies may occupy beside each event loop.
 const BESIDE_MAX: usize = 4;
 
@@ -38,6 +40,7 @@ impl Fronts {
             thread::Builder::new().name(format!("tiltyard-front-{number}")).spawn(move || {
                 runtime.block_on(async {
                     turn::install(pool);
+                    deadlines::install();
                     // An error says that the sender has gone, which is what is waited for.
                     drop(ended.changed().await);
                 });

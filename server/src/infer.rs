@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use smallvec::SmallVec;
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::{Answer, Demand};
 use tiltyard_runtime::pool::Pool;
-use tiltyard_types::{Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, Parameters, RequestId, Result};
+use tiltyard_types::{
+    Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, Parameters, RequestId, Result, Tensor,
+};
 
 use crate::admission::Admission;
 use crate::catalog::{Arm, Catalog};
-use crate::{clock, ids};
+use crate::{clock, deadlines, ids};
 
 /// What answers requests: shared by all connections.
 pub struct Inference {
@@ -57,68 +60,69 @@ pub struct Outcome {
     /// The server's name for the request.
     pub id: RequestId,
     /// The outputs asked for, in that order.
-    pub outputs: Vec<NamedTensor>,
+    pub outputs: Vec<Tensor>,
+    /// Where each of them is in the signature.
+    wanted: Wanted,
     /// Rows the request carried.
     pub rows: usize,
 }
 
+type Wanted = SmallVec<[usize; 2]>;
+
+impl Outcome {
+    /// The outputs asked for with their names, in that order.
+    pub fn named(&self) -> impl Iterator<Item = (&str, &Tensor)> + Clone {
+        let specs = &self.arm.deployment.signature.outputs;
+        self.wanted.iter().zip(&self.outputs).map(|(&position, tensor)| (specs[position].name.as_str(), tensor))
+    }
+}
+
 impl Inference {
-    /// Answers a request on `arm`, which the protocol resolved when it decoded.
-    pub async fn infer(&self, request: InferRequest, arm: Arc<Arm>, accepted: Accepted) -> Result<Outcome> {
-        let mut watch = Watch {
-            arm: Arc::clone(&arm),
-            accepted,
-            name: request.model.clone(),
-            client_id: request.id.clone(),
-            done: false,
-        };
-        match self.answer(request, &arm.deployment, accepted).await {
-            Ok((outputs, answer, rows)) => {
-                watch.succeeded(&answer, rows);
-                Ok(Outcome { arm, id: accepted.id, outputs, rows })
-            }
-            Err(error) => {
-                watch.failed(error.kind());
-                Err(error)
-            }
+    /// Answers a request on `arm`, which the protocol resolved when it decoded. Takes the inputs out of it.
+    pub async fn infer(&self, request: &mut InferRequest, arm: Arc<Arm>, accepted: Accepted) -> Result<Outcome> {
+        let inputs = std::mem::take(&mut request.inputs);
+        let mut watch = Watch { arm: &arm, accepted, request, done: false };
+        let answered = self.answer(request, inputs, &arm.deployment, accepted).await;
+        match &answered {
+            Ok((answer, _, rows)) => watch.succeeded(answer, *rows),
+            Err(error) => watch.failed(error.kind()),
         }
+        drop(watch);
+        let (answer, wanted, rows) = answered?;
+        Ok(Outcome { arm, id: accepted.id, outputs: answer.outputs, wanted, rows })
     }
 
     async fn answer(
         &self,
-        request: InferRequest,
+        request: &InferRequest,
+        inputs: Vec<NamedTensor>,
         deployment: &Arc<Deployment>,
         accepted: Accepted,
-    ) -> Result<(Vec<NamedTensor>, Answer, usize)> {
-        refuse_sequences(&request)?;
-        let deadline = self.deadline(&request, accepted)?;
-        let inputs = deployment.signature.arrange(request.inputs)?;
+    ) -> Result<(Answer, Wanted, usize)> {
+        refuse_sequences(&request.parameters)?;
+        let deadline = self.deadline(&request.parameters, accepted)?;
+        let inputs = deployment.signature.arrange(inputs)?;
         let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
         let rows = deployment.rows(&inputs)?;
         let permit = self.admission.admit(accepted.bytes)?;
         let demand =
             Demand { deadline: Some(deadline), priority: priority(&request.parameters)?, bytes: accepted.bytes };
-        let pending = deployment.enqueue(inputs, wanted.clone(), demand, Box::new(permit), &self.pool)?;
-        let left = deadline.since(clock::now());
-        let mut answer = match tokio::time::timeout(left, pending).await {
-            Ok(Ok(answer)) => answer?,
-            Ok(Err(_)) => return Err(Error::new(ErrorKind::Engine, "the worker ended without an answer")),
-            Err(_) => {
+        let positions = Wanted::from_slice(&wanted);
+        let pending = deployment.enqueue(inputs, wanted, demand, Box::new(permit), &self.pool)?;
+        match deadlines::within(deadline, pending).await {
+            Some(Ok(answer)) => Ok((answer?, positions, rows)),
+            Some(Err(_)) => Err(Error::new(ErrorKind::Engine, "the worker ended without an answer")),
+            None => {
                 let after = deadline.since(accepted.at);
-                return Err(Error::new(ErrorKind::Deadline, format!("no answer within {after:.0?}")));
+                Err(Error::new(ErrorKind::Deadline, format!("no answer within {after:.0?}")))
             }
-        };
-        let outputs = std::mem::take(&mut answer.outputs);
-        let name = |position: &usize| deployment.signature.outputs[*position].name.clone();
-        let outputs =
-            wanted.iter().zip(outputs).map(|(position, tensor)| NamedTensor { name: name(position), tensor }).collect();
-        Ok((outputs, answer, rows))
+        }
     }
 
     /// The earlier of what the transport and the `timeout` parameter (microseconds) say; the configuration's where neither
     /// says anything.
-    fn deadline(&self, request: &InferRequest, accepted: Accepted) -> Result<Moment> {
-        let parameter = match request.parameters.get("timeout") {
+    fn deadline(&self, parameters: &Parameters, accepted: Accepted) -> Result<Moment> {
+        let parameter = match parameters.get("timeout") {
             None => None,
             Some(Parameter::Int(micros)) if *micros >= 0 => Some(micros.unsigned_abs()),
             Some(Parameter::Uint(micros)) => Some(*micros),
@@ -150,8 +154,8 @@ fn priority(parameters: &Parameters) -> Result<u32> {
 }
 
 /// Stateful sequences need a scheduler of their own: answering without one would be wrong, so it is refused.
-fn refuse_sequences(request: &InferRequest) -> Result<()> {
-    let set = match request.parameters.get("sequence_id") {
+fn refuse_sequences(parameters: &Parameters) -> Result<()> {
+    let set = match parameters.get("sequence_id") {
         None | Some(Parameter::Int(0) | Parameter::Uint(0)) => false,
         Some(Parameter::Text(text)) => !text.is_empty(),
         Some(_) => true,
@@ -165,15 +169,14 @@ fn refuse_sequences(request: &InferRequest) -> Result<()> {
 }
 
 /// Counts a request when it ends, also when its client hangs up and the future is dropped.
-struct Watch {
-    arm: Arc<Arm>,
+struct Watch<'a> {
+    arm: &'a Arm,
     accepted: Accepted,
-    name: String,
-    client_id: String,
+    request: &'a InferRequest,
     done: bool,
 }
 
-impl Watch {
+impl Watch<'_> {
     fn succeeded(&mut self, answer: &Answer, rows: usize) {
         self.done = true;
         let total = clock::now() - self.accepted.at;
@@ -198,12 +201,12 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if !self.done {
             self.failed(ErrorKind::Cancelled);
             let gone = Error::new(ErrorKind::Cancelled, "the client went away");
-            log_failure(self.accepted.id, &self.name, &self.client_id, &gone);
+            log_failure(self.accepted.id, &self.request.model, &self.request.id, &gone);
         }
     }
 }

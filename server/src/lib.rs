@@ -7,6 +7,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod cores;
+mod deadlines;
 pub mod describe;
 pub mod engines;
 pub mod fronts;

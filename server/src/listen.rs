@@ -201,6 +201,13 @@ struct Activity {
     ended: AtomicU64,
 }
 
+impl Activity {
+    /// Whether no request came yet.
+    fn is_new(&self) -> bool {
+        self.running.load(Relaxed) == 0 && self.ended.load(Relaxed) == 0
+    }
+}
+
 async fn connection<I, H, F, R>(
     io: I,
     came_in_on: CameInOn,
@@ -218,6 +225,7 @@ async fn connection<I, H, F, R>(
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| Answering {
+            is_first: activity.is_new(),
             running: Some(Running::new(&activity)),
             answer: handler(request, came_in_on),
         })
@@ -228,9 +236,12 @@ async fn connection<I, H, F, R>(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout.max(limits.idle_timeout))
         .max_buf_size(HEAD_BYTES_MAX as usize);
+    // The table of headers that both sides of an HTTP/2 connection keep would fill with the dates of each second, which
+    // are then all compared with that of each answer. gRPC has no date; who answers anything else says it.
     builder
         .http2()
         .timer(TokioTimer::new())
+        .auto_date_header(false)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
@@ -314,6 +325,7 @@ pin_project! {
     /// A request that is being answered. Written out, since an `async` block would keep room for the answer's future twice,
     /// and the task of each request is moved about with all of it.
     struct Answering<F> {
+        is_first: bool,
         running: Option<Running>,
         #[pin]
         answer: F,
@@ -325,7 +337,12 @@ impl<F: Future<Output = Response<R>>, R> Future for Answering<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.answer.poll(context));
+        let mut response = ready!(this.answer.poll(context));
+        if *this.is_first {
+            // A value that is in no other answer is kept out of the table of headers that both sides of an HTTP/2
+            // connection have. Its name is worth a place: later answers then only point to it.
+            response.headers_mut().values_mut().for_each(|value| value.set_sensitive(false));
+        }
         let running = this.running.take();
         Poll::Ready(Ok(response.map(|body| Watched { body, _running: running })))
     }

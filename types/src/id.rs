@@ -72,13 +72,14 @@ impl RequestId {
 
     /// The prediction id of one row: `<request id>:<row>`.
     pub fn prediction(&self, row: usize) -> String {
-        let mut text = String::with_capacity(40);
-        text.push_str(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
-        text.push(':');
-        match row {
-            0 => text.push('0'),
-            row => text.push_str(&row.to_string()),
-        }
+        format!("{self}:{row}")
+    }
+
+    /// The prediction id of the first row, as ASCII: every answer has it.
+    pub fn first_prediction(&self) -> [u8; 38] {
+        let mut text = [0; 38];
+        self.0.hyphenated().encode_lower(&mut text);
+        text[36..].copy_from_slice(b":0");
         text
     }
 }
@@ -96,8 +97,9 @@ mod tests {
     #[test]
     fn predictions_are_named_after_their_request() {
         let id = RequestId::new(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_00ab));
-        assert_eq!(id.prediction(0), format!("{id}:0"));
-        assert_eq!(id.prediction(123), format!("{id}:123"));
+        assert_eq!(id.prediction(0), "01920000-0000-7000-8000-0000000000ab:0");
+        assert_eq!(id.prediction(123), "01920000-0000-7000-8000-0000000000ab:123");
+        assert_eq!(id.first_prediction(), id.prediction(0).as_bytes());
     }
 
     #[test]

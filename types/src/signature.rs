@@ -131,7 +131,8 @@ impl Signature {
     /// Fails on an unknown, doubled or missing input and on a data type, rank or axis that does not fit. The
     /// message says what was expected.
     pub fn arrange(&self, tensors: Vec<NamedTensor>) -> Result<Vec<Option<Tensor>>> {
-        let mut arranged: Vec<Option<Tensor>> = vec![None; self.inputs.len()];
+        let mut arranged: Vec<Option<Tensor>> = Vec::with_capacity(self.inputs.len());
+        arranged.resize_with(self.inputs.len(), || None);
         for NamedTensor { name, tensor } in tensors {
             let Some(position) = self.inputs.iter().position(|input| input.name == name) else {
                 return Err(Error::invalid(format!(

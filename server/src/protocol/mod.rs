@@ -6,6 +6,7 @@
 pub(crate) mod body;
 pub(crate) mod classification;
 pub(crate) mod compression;
+pub(crate) mod date;
 pub(crate) mod docs;
 pub(crate) mod grpc;
 pub(crate) mod reply;
@@ -17,12 +18,11 @@ pub(crate) mod strings;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::header::DATE;
+use http::{Request, Response, Version};
 use http_body::Body;
 use tiltyard_types::Result;
 
-use crate::infer::Outcome;
 use crate::service::Service;
 use body::ReplyBody;
 
@@ -35,15 +35,25 @@ where
     if grpc::wire::is_grpc(request.headers()) {
         return body::grpc(grpc::answer(service, request).await);
     }
-    rest::answer(&service, request).await
+    let version = request.version();
+    let mut response = rest::answer(&service, request).await;
+    if version == Version::HTTP_2 {
+        response.headers_mut().insert(DATE, date::header());
+    }
+    response
 }
 
 /// Work on a body of so many bytes may take tens of milliseconds: the thread's other connections shall not wait.
 const HEAVY_BYTES: usize = 1 << 20;
 
+/// Whether work on so many bytes is done where it comes up; see [`beside_the_loop`].
+pub(crate) fn is_light(bytes: usize) -> bool {
+    bytes < HEAVY_BYTES
+}
+
 /// Does work in proportion to `bytes`: here where it is light, on a thread beside the event loop where it is heavy.
 pub(crate) async fn beside_the_loop<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
-    if bytes < HEAVY_BYTES || tokio::runtime::Handle::try_current().is_err() {
+    if is_light(bytes) || tokio::runtime::Handle::try_current().is_err() {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {
@@ -65,15 +75,4 @@ pub(crate) fn parse_version(text: &str) -> Result<Option<u64>> {
             Err(tiltyard_types::Error::invalid(format!("version {shown:?}: expected a positive integer")))
         }
     }
-}
-
-/// What every answer tells about who gave it, as headers or metadata.
-pub(crate) fn identity_headers(outcome: &Outcome) -> HeaderMap {
-    let mut headers = outcome.arm.headers.clone();
-    if let Ok(mut id) = HeaderValue::from_maybe_shared(Bytes::from(outcome.id.prediction(0))) {
-        // No other answer has it, so that it is not worth a place in a connection's table of headers.
-        id.set_sensitive(true);
-        headers.insert(HeaderName::from_static("tiltyard-prediction-id"), id);
-    }
-    headers
 }

@@ -16,8 +16,8 @@ use tiltyard_types::{
     Buffer, DataType, Element, Error, ErrorKind, InferRequest, NamedTensor, Result, Shape, Tensor, TensorSpec,
 };
 
+use super::beside_the_loop;
 use super::reply::Reply;
-use super::{beside_the_loop, identity_headers};
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
 
@@ -37,8 +37,8 @@ pub(crate) async fn score(service: &Arc<Service>, model: &str, version: Option<u
             Ok::<_, Error>((table.rows, table.outside, inputs))
         };
         let (rows, outside, inputs) = beside_the_loop(body.len(), read).await?;
-        let request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
-        let outcome = service.inference.infer(request, arm, accepted).await?;
+        let mut request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
+        let outcome = service.inference.infer(&mut request, arm, accepted).await?;
         beside_the_loop(body.len(), move || self::answer(rows, &outside, &outcome)).await
     };
     answer.await.inspect_err(|error: &Error| log_failure(accepted.id, model, "", error))
@@ -387,7 +387,7 @@ fn interleave(dtype: DataType, shape: Shape, columns: &[Tensor]) -> Result<Tenso
 fn answer(rows: usize, outside: &[String], outcome: &Outcome) -> Result<Reply> {
     let identity = &outcome.arm.deployment.identity;
     let mut objects: Vec<Map<String, Value>> = vec![Map::new(); rows];
-    for NamedTensor { name, tensor } in &outcome.outputs {
+    for (name, tensor) in outcome.named() {
         let labels = outcome.arm.deployment.settings.labels.get(name).map_or(&[][..], Vec::as_slice);
         let values = values(name, tensor)?;
         if tensor.shape().rows() != Some(rows) {
@@ -406,7 +406,7 @@ fn answer(rows: usize, outside: &[String], outcome: &Outcome) -> Result<Reply> {
                 [only] => only.clone(),
                 several => Value::Array(several.to_vec()),
             };
-            object.insert(name.clone(), value);
+            object.insert(name.to_owned(), value);
         }
     }
     let prediction_ids: Vec<String> = (0..rows).map(|row| outcome.id.prediction(row)).collect();
@@ -420,7 +420,7 @@ fn answer(rows: usize, outside: &[String], outcome: &Outcome) -> Result<Reply> {
     if !outside.is_empty() {
         form["warnings"] = json!(outside);
     }
-    Ok(Reply { headers: identity_headers(outcome), ..Reply::json(&form) })
+    Ok(Reply { headers: outcome.arm.headers(outcome.id), ..Reply::json(&form) })
 }
 
 /// The elements as JSON values; what JSON cannot write (NaN, infinities) is null.

@@ -1,6 +1,6 @@
 //! How do BYTES elements travel in binary? Each is its length in four little-endian bytes, then its bytes.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use tiltyard_types::{Error, Result, Shape, Tensor};
 
 /// Cuts a binary buffer into its elements, without a copy. Fails when lengths lie or the count is not the shape's.
@@ -30,13 +30,18 @@ pub(crate) fn encoded_len(elements: &[Bytes]) -> usize {
 
 /// Writes elements in the binary form.
 pub(crate) fn encode(elements: &[Bytes]) -> Bytes {
-    let mut buffer = BytesMut::with_capacity(encoded_len(elements));
+    let mut buffer = Vec::with_capacity(encoded_len(elements));
+    write(elements, &mut buffer);
+    Bytes::from(buffer)
+}
+
+/// Appends elements in the binary form.
+pub(crate) fn write(elements: &[Bytes], buffer: &mut Vec<u8>) {
     for element in elements {
         // Bodies are bounded far below what 32 bits can say.
         buffer.put_u32_le(u32::try_from(element.len()).unwrap_or(u32::MAX));
         buffer.extend_from_slice(element);
     }
-    buffer.freeze()
 }
 
 #[cfg(test)]

@@ -178,21 +178,21 @@ fn parameters(message: BTreeMap<String, pb::InferParameter>) -> Result<Parameter
 }
 
 /// Encodes an outcome: tensors always as raw contents.
-pub(super) fn response(name: String, id: String, outcome: Outcome) -> pb::ModelInferResponse {
+pub(super) fn response(request: &InferRequest, outcome: &Outcome) -> pb::ModelInferResponse {
     let mut response = pb::ModelInferResponse {
-        model_name: name,
+        model_name: request.model.clone(),
         model_version: outcome.arm.version.clone(),
-        id,
+        id: request.id.clone(),
         ..Default::default()
     };
-    for NamedTensor { name, tensor } in outcome.outputs {
+    for (name, tensor) in outcome.named() {
         response.outputs.push(pb::model_infer_response::InferOutputTensor {
-            name,
+            name: name.to_owned(),
             datatype: tensor.dtype().name().to_owned(),
             shape: tensor.shape().iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect(),
             ..Default::default()
         });
-        response.raw_output_contents.push(raw(&tensor));
+        response.raw_output_contents.push(raw(tensor));
     }
     response
 }

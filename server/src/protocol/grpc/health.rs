@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use http::Response;
 use http::request::Parts;
-use http::{HeaderMap, Response};
 use http_body::Body;
 use prost::Message;
 use tiltyard_proto::health::health_check_response::ServingStatus;
@@ -12,7 +12,7 @@ use tiltyard_proto::health::{HealthCheckRequest, HealthCheckResponse, HealthList
 use tokio::sync::watch;
 
 use super::wire::{
-    Code, Encoder, GrpcBody, MessageSender, Status, frame, read_message, streaming_response, unary_response,
+    Code, Encoder, GrpcBody, Head, MessageSender, Status, frame, read_message, streaming_response, unary_response,
 };
 
 /// The path of every method of the service starts with this.
@@ -44,7 +44,7 @@ where
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let message = match read_message(&request.headers, body, MESSAGE_BYTES_MAX).await {
+        let message = match read_message(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX).await {
             Ok(message) => message,
             Err(status) => return status.into_response(),
         };
@@ -57,7 +57,7 @@ where
             },
             other => Err(Status::new(Code::Unimplemented, format!("the health service has no method {other:?}"))),
         };
-        framed.map_or_else(Status::into_response, |framed| unary_response(framed, HeaderMap::new()))
+        framed.map_or_else(Status::into_response, unary_response)
     }
 
     fn check(&self, request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {

@@ -7,22 +7,22 @@ mod quick;
 pub(crate) mod reflection;
 pub(crate) mod wire;
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use prost::Message;
 use tiltyard_proto::inference as pb;
 use tiltyard_proto::inference::infer_parameter::ParameterChoice;
-use tiltyard_types::{Error, InferRequest, NamedTensor, Result};
+use tiltyard_types::{Error, InferRequest, Moment, Result, Tensor};
 
-use super::{beside_the_loop, classification, identity_headers, parse_version, status};
-use crate::catalog::Arm;
+use super::{beside_the_loop, classification, is_light, parse_version, status};
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
-use wire::{Code, CompressionPolicy, Encoder, GrpcBody, MessageStream, Status};
+use crate::{clock, deadlines};
+use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
 
@@ -48,16 +48,17 @@ where
     B::Error: std::fmt::Display + Send + Sync + 'static,
 {
     let (parts, body) = request.into_parts();
-    if let Some(refusal) = wire::refusal(&parts) {
+    let head = Head::of(&parts.headers);
+    if let Some(refusal) = wire::refusal(&parts, &head) {
         return refusal;
     }
     let path = parts.uri.path();
     if let Some(method) = path.strip_prefix(INFERENCE) {
         return match method {
-            "ModelInfer" => model_infer(&service, &parts, body).await.unwrap_or_else(refused),
-            "ModelStreamInfer" => model_stream_infer(service, &parts, body),
+            "ModelInfer" => model_infer(&service, &head, body).await.unwrap_or_else(refused),
+            "ModelStreamInfer" => model_stream_infer(service, &head, body),
             // Rare calls are boxed, here and below, so that the future that every request is moved about with stays small.
-            method => Box::pin(unary(&service, method, &parts, body)).await,
+            method => Box::pin(unary(&service, method, &head, body)).await,
         };
     }
     if let Some(method) = path.strip_prefix(health::PATH_PREFIX) {
@@ -83,73 +84,71 @@ fn reflection() -> Option<&'static reflection::Reflection> {
 // A future that is kept in a variable before it is awaited has room there and where it is awaited: each is awaited where
 // it is made.
 
-async fn model_infer<B>(service: &Service, parts: &Parts, body: B) -> Result<Response<GrpcBody>, Status>
+async fn model_infer<B>(service: &Service, head: &Head<'_>, body: B) -> Result<Response<GrpcBody>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let timeout = wire::timeout(&parts.headers)?;
+    let timeout = wire::timeout(head)?;
     let started = Accepted::now(timeout, 0);
-    let message = read(service, parts, body).await?;
+    let message = read(service, started.at, head, body).await?;
     let accepted = Accepted { bytes: message.len(), ..started };
-    let incoming = beside_the_loop(accepted.bytes, move || Incoming::read(message)).await?;
-    let encoder = Encoder::negotiate(&parts.headers, COMPRESSION);
-    let answered = infer(service, incoming, accepted).await?;
-    let metadata = identity_headers(&answered.outcome);
-    let bytes = answered.outcome.outputs.iter().map(|output| output.tensor.size()).sum();
-    let framed = beside_the_loop(bytes, move || answered.framed(encoder)).await?;
-    Ok(wire::unary_response(framed, metadata))
+    // What is light is done without being moved into a future first, here and below.
+    let mut incoming = match is_light(accepted.bytes) {
+        true => Incoming::read(message)?,
+        false => beside_the_loop(accepted.bytes, move || Incoming::read(message)).await?,
+    };
+    let outcome = infer(service, &mut incoming, accepted).await?;
+    let headers = outcome.arm.grpc_headers(accepted.id);
+    let (encoder, request) = (Encoder::negotiate(head, COMPRESSION), incoming.request);
+    let bytes = outcome.outputs.iter().map(Tensor::size).sum();
+    let framed = match is_light(bytes) {
+        true => framed(&request, &outcome, encoder)?,
+        false => beside_the_loop(bytes, move || framed(&request, &outcome, encoder)).await?,
+    };
+    Ok(wire::unary_response_with(framed, headers))
 }
 
-/// An inference as it was read: whom it names, and what it asks or what is wrong with that.
+/// An inference as it was read.
 struct Incoming {
-    model: String,
-    version: Result<Option<u64>>,
-    id: String,
-    request: Result<InferRequest>,
+    /// Of one that asks what cannot be, only whom it names.
+    request: InferRequest,
+    /// What is wrong with the version it names.
+    version: Result<()>,
+    /// What is wrong with what it asks.
+    asked: Result<()>,
 }
 
 impl Incoming {
     fn read(message: Bytes) -> Result<Incoming, Status> {
         match quick::read(&message) {
-            Some(request) => Ok(Incoming {
-                model: request.model.clone(),
-                version: Ok(request.version),
-                id: request.id.clone(),
-                request: Ok(request),
-            }),
+            Some(request) => Ok(Incoming { request, version: Ok(()), asked: Ok(()) }),
             None => decode(message).map(Incoming::of),
         }
     }
 
     fn of(message: pb::ModelInferRequest) -> Incoming {
         let (model, id) = (message.model_name.clone(), message.id.clone());
-        let version = parse_version(&message.model_version);
-        let request = convert::request(message, version.as_ref().ok().copied().flatten());
-        Incoming { model, version, id, request }
-    }
-}
-
-/// An outcome, with what its answer repeats of the request.
-struct Answered {
-    model: String,
-    id: String,
-    outcome: Outcome,
-}
-
-impl Answered {
-    /// The answer as a frame.
-    fn framed(self, encoder: Encoder) -> Result<Bytes, Status> {
-        match quick::write(&self.model, &self.outcome.arm.version, &self.id, &self.outcome.outputs) {
-            Some(framed) => Ok(encoder.pack(framed)),
-            // Too large: the generated code says so.
-            None => encoder.frame(&self.message()),
+        let (version, wrong) = match parse_version(&message.model_version) {
+            Ok(version) => (version, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        match convert::request(message, version) {
+            Ok(request) => Incoming { request, version: wrong, asked: Ok(()) },
+            Err(error) => {
+                let request = InferRequest { model, version, id, ..InferRequest::default() };
+                Incoming { request, version: wrong, asked: Err(error) }
+            }
         }
     }
+}
 
-    /// The answer as a message.
-    fn message(self) -> pb::ModelInferResponse {
-        convert::response(self.model, self.id, self.outcome)
+/// The answer as a frame.
+fn framed(request: &InferRequest, outcome: &Outcome, encoder: Encoder) -> Result<Bytes, Status> {
+    match quick::write(&request.model, &outcome.arm.version, &request.id, outcome.named()) {
+        Some(framed) => Ok(encoder.pack(framed)),
+        // Too large: the generated code says so.
+        None => encoder.frame(&convert::response(request, outcome)),
     }
 }
 
@@ -159,46 +158,40 @@ fn refused(status: Status) -> Response<GrpcBody> {
     status.into_response()
 }
 
-async fn infer(service: &Service, incoming: Incoming, accepted: Accepted) -> Result<Answered> {
-    let Incoming { model, version, id, request } = incoming;
-    // A model that is not there is told before a mistake in the inputs.
-    let arm = version.and_then(|version| service.inference.catalog.load().route(&model, version));
-    let resolved = arm.and_then(|arm| Ok((arm, request?)));
-    match try_infer(service, resolved, accepted).await {
-        Ok(outcome) => Ok(Answered { model, id, outcome }),
-        Err(error) => {
-            service.totals.note_failure(error.kind());
-            log_failure(accepted.id, &model, &id, &error);
-            Err(error)
-        }
-    }
+async fn infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
+    let answered = try_infer(service, incoming, accepted).await;
+    answered.inspect_err(|error: &Error| {
+        service.totals.note_failure(error.kind());
+        log_failure(accepted.id, &incoming.request.model, &incoming.request.id, error);
+    })
 }
 
-async fn try_infer(
-    service: &Service,
-    resolved: Result<(Arc<Arm>, InferRequest)>,
-    accepted: Accepted,
-) -> Result<Outcome> {
-    let (arm, request) = resolved?;
+async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
+    let Incoming { request, version, asked } = incoming;
+    // A model that is not there is told before a mistake in the inputs.
+    std::mem::replace(version, Ok(()))?;
+    let arm = service.inference.catalog.load().route(&request.model, request.version)?;
+    std::mem::replace(asked, Ok(()))?;
     let classes: Vec<Option<usize>> =
         request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
     let mut outcome = service.inference.infer(request, arm, accepted).await?;
-    for (NamedTensor { name, tensor }, count) in outcome.outputs.iter_mut().zip(classes) {
+    // As many as were asked for by name, in that order.
+    for ((output, tensor), count) in request.outputs.iter().zip(&mut outcome.outputs).zip(classes) {
         if let Some(count) = count {
-            *tensor = classification::classify(&outcome.arm.deployment, name, tensor, count)?;
+            *tensor = classification::classify(&outcome.arm.deployment, &output.name, tensor, count)?;
         }
     }
     Ok(outcome)
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
-fn model_stream_infer<B>(service: Arc<Service>, parts: &Parts, body: B) -> Response<GrpcBody>
+fn model_stream_infer<B>(service: Arc<Service>, head: &Head<'_>, body: B) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
 {
-    let encoder = Encoder::negotiate(&parts.headers, COMPRESSION);
-    let mut messages = match MessageStream::new(&parts.headers, body, service.body_bytes_max) {
+    let encoder = Encoder::negotiate(head, COMPRESSION);
+    let mut messages = match MessageStream::new(head, body, service.body_bytes_max) {
         Ok(messages) => messages,
         Err(status) => return status.into_response(),
     };
@@ -210,11 +203,10 @@ where
                 let wants_final = asks_for_final_marker(&request);
                 Ok::<_, Status>((wants_final, Incoming::of(request)))
             };
-            let (wants_final, incoming) = beside_the_loop(accepted.bytes, read).await?;
-            let id = incoming.id.clone();
-            let answer = match infer(&service, incoming, accepted).await {
-                Ok(answered) => {
-                    let mut response = answered.message();
+            let (wants_final, mut incoming) = beside_the_loop(accepted.bytes, read).await?;
+            let answer = match infer(&service, &mut incoming, accepted).await {
+                Ok(outcome) => {
+                    let mut response = convert::response(&incoming.request, &outcome);
                     if wants_final {
                         let yes = pb::InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
                         response.parameters.insert("triton_final_response".to_owned(), yes);
@@ -224,7 +216,7 @@ where
                 // The id says which of the stream's requests it was.
                 Err(error) => pb::ModelStreamInferResponse {
                     error_message: error.message().to_owned(),
-                    infer_response: Some(pb::ModelInferResponse { id, ..Default::default() }),
+                    infer_response: Some(pb::ModelInferResponse { id: incoming.request.id, ..Default::default() }),
                 },
             };
             sender.send(&answer).await?;
@@ -240,32 +232,33 @@ fn asks_for_final_marker(request: &pb::ModelInferRequest) -> bool {
 }
 
 /// The methods that answer about the server and its models.
-async fn unary<B>(service: &Arc<Service>, method: &str, parts: &Parts, body: B) -> Response<GrpcBody>
+async fn unary<B>(service: &Arc<Service>, method: &str, head: &Head<'_>, body: B) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let encoder = Encoder::negotiate(&parts.headers, COMPRESSION);
+    let encoder = Encoder::negotiate(head, COMPRESSION);
     let answer = async {
-        let message = read(service, parts, body).await?;
+        let message = read(service, clock::now(), head, body).await?;
         manage::answer(service, method, message, encoder).await
     };
     match answer.await {
-        Ok(framed) => wire::unary_response(framed, HeaderMap::new()),
+        Ok(framed) => wire::unary_response(framed),
         Err(status) => refused(status),
     }
 }
 
 /// The one message of a unary call, which must arrive within the time a request has.
-async fn read<B>(service: &Service, parts: &Parts, body: B) -> Result<Bytes, Status>
+async fn read<B>(service: &Service, now: Moment, head: &Head<'_>, body: B) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let read = wire::read_message(&parts.headers, body, service.body_bytes_max);
-    match tokio::time::timeout(service.request_timeout, read).await {
-        Ok(message) => message,
-        Err(_) => Err(Status::new(Code::DeadlineExceeded, "the message did not arrive in time")),
+    // Where it is, it stays: it is larger than what waits for it.
+    let read = pin!(wire::read_message(head, body, service.body_bytes_max));
+    match deadlines::within(now + service.request_timeout, read).await {
+        Some(message) => message,
+        None => Err(Status::new(Code::DeadlineExceeded, "the message did not arrive in time")),
     }
 }
 

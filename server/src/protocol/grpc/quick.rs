@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use prost::encoding::{encode_varint, encoded_len_varint};
+use smallvec::SmallVec;
 use tiltyard_types::json::AXES_MAX;
 use tiltyard_types::{DataType, InferRequest, NamedTensor, RequestedOutput, Shape, Tensor};
 
-use super::convert::raw;
 use super::wire;
 use crate::protocol::{parse_version, strings};
 
@@ -22,9 +22,8 @@ const LENGTH_DELIMITED: u64 = 2;
 /// Reads a request that has names, shapes and raw tensors, and nothing else; `None` for any other.
 pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
     let mut request = InferRequest::default();
-    let mut inputs: Vec<Input> = Vec::new();
+    let mut inputs: SmallVec<[Input<'_>; 2]> = SmallVec::new();
     let mut fields = Fields::new(message);
-    let mut raw = 0;
     while let Some((tag, range)) = fields.next_delimited()? {
         match tag {
             1 => request.model = text(message, range)?.to_owned(),
@@ -33,27 +32,29 @@ pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
             5 => inputs.push(Input::read(message, range)?),
             6 => request.outputs.push(output(message, range)?),
             7 => {
-                inputs.get_mut(raw)?.raw = Some(message.slice(range));
-                raw += 1;
+                // Each belongs to the next input that has none yet.
+                let input = inputs.get(request.inputs.len())?.with(message.slice(range))?;
+                if request.inputs.is_empty() {
+                    request.inputs = Vec::with_capacity(inputs.len());
+                }
+                request.inputs.push(input);
             }
             _ => return None,
         }
     }
-    request.inputs = inputs.into_iter().map(Input::tensor).collect::<Option<_>>()?;
-    Some(request)
+    (request.inputs.len() == inputs.len()).then_some(request)
 }
 
-/// An input, and its tensor once that has come.
-struct Input {
-    name: String,
+/// An input without its data.
+struct Input<'a> {
+    name: &'a str,
     dtype: DataType,
     shape: Shape,
-    raw: Option<Bytes>,
 }
 
-impl Input {
-    fn read(message: &[u8], range: Range<usize>) -> Option<Input> {
-        let (mut name, mut dtype, mut axes) = ("", None, smallvec::SmallVec::<[usize; 4]>::new());
+impl<'a> Input<'a> {
+    fn read(message: &'a [u8], range: Range<usize>) -> Option<Input<'a>> {
+        let (mut name, mut dtype, mut axes) = ("", None, SmallVec::<[usize; 4]>::new());
         let mut fields = Fields::within(message, range);
         while let Some((tag, range)) = fields.next_delimited()? {
             match tag {
@@ -72,16 +73,16 @@ impl Input {
         if axes.len() > AXES_MAX {
             return None;
         }
-        Some(Input { name: name.to_owned(), dtype: dtype?, shape: Shape::from(&axes[..]), raw: None })
+        Some(Input { name, dtype: dtype?, shape: Shape::from(&axes[..]) })
     }
 
-    fn tensor(self) -> Option<NamedTensor> {
-        let Input { name, dtype, shape, raw } = self;
+    fn with(&self, raw: Bytes) -> Option<NamedTensor> {
+        let Input { name, dtype, shape } = self;
         let tensor = match dtype {
-            DataType::Bytes => strings::decode(&name, shape, &raw?).ok()?,
-            _ => Tensor::fixed(dtype, shape, raw?).ok()?,
+            DataType::Bytes => strings::decode(name, shape.clone(), &raw).ok()?,
+            _ => Tensor::fixed(*dtype, shape.clone(), raw).ok()?,
         };
-        Some(NamedTensor { name, tensor })
+        Some(NamedTensor { name: (*name).to_owned(), tensor })
     }
 }
 
@@ -155,18 +156,25 @@ impl<'a> Fields<'a> {
 
 /// The answer as a framed message: the model's name as the client sent it, its version, the client's id, and the outputs as
 /// raw contents. `None` where it is too large for a frame.
-pub(super) fn write(model: &str, version: &str, id: &str, outputs: &[NamedTensor]) -> Option<Bytes> {
-    let parts: Vec<(usize, Bytes)> = outputs.iter().map(|output| (output_bytes(output), raw(&output.tensor))).collect();
-    let texts = [(1, model), (2, version), (3, id)];
-    let length = texts.iter().map(|(_, text)| text_bytes(text)).sum::<usize>()
-        + parts.iter().map(|(output, raw)| delimited_bytes(*output) + delimited_bytes(raw.len())).sum::<usize>();
+pub(super) fn write<'a>(
+    model: &str,
+    version: &str,
+    id: &str,
+    outputs: impl Iterator<Item = (&'a str, &'a Tensor)> + Clone,
+) -> Option<Bytes> {
+    let names = [(1, model), (2, version), (3, id)];
+    let output_length = |(name, tensor): (&str, &Tensor)| {
+        delimited_bytes(output_bytes(name, tensor)) + delimited_bytes(raw_bytes(tensor))
+    };
+    let length = names.iter().map(|(_, text)| text_bytes(text)).sum::<usize>()
+        + outputs.clone().map(output_length).sum::<usize>();
     let mut buffer = Vec::with_capacity(wire::PREFIX_BYTES + length);
     buffer.extend_from_slice(&wire::prefix(false, u32::try_from(length).ok()?));
-    for (tag, text) in texts {
+    for (tag, text) in names {
         write_text(tag, text, &mut buffer);
     }
-    for (NamedTensor { name, tensor }, (bytes, _)) in outputs.iter().zip(&parts) {
-        write_head(5, *bytes, &mut buffer);
+    for (name, tensor) in outputs.clone() {
+        write_head(5, output_bytes(name, tensor), &mut buffer);
         write_text(1, name, &mut buffer);
         write_text(2, tensor.dtype().name(), &mut buffer);
         if !tensor.shape().is_empty() {
@@ -174,14 +182,22 @@ pub(super) fn write(model: &str, version: &str, id: &str, outputs: &[NamedTensor
             tensor.shape().iter().for_each(|&axis| encode_varint(axis as u64, &mut buffer));
         }
     }
-    for (_, raw) in &parts {
-        write_head(6, raw.len(), &mut buffer);
-        buffer.extend_from_slice(raw);
+    for (_, tensor) in outputs {
+        write_head(6, raw_bytes(tensor), &mut buffer);
+        match tensor.as_strings() {
+            Some(elements) => strings::write(elements, &mut buffer),
+            None => buffer.extend_from_slice(tensor.bytes().map_or(&[], |bytes| bytes)),
+        }
     }
     Some(Bytes::from(buffer))
 }
 
-fn output_bytes(NamedTensor { name, tensor }: &NamedTensor) -> usize {
+/// Bytes of a tensor as raw contents.
+fn raw_bytes(tensor: &Tensor) -> usize {
+    tensor.as_strings().map_or_else(|| tensor.size(), strings::encoded_len)
+}
+
+fn output_bytes(name: &str, tensor: &Tensor) -> usize {
     let shape = if tensor.shape().is_empty() { 0 } else { delimited_bytes(shape_bytes(tensor.shape())) };
     text_bytes(name) + text_bytes(tensor.dtype().name()) + shape
 }
@@ -200,12 +216,19 @@ fn delimited_bytes(content: usize) -> usize {
     1 + encoded_len_varint(content as u64) + content
 }
 
-fn write_head(tag: u64, length: usize, buffer: &mut Vec<u8>) {
-    encode_varint(tag << 3 | LENGTH_DELIMITED, buffer);
-    encode_varint(length as u64, buffer);
+/// The key and the length of a field. Tags are below 16.
+fn write_head(tag: u8, length: usize, buffer: &mut Vec<u8>) {
+    let key = tag << 3 | LENGTH_DELIMITED as u8;
+    match length {
+        0..0x80 => buffer.extend_from_slice(&[key, length as u8]),
+        _ => {
+            buffer.push(key);
+            encode_varint(length as u64, buffer);
+        }
+    }
 }
 
-fn write_text(tag: u64, text: &str, buffer: &mut Vec<u8>) {
+fn write_text(tag: u8, text: &str, buffer: &mut Vec<u8>) {
     if !text.is_empty() {
         write_head(tag, text.len(), buffer);
         buffer.extend_from_slice(text.as_bytes());
@@ -219,7 +242,7 @@ mod tests {
     use prost::Message;
     use tiltyard_proto::inference as pb;
 
-    use super::super::convert;
+    use super::super::convert::{self, raw};
     use super::*;
 
     /// What the generated code makes of a message.
@@ -323,7 +346,8 @@ mod tests {
                 raw_output_contents: outputs.iter().map(|output| raw(&output.tensor)).collect(),
                 ..Default::default()
             };
-            prop_assert_eq!(write(&model, "12", &id, &outputs), wire::frame(&message).ok());
+            let outputs = outputs.iter().map(|output| (output.name.as_str(), &output.tensor));
+            prop_assert_eq!(write(&model, "12", &id, outputs), wire::frame(&message).ok());
         }
     }
 

@@ -16,7 +16,7 @@ use tiltyard_proto::reflection::v1::{
     ServiceResponse,
 };
 
-use super::wire::{Code, Encoder, GrpcBody, MessageSender, MessageStream, Status, streaming_response};
+use super::wire::{Code, Encoder, GrpcBody, Head, MessageSender, MessageStream, Status, streaming_response};
 
 /// The paths of the service's only method, in its two versions. They differ in nothing but the name, so that the types of
 /// one read and write both.
@@ -70,7 +70,7 @@ impl Reflection {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let index = Arc::clone(&self.index);
-        match MessageStream::new(&request.headers, body, MESSAGE_BYTES_MAX) {
+        match MessageStream::new(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX) {
             Ok(requests) => streaming_response(Encoder::PLAIN, 1, |sender| converse(index, requests, sender)),
             Err(status) => status.into_response(),
         }

@@ -5,6 +5,7 @@
 //! buffer and its trailers, without a channel, a task or a box. What the messages mean is not known here.
 
 mod compression;
+mod head;
 mod read;
 mod respond;
 mod status;
@@ -14,11 +15,14 @@ mod timeout;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 pub(crate) use compression::{CompressionPolicy, Encoder};
+pub(crate) use head::Head;
 pub(crate) use read::{MessageStream, read_message};
-pub(crate) use respond::{GrpcBody, MessageSender, PREFIX_BYTES, frame, prefix, streaming_response, unary_response};
+pub(crate) use respond::{
+    GrpcBody, MessageSender, PREFIX_BYTES, frame, prefix, streaming_response, unary_response, unary_response_with,
+};
 pub(crate) use status::{Code, Status};
 pub(crate) use timeout::timeout;
 
@@ -32,13 +36,13 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 ///
 /// 505 below HTTP/2, which has no trailers that clients could rely on; 405 for a method other than POST; 415 for a content
 /// type other than `application/grpc` and `application/grpc+proto`.
-pub(crate) fn refusal(request: &Parts) -> Option<Response<GrpcBody>> {
+pub(crate) fn refusal(request: &Parts, head: &Head<'_>) -> Option<Response<GrpcBody>> {
     let refuse = |status| {
         let mut response = Response::new(GrpcBody::empty());
         *response.status_mut() = status;
         response
     };
-    if !has_our_content_type(&request.headers) {
+    if !head.content_type.is_some_and(is_ours) {
         return Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     if request.version != Version::HTTP_2 {
@@ -46,14 +50,17 @@ pub(crate) fn refusal(request: &Parts) -> Option<Response<GrpcBody>> {
     }
     if request.method != Method::POST {
         let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers_mut().insert(ALLOW, http::HeaderValue::from_static("POST"));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return Some(response);
     }
     None
 }
 
-fn has_our_content_type(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
-    let media_type = value.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+fn is_ours(content_type: &HeaderValue) -> bool {
+    // Most say just this.
+    if content_type == "application/grpc" {
+        return true;
+    }
+    let media_type = content_type.as_bytes().split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     media_type.eq_ignore_ascii_case(b"application/grpc") || media_type.eq_ignore_ascii_case(b"application/grpc+proto")
 }

@@ -18,7 +18,7 @@ use tiltyard_types::{
 use super::Head;
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::protocol::reply::Reply;
-use crate::protocol::{beside_the_loop, body, classification, identity_headers, strings};
+use crate::protocol::{beside_the_loop, body, classification, strings};
 use crate::service::Service;
 
 /// Where the JSON ends and the binary tensors begin; 0 stands for a body that is one raw tensor.
@@ -68,12 +68,12 @@ where
     let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
     let signature_of = Arc::clone(&arm);
     let decode = move || decode(request, header_length, &body, &signature_of.deployment.signature);
-    let request = beside_the_loop(accepted.bytes, decode).await?;
+    let mut request = beside_the_loop(accepted.bytes, decode).await?;
     id.clone_from(&request.id);
     let outputs = request.outputs.clone();
     let all_binary = header_length == Some(0) || flag(&request.parameters, "binary_data_output");
-    let outcome = service.inference.infer(request, arm, accepted).await?;
-    let bytes = outcome.outputs.iter().map(|output| output.tensor.size()).sum();
+    let outcome = service.inference.infer(&mut request, arm, accepted).await?;
+    let bytes = outcome.outputs.iter().map(Tensor::size).sum();
     let (model, id) = (model.to_owned(), id.clone());
     beside_the_loop(bytes, move || encode(&model, &id, &outputs, all_binary, &outcome)).await
 }
@@ -268,7 +268,7 @@ fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool
     }
     text.extend_from_slice(b",\"outputs\":[");
     let mut binary: Vec<Bytes> = Vec::new();
-    for (position, NamedTensor { name, tensor }) in outcome.outputs.iter().enumerate() {
+    for (position, (name, tensor)) in outcome.named().enumerate() {
         let parameters = requested.get(position).map(|output| &output.parameters);
         let classes = parameters.map(classification::requested).transpose()?.flatten();
         let classified =
@@ -281,7 +281,7 @@ fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool
         write_output(name, tensor, as_binary.then_some(&mut binary), &mut text)?;
     }
     text.extend_from_slice(b"]}");
-    let mut headers = identity_headers(outcome);
+    let mut headers = outcome.arm.headers(outcome.id);
     if binary.is_empty() {
         return Ok(Reply { headers, ..Reply::text("application/json", text) });
     }

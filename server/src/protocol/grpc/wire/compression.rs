@@ -1,12 +1,12 @@
 //! Which messages of a call are compressed, and what do its headers say of it?
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
 use http::header::HeaderName;
-use http::{HeaderMap, HeaderValue};
 use prost::Message;
 
 use super::respond::{PREFIX_BYTES, frame, prefix};
-use super::{Code, Status};
+use super::{Code, Head, Status};
 use crate::protocol::compression::{Encoding, compress, decompress};
 
 pub(super) static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -18,8 +18,8 @@ pub(super) struct Declared(Option<Encoding>);
 
 impl Declared {
     /// The encoding that the request declares; UNIMPLEMENTED, with the list of ours, where it is none of them.
-    pub(super) fn of_request(headers: &HeaderMap) -> Result<Declared, Status> {
-        let Some(value) = headers.get(&GRPC_ENCODING) else { return Ok(Declared(None)) };
+    pub(super) fn of_request(head: &Head<'_>) -> Result<Declared, Status> {
+        let Some(value) = head.encoding else { return Ok(Declared(None)) };
         match value.as_bytes() {
             b"identity" => Ok(Declared(None)),
             b"deflate" => Ok(Declared(Some(Encoding::Deflate))),
@@ -73,8 +73,8 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     /// What the client of these request headers accepts and the policy allows.
-    pub(crate) fn negotiate(headers: &HeaderMap, policy: CompressionPolicy) -> Encoder {
-        let accepted = policy.enabled && accepts_gzip(headers);
+    pub(crate) fn negotiate(head: &Head<'_>, policy: CompressionPolicy) -> Encoder {
+        let accepted = policy.enabled && head.accepts_gzip;
         Encoder { gzip_bytes_min: accepted.then_some(policy.message_bytes_min) }
     }
 
@@ -99,12 +99,6 @@ impl Encoder {
         }
         compressed_frame(payload).filter(|compressed| compressed.len() < plain.len()).unwrap_or(plain)
     }
-}
-
-fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(&GRPC_ACCEPT_ENCODING).into_iter();
-    let mut names = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    names.any(|name| name.trim_ascii() == b"gzip")
 }
 
 /// `None` where the payload would not fit into a frame.

@@ -4,12 +4,11 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
 use http_body::Body;
 
 use super::compression::Declared;
 use super::respond::{FLAG_COMPRESSED, FLAG_PLAIN, PREFIX_BYTES};
-use super::{Code, Status};
+use super::{Code, Head, Status};
 use crate::protocol::beside_the_loop;
 
 /// Memory taken for a message on its client's word; beyond it, only what arrives takes any.
@@ -20,11 +19,11 @@ const TRUSTED_BYTES_MAX: usize = 1 << 20;
 /// Fails with RESOURCE_EXHAUSTED where it is longer than `message_bytes_max`, plain or compressed, as soon as that is
 /// known and before it is read; UNIMPLEMENTED where there is not exactly one message or its encoding is not known;
 /// INTERNAL where framing or compression is broken; CANCELLED where the client went away.
-pub(crate) async fn read_message<B>(headers: &HeaderMap, body: B, message_bytes_max: usize) -> Result<Bytes, Status>
+pub(crate) async fn read_message<B>(head: &Head<'_>, body: B, message_bytes_max: usize) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut messages = MessageStream::new(headers, body, message_bytes_max)?;
+    let mut messages = MessageStream::new(head, body, message_bytes_max)?;
     let cardinality =
         |sent| Status::new(Code::Unimplemented, format!("the call takes one message; the client sent {sent}"));
     let message = messages.next().await?.ok_or_else(|| cardinality("none"))?;
@@ -56,8 +55,8 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     /// Fails with UNIMPLEMENTED where the encoding that the headers declare is not known.
-    pub(crate) fn new(headers: &HeaderMap, body: B, message_bytes_max: usize) -> Result<MessageStream<B>, Status> {
-        let encoding = Declared::of_request(headers)?;
+    pub(crate) fn new(head: &Head<'_>, body: B, message_bytes_max: usize) -> Result<MessageStream<B>, Status> {
+        let encoding = Declared::of_request(head)?;
         Ok(MessageStream { body, encoding, message_bytes_max, state: START, received: Bytes::new() })
     }
 
@@ -82,7 +81,7 @@ where
     }
 
     /// Waits for the end of the body. Fails with `None` where there is more, without reading on.
-    async fn end(mut self) -> Result<(), Option<Status>> {
+    async fn end(&mut self) -> Result<(), Option<Status>> {
         while self.received.is_empty() {
             match self.receive().await? {
                 Some(data) => self.received = data,

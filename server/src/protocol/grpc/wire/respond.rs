@@ -42,11 +42,15 @@ pub(crate) fn frame(message: &impl Message) -> Result<Bytes, Status> {
     Ok(Bytes::from(buffer))
 }
 
-/// The answer to a unary call that went well: `framed` comes from [`frame`] or [`Encoder::frame`], and `metadata` goes
-/// into the headers.
-pub(crate) fn unary_response(framed: Bytes, metadata: HeaderMap) -> Response<GrpcBody> {
+/// The answer to a unary call that went well: `framed` comes from [`frame`] or [`Encoder::frame`].
+pub(crate) fn unary_response(framed: Bytes) -> Response<GrpcBody> {
+    unary_response_with(framed, own_headers())
+}
+
+/// The same with headers that were made beforehand, the content type among them.
+pub(crate) fn unary_response_with(framed: Bytes, headers: HeaderMap) -> Response<GrpcBody> {
     let compressed = framed.first() == Some(&FLAG_COMPRESSED);
-    response(GrpcBody(Inner::Unary { data: Some(framed), trailers: Some(ok_trailers()) }), compressed, metadata)
+    response(GrpcBody(Inner::Unary { data: Some(framed), trailers: Some(ok_trailers()) }), compressed, headers)
 }
 
 /// The answer to a streaming call: `drive` sends the messages, and what it returns is the status at the end.
@@ -62,25 +66,28 @@ where
     let (messages, waiting) = mpsc::channel(waiting_max.max(1));
     let driver = Box::pin(drive(MessageSender { messages, encoder }));
     let body = GrpcBody(Inner::Streaming { driver: Driver::Running(driver), waiting });
-    response(body, encoder.may_compress(), HeaderMap::new())
+    response(body, encoder.may_compress(), own_headers())
 }
 
 impl Status {
     /// The answer to a call that failed before its first message: HTTP 200 with the status among the headers and no body.
     pub(crate) fn into_response(self) -> Response<GrpcBody> {
-        let mut response = response(GrpcBody::empty(), false, HeaderMap::new());
+        let mut response = response(GrpcBody::empty(), false, own_headers());
         self.write(response.headers_mut());
         response
     }
 }
 
-fn response(body: GrpcBody, may_be_compressed: bool, metadata: HeaderMap) -> Response<GrpcBody> {
+/// The headers of an answer that has nothing else to tell.
+fn own_headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))])
+}
+
+fn response(body: GrpcBody, may_be_compressed: bool, headers: HeaderMap) -> Response<GrpcBody> {
     let mut response = Response::new(body);
-    *response.headers_mut() = metadata;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    *response.headers_mut() = headers;
     if may_be_compressed {
-        headers.insert(&GRPC_ENCODING, HeaderValue::from_static("gzip"));
+        response.headers_mut().insert(&GRPC_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
@@ -97,9 +98,9 @@ impl std::error::Error for Status {}
 
 /// The trailers of a call that went well.
 pub(super) fn ok_trailers() -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert(&GRPC_STATUS, HeaderValue::from_static("0"));
-    trailers
+    static TRAILERS: LazyLock<HeaderMap> =
+        LazyLock::new(|| HeaderMap::from_iter([(GRPC_STATUS.clone(), HeaderValue::from_static("0"))]));
+    TRAILERS.clone()
 }
 
 /// Percent-encodes what is not printable ASCII, and `%`. A message that is too long ends after its last whole character.

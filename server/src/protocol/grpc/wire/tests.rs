@@ -31,8 +31,8 @@ use super::super::health::Health;
 use super::super::reflection::Reflection;
 use super::respond::prefix;
 use super::{
-    Code, CompressionPolicy, Encoder, GrpcBody, MessageStream, Status, frame, read_message, refusal,
-    streaming_response, timeout, unary_response,
+    Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status, frame, read_message, refusal,
+    streaming_response, timeout, unary_response, unary_response_with,
 };
 
 const LIMIT: usize = 1 << 20;
@@ -129,7 +129,7 @@ fn zlib(payload: &[u8]) -> Vec<u8> {
 }
 
 fn messages_of(headers: &HeaderMap, body: Pieces) -> Result<Vec<Bytes>, Status> {
-    let mut stream = MessageStream::new(headers, body, LIMIT)?;
+    let mut stream = MessageStream::new(&Head::of(headers), body, LIMIT)?;
     let mut messages = Vec::new();
     while let Some(message) = ready(stream.next())? {
         messages.push(message);
@@ -213,14 +213,14 @@ fn unescaped(encoded: &[u8]) -> String {
 #[test]
 fn a_message_in_one_piece_is_not_copied() {
     let received = Bytes::from(framed(false, &[7; 4096]));
-    let message = ready(read_message(&HeaderMap::new(), Pieces::one(received.clone()), LIMIT)).expect("a message");
+    let message = ready(read_message(&Head::default(), Pieces::one(received.clone()), LIMIT)).expect("a message");
     assert_eq!(message.as_ptr(), received[5..].as_ptr());
 }
 
 #[test]
 fn unary_requests_that_are_refused() {
     fn check(entries: &[(&'static str, &str)], wire: Vec<u8>, code: Code, text: &str) {
-        let status = ready(read_message(&headers(entries), Pieces::one(wire), 1000)).expect_err(text);
+        let status = ready(read_message(&Head::of(&headers(entries)), Pieces::one(wire), 1000)).expect_err(text);
         assert_eq!((status.code(), status.message()), (code, text));
     }
     let two = [framed(false, b"a"), framed(false, b"b")].concat();
@@ -244,7 +244,8 @@ fn unary_requests_that_are_refused() {
 fn a_message_at_the_limit_is_taken() {
     for (flag, encoding, payload) in [(false, "identity", vec![3; 1000]), (true, "gzip", gzip(&[3; 1000]))] {
         let body = Pieces::one(framed(flag, &payload));
-        let message = ready(read_message(&headers(&[("grpc-encoding", encoding)]), body, 1000)).expect(encoding);
+        let message =
+            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, 1000)).expect(encoding);
         assert_eq!(message, vec![3; 1000]);
     }
 }
@@ -254,7 +255,7 @@ fn an_oversized_message_is_refused_before_it_is_read() {
     let mut body = Pieces::new([Bytes::from(prefix(false, u32::MAX).to_vec())]);
     body.waiting.extend((0..100).map(|_| Bytes::from(vec![0; 1000])));
     let taken = Arc::clone(&body.taken);
-    let status = ready(read_message(&HeaderMap::new(), body, 1000)).expect_err("4 GiB");
+    let status = ready(read_message(&Head::default(), body, 1000)).expect_err("4 GiB");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(taken.load(Relaxed), 1, "data was read behind the length that was refused");
 }
@@ -264,7 +265,8 @@ fn a_compressed_bomb_is_refused() {
     for (encoding, bomb) in [("gzip", gzip(&vec![0; 100 * LIMIT])), ("deflate", zlib(&vec![0; 100 * LIMIT]))] {
         assert!(bomb.len() < LIMIT, "the bomb has to pass the first limit");
         let body = Pieces::one(framed(true, &bomb));
-        let status = ready(read_message(&headers(&[("grpc-encoding", encoding)]), body, LIMIT)).expect_err("a bomb");
+        let status =
+            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT)).expect_err("a bomb");
         assert_eq!(status.code(), Code::ResourceExhausted);
         let sizes = format!("{} bytes compressed and more than the limit of {LIMIT} bytes plain", bomb.len());
         assert!(status.message().contains(&sizes), "{status}");
@@ -278,14 +280,16 @@ fn broken_compression_is_refused() {
     broken[middle] ^= 0xFF;
     for (encoding, payload) in [("gzip", broken), ("gzip", gzip(&[9; 500])[..20].to_vec()), ("deflate", gzip(b"a"))] {
         let body = Pieces::one(framed(true, &payload));
-        let status = ready(read_message(&headers(&[("grpc-encoding", encoding)]), body, LIMIT)).expect_err(encoding);
+        let status =
+            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT)).expect_err(encoding);
         assert_eq!(status.code(), Code::Internal, "{status}");
     }
 }
 
 #[test]
 fn an_unknown_encoding_is_refused_with_the_known_ones() {
-    let outcome = ready(read_message(&headers(&[("grpc-encoding", "zstd")]), Pieces::one(framed(true, b"a")), LIMIT));
+    let outcome =
+        ready(read_message(&Head::of(&headers(&[("grpc-encoding", "zstd")])), Pieces::one(framed(true, b"a")), LIMIT));
     let response = outcome.expect_err("not offered").into_response();
     assert_eq!(response.headers()["grpc-status"], "12");
     assert_eq!(response.headers()["grpc-accept-encoding"], "identity,deflate,gzip");
@@ -294,7 +298,7 @@ fn an_unknown_encoding_is_refused_with_the_known_ones() {
 #[test]
 fn timeouts() {
     fn check(value: &str, expected: Option<Duration>) {
-        let outcome = timeout(&headers(&[("grpc-timeout", value)]));
+        let outcome = timeout(&Head::of(&headers(&[("grpc-timeout", value)])));
         match expected {
             Some(_) => assert_eq!(outcome.as_ref(), Ok(&expected), "{value:?}"),
             None => assert_eq!(outcome.map_err(|status| status.code()), Err(Code::InvalidArgument), "{value:?}"),
@@ -310,7 +314,7 @@ fn timeouts() {
     for malformed in ["", "S", "5", "5s", "5 S", "-5S", "1.5S", "123456789S", "5SS", "٣S"] {
         check(malformed, None);
     }
-    assert_eq!(timeout(&HeaderMap::new()), Ok(None));
+    assert_eq!(timeout(&Head::default()), Ok(None));
 }
 
 #[test]
@@ -321,7 +325,8 @@ fn requests_that_are_no_calls() {
         if let Some(value) = content_type {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_str(value).expect("a header"));
         }
-        let refused = refusal(&request.into_parts().0).map(|response| response.status());
+        let (parts, ()) = request.into_parts();
+        let refused = refusal(&parts, &Head::of(&parts.headers)).map(|response| response.status());
         assert_eq!(refused, expected, "{content_type:?}");
     }
     let unsupported = Some(StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -364,10 +369,11 @@ fn answer(bytes: usize) -> ModelInferResponse {
 
 #[test]
 fn a_unary_answer_is_one_frame_of_data_and_trailers() {
-    let response = unary_response(frame(&answer(100)).expect("small"), headers(&[("tiltyard-version", "3")]));
-    assert_eq!(response.headers()["content-type"], "application/grpc");
-    assert_eq!(response.headers()["tiltyard-version"], "3");
-    assert!(!response.headers().contains_key("grpc-encoding"));
+    let response = unary_response(frame(&answer(100)).expect("small"));
+    assert_eq!(response.headers(), &headers(&[("content-type", "application/grpc")]));
+    let made = headers(&[("content-type", "application/grpc"), ("tiltyard-version", "3")]);
+    let response = unary_response_with(frame(&answer(100)).expect("small"), made.clone());
+    assert_eq!(response.headers(), &made);
     let mut body = response.into_body();
     assert!(!body.is_end_stream());
     let data = poll(&mut body).flatten().and_then(|frame| frame.into_data().ok()).expect("the message first");
@@ -380,8 +386,8 @@ fn a_unary_answer_is_one_frame_of_data_and_trailers() {
 fn answers_are_compressed_where_both_sides_want_it() {
     fn check(accepted: &str, enabled: bool, bytes: usize, expected: bool) {
         let policy = CompressionPolicy { enabled, message_bytes_min: 1000 };
-        let encoder = Encoder::negotiate(&headers(&[("grpc-accept-encoding", accepted)]), policy);
-        let response = unary_response(encoder.frame(&answer(bytes)).expect("small"), HeaderMap::new());
+        let encoder = Encoder::negotiate(&Head::of(&headers(&[("grpc-accept-encoding", accepted)])), policy);
+        let response = unary_response(encoder.frame(&answer(bytes)).expect("small"));
         let encoding = response.headers().get("grpc-encoding").cloned();
         let (data, _) = collect(response.into_body());
         assert_eq!(encoding.is_some(), expected, "{accepted:?}, {enabled}, {bytes}");
@@ -404,7 +410,7 @@ fn answers_are_compressed_where_both_sides_want_it() {
 #[test]
 fn what_does_not_shrink_is_sent_plain() {
     let policy = CompressionPolicy { enabled: true, message_bytes_min: 0 };
-    let encoder = Encoder::negotiate(&headers(&[("grpc-accept-encoding", "gzip")]), policy);
+    let encoder = Encoder::negotiate(&Head::of(&headers(&[("grpc-accept-encoding", "gzip")])), policy);
     assert_eq!(encoder.frame(&answer(1)), frame(&answer(1)));
 }
 

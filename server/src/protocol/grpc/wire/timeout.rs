@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-
-use super::{Code, Status};
+use super::{Code, Head, Status};
 
 /// The longest number that `grpc-timeout` may hold.
 const DIGITS_MAX: usize = 8;
@@ -12,8 +10,8 @@ const DIGITS_MAX: usize = 8;
 /// The client's `grpc-timeout`, counted from the arrival of the request; `None` where it waits for ever.
 ///
 /// Fails with INVALID_ARGUMENT where the header is not one to eight digits and a unit.
-pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+pub(crate) fn timeout(head: &Head<'_>) -> Result<Option<Duration>, Status> {
+    let Some(value) = head.timeout else { return Ok(None) };
     match parse(value.as_bytes()) {
         Some(duration) => Ok(Some(duration)),
         None => Err(Status::new(
