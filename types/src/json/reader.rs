@@ -345,19 +345,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn too_deep(&self) -> JsonError {
+        JsonError::new(self.position, format!("more than {DEPTH_MAX} arrays and objects in each other"))
+    }
+
     /// Reads the bracket that opens an array or object, and also the one that closes it where it is empty. Answers
     /// whether there is an item.
-    #[inline]
+    #[inline(always)]
     pub(super) fn enter<const OPEN: u8, const CLOSE: u8>(&mut self) -> Result<bool, JsonError> {
         self.skip_whitespace();
         if self.peek() != Some(OPEN) {
             return Err(self.not_of_kind(if OPEN == b'{' { Kind::Object } else { Kind::Array }));
         }
         if self.depth == DEPTH_MAX {
-            return Err(JsonError::new(
-                self.position,
-                format!("more than {DEPTH_MAX} arrays and objects in each other"),
-            ));
+            return Err(self.too_deep());
         }
         self.position += 1;
         self.skip_whitespace();

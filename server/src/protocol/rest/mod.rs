@@ -5,7 +5,6 @@ mod headers;
 mod infer;
 mod manage;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,11 +44,15 @@ where
     B::Error: std::fmt::Display,
 {
     let (parts, body) = request.into_parts();
-    let decoded = match segments(parts.uri.path()) {
-        Ok(decoded) => decoded,
-        Err(error) => return send(&parts.headers, failure(&error)).await,
-    };
-    let path: SmallVec<[&str; PARTS]> = decoded.iter().map(AsRef::as_ref).collect();
+    let decoded: Vec<String>;
+    let mut path = segments(parts.uri.path());
+    if parts.uri.path().contains('%') {
+        decoded = match path.iter().map(|part| decode_percent(part)).collect() {
+            Ok(decoded) => decoded,
+            Err(error) => return send(&parts.headers, failure(&error)).await,
+        };
+        path = decoded.iter().map(String::as_str).collect();
+    }
     let head = Head { method: &parts.method, path: &path, headers: &parts.headers };
     let reply = match dispatch(service, &head, body).await {
         Ok(reply) => reply,
@@ -210,19 +213,18 @@ fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
     [Encoding::Gzip, Encoding::Deflate].into_iter().find(|encoding| names.contains(&encoding.name()))
 }
 
-/// The path's parts, percent-decoded.
-fn segments(path: &str) -> Result<SmallVec<[Cow<'_, str>; PARTS]>> {
-    let escaped = path.contains('%');
+/// The path's parts as they stand in it, percent-encoded.
+fn segments(path: &str) -> SmallVec<[&str; PARTS]> {
     let mut parts = SmallVec::new();
     let mut rest = path;
     while !rest.is_empty() {
         let (part, after) = rest.split_at(rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len()));
         if !part.is_empty() {
-            parts.push(if escaped { decode_percent(part)?.into() } else { part.into() });
+            parts.push(part);
         }
         rest = after.get(1..).unwrap_or_default();
     }
-    Ok(parts)
+    parts
 }
 
 fn decode_percent(part: &str) -> Result<String> {
@@ -248,12 +250,13 @@ mod tests {
 
     #[test]
     fn paths_are_decoded() {
-        let check = |path: &str, expected: &[&str]| assert_eq!(segments(path).unwrap()[..], *expected, "{path}");
+        let decoded = |path: &str| segments(path).into_iter().map(decode_percent).collect::<Result<Vec<_>>>();
+        let check = |path: &str, expected: &[&str]| assert_eq!(decoded(path).unwrap(), expected, "{path}");
         check("/v2/models/my%20model/", &["v2", "models", "my model"]);
         check("//a///b%2Fc/é", &["a", "b/c", "é"]);
         check("/", &[]);
         check("", &[]);
-        assert!(segments("/v2/%zz").is_err() && segments("/v2/%f").is_err() && segments("/%ff").is_err());
+        assert!(decoded("/v2/%zz").is_err() && decoded("/v2/%f").is_err() && decoded("/%ff").is_err());
     }
 
     #[test]
