@@ -11,7 +11,7 @@ pub const DEPTH_MAX: usize = 64;
 
 /// So many bytes at the start of a text are checked for UTF-8 at once: the names around a tensor are there. What comes
 /// later is checked string by string, as numbers need no check.
-const KNOWN_MAX: usize = 4096;
+const KNOWN_MAX: usize = 512;
 
 /// What kind of value comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
