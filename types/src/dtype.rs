@@ -112,10 +112,23 @@ impl FromStr for DataType {
     type Err = UnknownDataType;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        DataType::ALL
-            .into_iter()
-            .find(|dtype| dtype.name() == name)
-            .ok_or_else(|| UnknownDataType(name.chars().take(64).collect()))
+        Ok(match name {
+            "BOOL" => DataType::Bool,
+            "UINT8" => DataType::Uint8,
+            "UINT16" => DataType::Uint16,
+            "UINT32" => DataType::Uint32,
+            "UINT64" => DataType::Uint64,
+            "INT8" => DataType::Int8,
+            "INT16" => DataType::Int16,
+            "INT32" => DataType::Int32,
+            "INT64" => DataType::Int64,
+            "FP16" => DataType::Fp16,
+            "BF16" => DataType::Bf16,
+            "FP32" => DataType::Fp32,
+            "FP64" => DataType::Fp64,
+            "BYTES" => DataType::Bytes,
+            _ => return Err(UnknownDataType(name.chars().take(64).collect())),
+        })
     }
 }
 

@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use http::{HeaderMap, Response};
+use http::Response;
+use http::header::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tiltyard_types::{Error, ErrorKind, Result};
@@ -64,21 +64,31 @@ impl Body for ReplyBody {
 ///
 /// Fails for one over `bytes_max`, plain or compressed, without reading it to its end, and for one that takes longer
 /// than `time_max` to arrive.
-pub(crate) async fn read<B>(headers: &HeaderMap, body: B, bytes_max: usize, time_max: Duration) -> Result<Bytes>
+pub(crate) async fn read<B>(
+    content_encoding: Option<&HeaderValue>,
+    body: B,
+    bytes_max: usize,
+    time_max: Duration,
+) -> Result<Bytes>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > bytes_max as u64) {
-        return Err(too_large(&format!("has {} bytes", declared.unwrap_or(0)), bytes_max));
+    // What the head declares, if it declares anything.
+    if let Some(length) = body.size_hint().exact().filter(|&length| length > bytes_max as u64) {
+        return Err(too_large(&format!("has {length} bytes"), bytes_max));
     }
-    let encoding = content_encoding(headers)?;
-    let raw = match tokio::time::timeout(time_max, collect(body, bytes_max)).await {
-        Ok(raw) => raw?,
-        Err(_) => {
-            return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}")));
-        }
+    let encoding = content_encoding.map(encoding).transpose()?.flatten();
+    let mut arriving = std::pin::pin!(collect(body, bytes_max));
+    // Most bodies are here together with their heads: no timer is made for them.
+    let raw = match std::future::poll_fn(|context| Poll::Ready(arriving.as_mut().poll(context))).await {
+        Poll::Ready(raw) => raw?,
+        Poll::Pending => match tokio::time::timeout(time_max, arriving).await {
+            Ok(raw) => raw?,
+            Err(_) => {
+                return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}")));
+            }
+        },
     };
     match encoding {
         None => Ok(raw),
@@ -92,8 +102,7 @@ where
     }
 }
 
-fn content_encoding(headers: &HeaderMap) -> Result<Option<Encoding>> {
-    let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(None) };
+fn encoding(value: &HeaderValue) -> Result<Option<Encoding>> {
     match value.as_bytes().to_ascii_lowercase().as_slice() {
         b"" | b"identity" => Ok(None),
         b"gzip" | b"x-gzip" => Ok(Some(Encoding::Gzip)),
@@ -113,7 +122,9 @@ where
     let mut first = Bytes::new();
     let mut more: Option<BytesMut> = None;
     let mut length = 0usize;
-    while let Some(frame) = body.frame().await {
+    while !body.is_end_stream()
+        && let Some(frame) = body.frame().await
+    {
         let frame = frame.map_err(|error| Error::invalid(format!("the body ended early: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
@@ -149,11 +160,8 @@ mod tests {
     async fn read_pieces(pieces: &[&[u8]], encoding: Option<&'static str>, bytes_max: usize) -> Result<Bytes> {
         let frames: Vec<Result<Frame<Bytes>, String>> =
             pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
-        let mut headers = HeaderMap::new();
-        if let Some(encoding) = encoding {
-            headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static(encoding));
-        }
-        read(&headers, StreamBody::new(futures_stream(frames)), bytes_max, Duration::from_secs(9)).await
+        let encoding = encoding.map(HeaderValue::from_static);
+        read(encoding.as_ref(), StreamBody::new(futures_stream(frames)), bytes_max, Duration::from_secs(9)).await
     }
 
     fn futures_stream<T>(items: Vec<T>) -> impl futures_core::Stream<Item = T> {

@@ -11,19 +11,30 @@ use super::status::http_status;
 /// Status, type, headers and body.
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
-    pub(crate) content_type: &'static str,
+    pub(crate) content_type: HeaderValue,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
+/// The type of JSON.
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The type of binary tensors behind JSON.
+pub(crate) const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
 impl Reply {
     /// An answer of JSON.
     pub(crate) fn json(value: &Value) -> Reply {
-        Reply::text("application/json", value.to_string())
+        Reply::new(JSON, value.to_string())
     }
 
     /// An answer of another type.
     pub(crate) fn text(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+        Reply::new(HeaderValue::from_static(content_type), body)
+    }
+
+    /// A good answer without headers of its own.
+    pub(crate) fn new(content_type: HeaderValue, body: impl Into<Bytes>) -> Reply {
         Reply { status: StatusCode::OK, content_type, headers: HeaderMap::new(), body: body.into() }
     }
 

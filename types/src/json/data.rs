@@ -73,7 +73,7 @@ fn read_elements<S: Sink>(reader: &mut Reader<'_>, shape: &Shape, expected: usiz
         return Err(Fault::Value(format!("expected an array of {expected} elements for shape {shape}, got {found}")));
     }
     let start = reader.clone();
-    if reader.enter(Kind::Array)? {
+    if reader.enter::<b'[', b']'>()? {
         if reader.peek() == Some(b'[') {
             if shape.len() < 2 {
                 return Err(Fault::Value(format!("expected a flat list for shape {shape}, got lists in a list")));
@@ -117,7 +117,7 @@ fn read_nested<S: Sink>(
         return Err(Fault::Value(format!("{place}: expected an array for shape {shape}, got {found}")));
     }
     let mut length = 0;
-    let mut more = reader.enter(Kind::Array)?;
+    let mut more = reader.enter::<b'[', b']'>()?;
     if axis + 1 == shape.len() {
         let before = sink.count();
         if more {

@@ -9,6 +9,10 @@ use super::string;
 /// How many arrays and objects may be open at once.
 pub const DEPTH_MAX: usize = 64;
 
+/// So many bytes at the start of a text are checked for UTF-8 at once: the names around a tensor are there. What comes
+/// later is checked string by string, as numbers need no check.
+const KNOWN_MAX: usize = 512;
+
 /// What kind of value comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -58,6 +62,8 @@ pub enum Number {
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     text: &'a [u8],
+    /// The start of the text, where it is known to be UTF-8; empty where it is not.
+    known: &'a str,
     position: usize,
     depth: usize,
 }
@@ -65,7 +71,14 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader at the start of `text`, whose bytes need not be UTF-8: that is checked where strings are read.
     pub fn new(text: &'a [u8]) -> Reader<'a> {
-        Reader { text, position: 0, depth: 0 }
+        let known = std::str::from_utf8(&text[..text.len().min(KNOWN_MAX)]).unwrap_or_default();
+        Reader { text, known, position: 0, depth: 0 }
+    }
+
+    /// The same reader, which checks each string for UTF-8 when it comes to it.
+    #[cfg(test)]
+    pub(super) fn knowing_nothing(self) -> Reader<'a> {
+        Reader { known: "", ..self }
     }
 
     /// The position in the text, in bytes from its start.
@@ -87,6 +100,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What kind of value comes next; it is not read. Fails where no value can begin like this.
+    #[inline]
     pub fn peek_kind(&mut self) -> Result<Kind, JsonError> {
         self.skip_whitespace();
         match self.peek() {
@@ -106,10 +120,17 @@ impl<'a> Reader<'a> {
         &mut self,
         mut field: impl FnMut(&str, &mut Reader<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut more = self.enter(Kind::Object)?;
+        let mut more = self.enter::<b'{', b'}'>()?;
         while more {
-            let key = self.read_key()?;
-            field(&key, self)?;
+            let escaped;
+            let key = match self.read_plain_key() {
+                Some(key) => key,
+                None => {
+                    escaped = self.read_key()?;
+                    &escaped
+                }
+            };
+            field(key, self)?;
             more = self.next_item(b'}')?;
         }
         Ok(())
@@ -121,7 +142,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut item: impl FnMut(&mut Reader<'a>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut more = self.enter(Kind::Array)?;
+        let mut more = self.enter::<b'[', b']'>()?;
         while more {
             item(self)?;
             more = self.next_item(b']')?;
@@ -131,7 +152,17 @@ impl<'a> Reader<'a> {
 
     /// Reads a string, borrowed from the text where it has no escapes. Fails on invalid UTF-8, bare control
     /// characters, unknown escapes and halves of surrogate pairs.
+    #[inline]
     pub fn read_string(&mut self) -> Result<Cow<'a, str>, JsonError> {
+        self.skip_whitespace();
+        match self.read_plain() {
+            Some(plain) => Ok(Cow::Borrowed(plain)),
+            None => self.read_any_string(),
+        }
+    }
+
+    #[inline(never)]
+    fn read_any_string(&mut self) -> Result<Cow<'a, str>, JsonError> {
         self.expect(Kind::String)?;
         let (value, end) = string::read(self.text, self.position + 1)?;
         self.position = end;
@@ -140,6 +171,10 @@ impl<'a> Reader<'a> {
 
     /// Reads a number. Fails where it is finite and too large for a double.
     pub fn read_number(&mut self) -> Result<Number, JsonError> {
+        self.skip_whitespace();
+        if let Some(value) = self.read_count() {
+            return Ok(Number::Int(value));
+        }
         self.expect(Kind::Number)?;
         let start = self.position;
         if let Some(word) = self.read_number_word()? {
@@ -202,10 +237,10 @@ impl<'a> Reader<'a> {
                     false
                 }
                 Some(open @ (b'{' | b'[')) => {
-                    let kind = if open == b'{' { Kind::Object } else { Kind::Array };
-                    let opened = self.enter(kind)?;
+                    let object = open == b'{';
+                    let opened = if object { self.enter::<b'{', b'}'>() } else { self.enter::<b'[', b']'>() }?;
                     if opened {
-                        objects = objects << 1 | u64::from(kind == Kind::Object);
+                        objects = objects << 1 | u64::from(object);
                     }
                     opened
                 }
@@ -292,29 +327,44 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether a value of `kind` comes next; where another does, the error names it.
+    #[inline]
     pub(super) fn expect(&mut self, kind: Kind) -> Result<(), JsonError> {
-        let found = self.peek_kind()?;
-        if found == kind {
-            return Ok(());
+        if self.peek_kind()? == kind { Ok(()) } else { Err(self.not_of_kind(kind)) }
+    }
+
+    /// What to say of a value that is not of the `expected` kind.
+    #[cold]
+    #[inline(never)]
+    fn not_of_kind(&mut self, expected: Kind) -> JsonError {
+        match self.peek_kind() {
+            Ok(found) => {
+                let message = format!("expected {}, found {}", expected.described(), found.described());
+                JsonError::new(self.position, message)
+            }
+            Err(error) => error,
         }
-        let message = format!("expected {}, found {}", kind.described(), found.described());
-        Err(JsonError::new(self.position, message))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn too_deep(&self) -> JsonError {
+        JsonError::new(self.position, format!("more than {DEPTH_MAX} arrays and objects in each other"))
     }
 
     /// Reads the bracket that opens an array or object, and also the one that closes it where it is empty. Answers
     /// whether there is an item.
-    pub(super) fn enter(&mut self, kind: Kind) -> Result<bool, JsonError> {
-        self.expect(kind)?;
+    #[inline(always)]
+    pub(super) fn enter<const OPEN: u8, const CLOSE: u8>(&mut self) -> Result<bool, JsonError> {
+        self.skip_whitespace();
+        if self.peek() != Some(OPEN) {
+            return Err(self.not_of_kind(if OPEN == b'{' { Kind::Object } else { Kind::Array }));
+        }
         if self.depth == DEPTH_MAX {
-            return Err(JsonError::new(
-                self.position,
-                format!("more than {DEPTH_MAX} arrays and objects in each other"),
-            ));
+            return Err(self.too_deep());
         }
         self.position += 1;
         self.skip_whitespace();
-        let close = if kind == Kind::Object { b'}' } else { b']' };
-        if self.peek() == Some(close) {
+        if self.peek() == Some(CLOSE) {
             self.position += 1;
             return Ok(false);
         }
@@ -351,6 +401,39 @@ impl<'a> Reader<'a> {
         Ok(key)
     }
 
+    /// Reads the string at this position, if it is one that the text has as it is: without escapes, and where the text
+    /// is known to be UTF-8. Any other, and what is no string, is not read.
+    #[inline]
+    fn read_plain(&mut self) -> Option<&'a str> {
+        let known = self.known.as_bytes();
+        let start = self.position + 1;
+        if known.get(self.position) != Some(&b'"') {
+            return None;
+        }
+        let end = string::plain_end(known, start);
+        if known.get(end) != Some(&b'"') {
+            return None;
+        }
+        self.position = end + 1;
+        self.known.get(start..end)
+    }
+
+    /// Reads a key with its colon, if it is such a string. Else nothing is read but whitespace.
+    #[inline(never)]
+    fn read_plain_key(&mut self) -> Option<&'a str> {
+        self.skip_whitespace();
+        let start = self.position;
+        let key = self.read_plain()?;
+        self.skip_whitespace();
+        if self.peek() != Some(b':') {
+            self.position = start;
+            return None;
+        }
+        self.position += 1;
+        self.skip_whitespace();
+        Some(key)
+    }
+
     fn colon(&mut self) -> Result<(), JsonError> {
         self.skip_whitespace();
         if self.peek() != Some(b':') {
@@ -359,6 +442,28 @@ impl<'a> Reader<'a> {
         self.position += 1;
         self.skip_whitespace();
         Ok(())
+    }
+
+    /// Reads the number at this position, if it is a whole one of at most 18 digits and without a sign: sizes and
+    /// switches are. Any other, and what is no number, is not read.
+    pub(super) fn read_count(&mut self) -> Option<i64> {
+        const DIGITS_MAX: usize = 18;
+        let text = self.text.get(self.position..)?;
+        let (mut value, mut digits) = (0, 0);
+        while let Some(digit @ b'0'..=b'9') = text.get(digits) {
+            value = value * 10 + i64::from(digit - b'0');
+            digits += 1;
+            if digits > DIGITS_MAX {
+                return None;
+            }
+        }
+        let goes_on = matches!(text.get(digits), Some(b'.' | b'e' | b'E'));
+        let leading_zero = digits > 1 && text[0] == b'0';
+        if digits == 0 || goes_on || leading_zero {
+            return None;
+        }
+        self.position += digits;
+        Some(value)
     }
 
     /// Reads the number at this position, and answers what `convert` makes of it; where the number is of a rare form,
@@ -404,14 +509,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     fn literal(&mut self, word: &str) -> Result<(), JsonError> {
-        let rest = &self.text[self.position..];
-        if let Some(index) = word.bytes().enumerate().position(|(index, byte)| rest.get(index) != Some(&byte)) {
-            let found = found(self.text, self.position + index);
-            return Err(JsonError::new(self.position + index, format!("expected the word {word}, found {found}")));
+        if !self.text[self.position..].starts_with(word.as_bytes()) {
+            return Err(self.not_the_word(word));
         }
         self.position += word.len();
         Ok(())
+    }
+
+    /// Where another text than `word` begins, and with what.
+    #[cold]
+    #[inline(never)]
+    fn not_the_word(&self, word: &str) -> JsonError {
+        let alike = word.bytes().zip(&self.text[self.position..]).take_while(|(expected, found)| expected == *found);
+        let at = self.position + alike.count();
+        JsonError::new(at, format!("expected the word {word}, found {}", found(self.text, at)))
     }
 }
 

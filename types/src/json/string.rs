@@ -8,13 +8,6 @@ use super::reader::found;
 const ONES: u64 = u64::from_le_bytes([1; 8]);
 const HIGH: u64 = ONES << 7;
 
-/// Marks the zero bytes of a word in their highest bits. A borrow may mark bytes after a zero wrongly, never before
-/// the first one.
-#[inline(always)]
-fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGH
-}
-
 /// The position of the next `[`, `]` or `"` from `at` on; the text's length where there is none.
 #[inline]
 pub(super) fn bracket_or_quote(text: &[u8], at: usize) -> usize {
@@ -27,10 +20,13 @@ pub(super) fn bracket_or_quote(text: &[u8], at: usize) -> usize {
 pub(super) fn plain_end(text: &[u8], mut at: usize) -> usize {
     while let Some(bytes) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*bytes);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-        let special = zero_bytes(quote) | zero_bytes(backslash) | control;
+        // Bytes that are small borrow, which shows in their highest bits: those below the blank, and those that are zero
+        // when a quote or a backslash is taken out. Bytes of other characters than ASCII have that bit of themselves. A
+        // borrow may mark bytes after the first one wrongly, never before it.
+        let control = word.wrapping_sub(ONES * 0x20);
+        let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+        let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+        let special = (control | quote | backslash) & !word & HIGH;
         if special != 0 {
             return at + (special.trailing_zeros() / 8) as usize;
         }

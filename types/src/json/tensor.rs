@@ -1,5 +1,7 @@
 //! How is one tensor of a request read, whatever the order of its keys?
 
+use smallvec::SmallVec;
+
 use super::data::read_data;
 use super::element::{Integer, Parse};
 use super::reader::{Kind, Number, Reader};
@@ -34,8 +36,7 @@ pub struct TensorText {
 pub fn read_tensor(reader: &mut Reader<'_>, resolve: &dyn Fn(&str) -> Option<DataType>) -> Result<TensorText> {
     let mut fields = Fields::default();
     let outcome = reader.read_object(|key, reader| fields.take(key, reader));
-    let name = fields.name.clone();
-    outcome.and_then(|()| fields.complete(resolve)).map_err(|error| blame(name.as_deref(), &error))
+    outcome.and_then(|()| fields.complete(resolve)).map_err(|error| blame(fields.name.as_deref(), &error))
 }
 
 /// Reads an object of parameters. Fails on values that are no boolean, number or string, and on a doubled key.
@@ -151,16 +152,18 @@ impl<'a> Fields<'a> {
         Ok(Data::Left(start))
     }
 
-    fn complete(self, resolve: &dyn Fn(&str) -> Option<DataType>) -> Result<TensorText> {
-        let name = self.name.ok_or_else(|| Error::invalid("\"name\" is missing"))?;
-        let dtype = self.dtype.or_else(|| resolve(&name)).ok_or_else(|| Error::invalid("\"datatype\" is missing"))?;
-        let shape = self.shape.ok_or_else(|| Error::invalid("\"shape\" is missing"))?;
-        let data = match self.data {
+    /// Takes the tensor out of the fields; where that fails, the name stays.
+    fn complete(&mut self, resolve: &dyn Fn(&str) -> Option<DataType>) -> Result<TensorText> {
+        let name = self.name.as_deref().ok_or_else(|| Error::invalid("\"name\" is missing"))?;
+        let dtype = self.dtype.or_else(|| resolve(name)).ok_or_else(|| Error::invalid("\"datatype\" is missing"))?;
+        let shape = self.shape.take().ok_or_else(|| Error::invalid("\"shape\" is missing"))?;
+        let data = match self.data.take() {
             None | Some(Data::None) => None,
             Some(Data::Read(tensor)) => Some(tensor),
             Some(Data::Left(mut reader)) => Some(read_data(&mut reader, dtype, &shape)?),
         };
-        Ok(TensorText { name, dtype, shape, parameters: self.parameters.unwrap_or_default(), data })
+        let name = self.name.take().unwrap_or_default();
+        Ok(TensorText { name, dtype, shape, parameters: self.parameters.take().unwrap_or_default(), data })
     }
 }
 
@@ -172,11 +175,16 @@ fn once<T>(key: &str, before: Option<T>) -> Result<()> {
 }
 
 fn read_shape(reader: &mut Reader<'_>) -> Result<Shape> {
-    let mut axes: Vec<usize> = Vec::new();
+    let mut axes = SmallVec::<[usize; 4]>::new();
     reader.read_array(|reader| {
         let axis = axes.len();
         if axis == AXES_MAX {
             return Err(Error::invalid(format!("shape: expected at most {AXES_MAX} axes")));
+        }
+        reader.skip_whitespace();
+        if let Some(Ok(length)) = reader.read_count().map(usize::try_from) {
+            axes.push(length);
+            return Ok(());
         }
         reader.peek_kind()?;
         let mut again = reader.clone();
@@ -191,7 +199,7 @@ fn read_shape(reader: &mut Reader<'_>) -> Result<Shape> {
         }
         Ok(())
     })?;
-    Ok(axes.into_iter().collect())
+    Ok(Shape::from(&axes[..]))
 }
 
 #[cfg(test)]
@@ -220,14 +228,13 @@ mod tests {
             name: "x".to_owned(),
             dtype: DataType::Fp32,
             shape: Shape::from([2, 1]),
-            parameters: [
+            parameters: Parameters::from_iter([
                 ("a".to_owned(), Parameter::Int(1)),
                 ("b".to_owned(), Parameter::Text("]".to_owned())),
                 ("c".to_owned(), Parameter::Bool(true)),
                 ("d".to_owned(), Parameter::Double(1.5)),
                 ("e".to_owned(), Parameter::Uint(u64::MAX)),
-            ]
-            .into(),
+            ]),
             data: Some(Tensor::from_slice([2, 1], &[0.5f32, 2.]).unwrap()),
         };
         for turn in 0..fields.len() {

@@ -1,7 +1,7 @@
 //! How are a tensor's elements written as JSON?
 
 use super::string::plain_end;
-use crate::{DataType, Tensor};
+use crate::{Buffer, DataType, Tensor};
 
 /// How NaN and the infinities are written, for which JSON has no words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +45,16 @@ pub fn write_data(tensor: &Tensor, out: &mut Vec<u8>, non_finite: NonFinite) -> 
 }
 
 fn write_numbers(tensor: &Tensor, out: &mut Vec<u8>, non_finite: NonFinite) {
+    let copy;
+    let aligned = if tensor.bytes().is_some_and(|bytes| Buffer::is_aligned(bytes)) {
+        tensor
+    } else {
+        copy = tensor.aligned();
+        &copy
+    };
     macro_rules! list {
         ($rust:ty, $write:expr) => {
-            write_list(tensor.aligned().as_slice::<$rust>().unwrap_or_default(), out, $write)
+            write_list(aligned.as_slice::<$rust>().unwrap_or_default(), out, $write)
         };
     }
     match tensor.dtype() {

@@ -2,12 +2,11 @@
 //! extension in both directions, mixed, and the raw body.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use bytes::Bytes;
+use http::header::HeaderValue;
 use http_body::Body;
+use smallvec::SmallVec;
 use tiltyard_types::json::{
     self, NonFinite, Reader, read_parameters, read_tensor, write_data, write_string, write_unsigned,
 };
@@ -16,21 +15,16 @@ use tiltyard_types::{
 };
 
 use super::Head;
+use super::headers::{HEADER_LENGTH, InferHeaders, check_content_type};
 use crate::infer::{Accepted, Outcome, log_failure};
-use crate::protocol::reply::Reply;
+use crate::protocol::reply::{self, Reply};
 use crate::protocol::{beside_the_loop, body, classification, strings};
 use crate::service::Service;
-
-/// Where the JSON ends and the binary tensors begin; 0 stands for a body that is one raw tensor.
-const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
-
-/// How long the client waits, in milliseconds or with a unit.
-const TIMEOUT: HeaderName = HeaderName::from_static("tiltyard-timeout");
 
 /// Reads, answers, writes.
 pub(super) async fn infer<B>(
     service: &Arc<Service>,
-    head: &Head,
+    head: &Head<'_>,
     model: &str,
     version: Option<u64>,
     body: B,
@@ -39,16 +33,17 @@ where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    let started = Accepted::now(timeout(&head.headers)?, 0);
+    let headers = InferHeaders::of(head.headers);
+    let started = Accepted::now(headers.timeout()?, 0);
     let mut id = String::new();
-    let answer = try_infer(service, head, model, version, body, started, &mut id).await;
+    let answer = try_infer(service, &headers, model, version, body, started, &mut id).await;
     answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
 }
 
 /// Puts the client's name for the request into `id` as soon as it is known.
 async fn try_infer<B>(
     service: &Service,
-    head: &Head,
+    headers: &InferHeaders<'_>,
     model: &str,
     version: Option<u64>,
     body: B,
@@ -59,47 +54,32 @@ where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    content_type(&head.headers)?;
+    check_content_type(headers.content_type)?;
     // What cannot be answered is refused before its body is read.
     let arm = service.inference.catalog.load().route(model, version)?;
-    let body = body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await?;
+    let body = body::read(headers.content_encoding, body, service.body_bytes_max, service.request_timeout).await?;
     let accepted = Accepted { bytes: body.len(), ..started };
-    let header_length = header_length(&head.headers)?;
-    let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
+    let header_length = headers.header_length()?;
     let signature_of = Arc::clone(&arm);
-    let decode = move || decode(request, header_length, &body, &signature_of.deployment.signature);
+    let decode = move || decode(header_length, &body, &signature_of.deployment.signature);
     let mut request = beside_the_loop(accepted.bytes, decode).await?;
+    request.model = model.to_owned();
+    request.version = version;
     id.clone_from(&request.id);
-    let outputs = request.outputs.clone();
-    let all_binary = header_length == Some(0) || flag(&request.parameters, "binary_data_output");
     let outcome = service.inference.infer(&mut request, arm, accepted).await?;
+    let answer = Answer {
+        all_binary: header_length == Some(0) || flag(&request.parameters, "binary_data_output"),
+        model: request.model,
+        id: request.id,
+        requested: request.outputs,
+    };
     let bytes = outcome.outputs.iter().map(Tensor::size).sum();
-    let (model, id) = (model.to_owned(), id.clone());
-    beside_the_loop(bytes, move || encode(&model, &id, &outputs, all_binary, &outcome)).await
+    beside_the_loop(bytes, move || answer.encode(&outcome, bytes)).await
 }
 
-/// Refuses a body that says it is something else than JSON or binary tensors. `curl -d` says it is a form, and some say
-/// nothing: their meaning is clear.
-pub(crate) fn content_type(headers: &HeaderMap) -> Result<()> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let text = value.to_str().unwrap_or("?").to_ascii_lowercase();
-    let media_type = text.split(';').next().unwrap_or("").trim();
-    let fine = ["", "application/json", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"];
-    match fine.contains(&media_type) || media_type.ends_with("+json") {
-        true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "content type {media_type:?} is not taken: expected application/json, or application/octet-stream with binary tensors"
-        ))),
-    }
-}
-
-/// Reads the body into `request`, which has the names of the path.
-fn decode(
-    mut request: InferRequest,
-    header_length: Option<usize>,
-    body: &Bytes,
-    signature: &Signature,
-) -> Result<InferRequest> {
+/// Reads the body into a request without the names that the path has.
+fn decode(header_length: Option<usize>, body: &Bytes, signature: &Signature) -> Result<InferRequest> {
+    let mut request = InferRequest::default();
     if header_length == Some(0) {
         request.inputs.push(raw_input(signature, body)?);
         return Ok(request);
@@ -133,8 +113,9 @@ fn read_request(text: &[u8], signature: &Signature, binary: &mut Bytes, request:
             "inputs" if inputs_seen => return Err(Error::invalid("\"inputs\" is given twice")),
             "inputs" => {
                 inputs_seen = true;
+                let known = signature.inputs.len();
+                request.inputs = Vec::with_capacity(known);
                 reader.read_array(|reader| {
-                    let known = signature.inputs.len();
                     if request.inputs.len() > known {
                         return Err(Error::invalid(format!(
                             "more inputs are given than the model takes, which is {known}"
@@ -255,44 +236,69 @@ fn raw_input(signature: &Signature, body: &Bytes) -> Result<NamedTensor> {
     Ok(NamedTensor { name: spec.name.clone(), tensor })
 }
 
-fn encode(model: &str, id: &str, requested: &[RequestedOutput], all_binary: bool, outcome: &Outcome) -> Result<Reply> {
-    let mut text = Vec::with_capacity(256);
-    text.extend_from_slice(b"{\"model_name\":");
-    write_string(model, &mut text);
-    text.extend_from_slice(b",\"model_version\":\"");
-    text.extend_from_slice(outcome.arm.version.as_bytes());
-    text.push(b'"');
-    if !id.is_empty() {
-        text.extend_from_slice(b",\"id\":");
-        write_string(id, &mut text);
-    }
-    text.extend_from_slice(b",\"outputs\":[");
-    let mut binary: Vec<Bytes> = Vec::new();
-    for (position, (name, tensor)) in outcome.named().enumerate() {
-        let parameters = requested.get(position).map(|output| &output.parameters);
-        let classes = parameters.map(classification::requested).transpose()?.flatten();
-        let classified =
-            classes.map(|count| classification::classify(&outcome.arm.deployment, name, tensor, count)).transpose()?;
-        let tensor = classified.as_ref().unwrap_or(tensor);
-        if position > 0 {
-            text.push(b',');
-        }
-        let as_binary = parameters.and_then(|parameters| choice(parameters, "binary_data")).unwrap_or(all_binary);
-        write_output(name, tensor, as_binary.then_some(&mut binary), &mut text)?;
-    }
-    text.extend_from_slice(b"]}");
-    let mut headers = outcome.arm.headers(outcome.id);
-    if binary.is_empty() {
-        return Ok(Reply { headers, ..Reply::text("application/json", text) });
-    }
-    headers.insert(HEADER_LENGTH, HeaderValue::from(text.len()));
-    let mut body = BytesMut::with_capacity(text.len() + binary.iter().map(Bytes::len).sum::<usize>());
-    body.extend_from_slice(&text);
-    binary.iter().for_each(|part| body.extend_from_slice(part));
-    Ok(Reply { headers, ..Reply::text("application/octet-stream", body.freeze()) })
+/// What an answer repeats of its request, and how that wants it.
+struct Answer {
+    model: String,
+    id: String,
+    requested: Vec<RequestedOutput>,
+    all_binary: bool,
 }
 
-fn write_output(name: &str, tensor: &Tensor, binary: Option<&mut Vec<Bytes>>, text: &mut Vec<u8>) -> Result<()> {
+impl Answer {
+    /// Writes the outputs, which have about so many `bytes`: the JSON, and the binary parts behind it.
+    fn encode(&self, outcome: &Outcome, bytes: usize) -> Result<Reply> {
+        // Names, shapes and the words around them; where they are longer, the buffer grows.
+        const OUTPUT_TEXT: usize = 160;
+        let capacity = OUTPUT_TEXT * (1 + outcome.outputs.len()) + self.model.len() + self.id.len() + bytes;
+        let mut body = Vec::with_capacity(capacity);
+        body.extend_from_slice(b"{\"model_name\":");
+        write_string(&self.model, &mut body);
+        body.extend_from_slice(b",\"model_version\":\"");
+        body.extend_from_slice(outcome.arm.version.as_bytes());
+        body.push(b'"');
+        if !self.id.is_empty() {
+            body.extend_from_slice(b",\"id\":");
+            write_string(&self.id, &mut body);
+        }
+        body.extend_from_slice(b",\"outputs\":[");
+        let mut binary = SmallVec::<[Bytes; 2]>::new();
+        for (position, (name, tensor)) in outcome.named().enumerate() {
+            let parameters = self.requested.get(position).map(|output| &output.parameters);
+            let classes = parameters.map(classification::requested).transpose()?.flatten();
+            let classified = classes
+                .map(|count| classification::classify(&outcome.arm.deployment, name, tensor, count))
+                .transpose()?;
+            let tensor = classified.as_ref().unwrap_or(tensor);
+            if position > 0 {
+                body.push(b',');
+            }
+            let binary_data = parameters.and_then(|parameters| choice(parameters, "binary_data"));
+            let part = binary_data.unwrap_or(self.all_binary).then(|| binary_part(tensor));
+            write_output(name, tensor, part.as_ref(), &mut body)?;
+            binary.extend(part);
+        }
+        body.extend_from_slice(b"]}");
+        let mut headers = outcome.arm.headers(outcome.id);
+        if binary.is_empty() {
+            return Ok(Reply { headers, ..Reply::new(reply::JSON, body) });
+        }
+        headers.insert(HEADER_LENGTH, HeaderValue::from(body.len()));
+        body.reserve_exact(binary.iter().map(Bytes::len).sum());
+        binary.iter().for_each(|part| body.extend_from_slice(part));
+        Ok(Reply { headers, ..Reply::new(reply::BINARY, body) })
+    }
+}
+
+/// The tensor as it stands behind the JSON.
+fn binary_part(tensor: &Tensor) -> Bytes {
+    match tensor.as_strings() {
+        Some(elements) => strings::encode(elements),
+        None => tensor.bytes().cloned().unwrap_or_default(),
+    }
+}
+
+/// Writes an output's JSON; its elements too, where they are in no binary part.
+fn write_output(name: &str, tensor: &Tensor, binary: Option<&Bytes>, text: &mut Vec<u8>) -> Result<()> {
     text.extend_from_slice(b"{\"name\":");
     write_string(name, text);
     text.extend_from_slice(b",\"datatype\":\"");
@@ -306,15 +312,10 @@ fn write_output(name: &str, tensor: &Tensor, binary: Option<&mut Vec<Bytes>>, te
     }
     text.push(b']');
     match binary {
-        Some(binary) => {
-            let part = match tensor.as_strings() {
-                Some(elements) => strings::encode(elements),
-                None => tensor.bytes().cloned().unwrap_or_default(),
-            };
+        Some(part) => {
             text.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
             write_unsigned(part.len() as u64, text);
             text.push(b'}');
-            binary.push(part);
         }
         None => {
             text.extend_from_slice(b",\"data\":");
@@ -328,32 +329,6 @@ fn write_output(name: &str, tensor: &Tensor, binary: Option<&mut Vec<Bytes>>, te
     }
     text.push(b'}');
     Ok(())
-}
-
-fn header_length(headers: &HeaderMap) -> Result<Option<usize>> {
-    let Some(value) = headers.get(HEADER_LENGTH) else { return Ok(None) };
-    match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
-        Some(length) => Ok(Some(length)),
-        None => Err(Error::invalid(format!("{HEADER_LENGTH}: expected a number of bytes, got {value:?}"))),
-    }
-}
-
-fn timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
-    let Some(value) = headers.get(TIMEOUT) else { return Ok(None) };
-    let text = value.to_str().unwrap_or("").trim();
-    let (number, unit_ms) = match text.strip_suffix("ms") {
-        Some(number) => (number, 1.0),
-        None => match text.strip_suffix('s') {
-            Some(number) => (number, 1000.0),
-            None => (text, 1.0),
-        },
-    };
-    match number.trim().parse::<f64>() {
-        Ok(number) if number > 0.0 && number.is_finite() => {
-            Ok(Some(Duration::from_secs_f64((number * unit_ms / 1000.0).min(1e9))))
-        }
-        _ => Err(Error::invalid(format!("{TIMEOUT}: expected milliseconds, or such as \"2s\", got {value:?}"))),
-    }
 }
 
 fn choice(parameters: &Parameters, key: &str) -> Option<bool> {

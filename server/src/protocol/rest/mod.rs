@@ -1,6 +1,7 @@
 //! Which REST path does what? The Open Inference Protocol v2 with the extensions that Triton's clients use.
 
 mod forms;
+mod headers;
 mod infer;
 mod manage;
 
@@ -26,17 +27,15 @@ use crate::service::Service;
 const COMPRESSED_BYTES_MIN: usize = 512;
 
 /// A request whose head was read.
-pub(crate) struct Head {
-    pub(crate) method: Method,
-    pub(crate) path: Vec<String>,
-    pub(crate) headers: HeaderMap,
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a Method,
+    /// The path's parts, decoded.
+    pub(crate) path: &'a [&'a str],
+    pub(crate) headers: &'a HeaderMap,
 }
 
-impl Head {
-    fn path(&self) -> SmallVec<[&str; 8]> {
-        self.path.iter().map(String::as_str).collect()
-    }
-}
+/// As many parts as the longest path of an inference has.
+const PARTS: usize = 6;
 
 /// Answers one REST request, whatever happens.
 pub(crate) async fn answer<B>(service: &Arc<Service>, request: Request<B>) -> Response<ReplyBody>
@@ -45,10 +44,16 @@ where
     B::Error: std::fmt::Display,
 {
     let (parts, body) = request.into_parts();
-    let head = match segments(parts.uri.path()) {
-        Ok(path) => Head { method: parts.method, path, headers: parts.headers },
-        Err(error) => return send(&parts.headers, failure(&error)).await,
-    };
+    let decoded: Vec<String>;
+    let mut path = segments(parts.uri.path());
+    if parts.uri.path().contains('%') {
+        decoded = match path.iter().map(|part| decode_percent(part)).collect() {
+            Ok(decoded) => decoded,
+            Err(error) => return send(&parts.headers, failure(&error)).await,
+        };
+        path = decoded.iter().map(String::as_str).collect();
+    }
+    let head = Head { method: &parts.method, path: &path, headers: &parts.headers };
     let reply = match dispatch(service, &head, body).await {
         Ok(reply) => reply,
         Err(error) => {
@@ -57,16 +62,16 @@ where
             failure(&error)
         }
     };
-    send(&head.headers, reply).await
+    send(&parts.headers, reply).await
 }
 
-async fn dispatch<B>(service: &Arc<Service>, head: &Head, body: B) -> Result<Reply>
+async fn dispatch<B>(service: &Arc<Service>, head: &Head<'_>, body: B) -> Result<Reply>
 where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    if head.method == Method::POST
-        && let ["v2", "models", model, rest @ ..] = head.path().as_slice()
+    if *head.method == Method::POST
+        && let ["v2", "models", model, rest @ ..] = head.path
         && let ["infer"] | ["versions", _, "infer"] = rest
     {
         let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
@@ -77,19 +82,20 @@ where
 }
 
 /// All but inference.
-async fn dispatch_rest<B>(service: &Arc<Service>, head: &Head, body: B) -> Result<Reply>
+async fn dispatch_rest<B>(service: &Arc<Service>, head: &Head<'_>, body: B) -> Result<Reply>
 where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    let path = head.path();
-    let get = head.method == Method::GET || head.method == Method::HEAD;
-    let read = async |body| body::read(&head.headers, body, service.body_bytes_max, service.request_timeout).await;
+    let path = head.path;
+    let get = *head.method == Method::GET || *head.method == Method::HEAD;
+    let encoding = head.headers.get(CONTENT_ENCODING);
+    let read = async |body| body::read(encoding, body, service.body_bytes_max, service.request_timeout).await;
     // The allowed methods of what the path names, should this one not be among them.
-    let allowed = match (path.as_slice(), get, head.method == Method::POST) {
+    let allowed = match (path, get, *head.method == Method::POST) {
         (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["score"] | ["versions", _, "score"]) => {
             let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
-            infer::content_type(&head.headers)?;
+            headers::check_content_type(head.headers.get(CONTENT_TYPE))?;
             let body = read(body).await?;
             return score::score(service, model, version, &body).await;
         }
@@ -121,7 +127,7 @@ where
         (["v2", "repository", ..] | ["v2", "logging"] | ["v2", "trace", "setting"], ..)
         | (["v2", "models", _, "trace", "setting"] | ["v2", "systemsharedmemory" | "cudasharedmemory", ..], ..) => {
             let body = read(body).await?;
-            match manage::answer(service, &path, get, head.method == Method::POST, &body).await? {
+            match manage::answer(service, path, get, *head.method == Method::POST, &body).await? {
                 Some(reply) => return Ok(reply),
                 None => "GET, POST",
             }
@@ -131,7 +137,7 @@ where
             return Err(Error::not_found(format!("nothing is at {} /{}", head.method, path.join("/"))));
         }
     };
-    if (head.method == Method::POST && allowed.contains("POST")) || (get && allowed.contains("GET")) {
+    if (*head.method == Method::POST && allowed.contains("POST")) || (get && allowed.contains("GET")) {
         return Err(Error::not_found(format!("nothing is at {} /{}", head.method, path.join("/"))));
     }
     let message = format!("/{} takes {allowed}, got {}", path.join("/"), head.method);
@@ -171,7 +177,8 @@ fn config(service: &Service, name: &str, arm: &Arm) -> Value {
 
 /// Compresses where the client accepts it and it is worth it, and puts the head on.
 async fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> {
-    let encoding = accepted_encoding(request_headers).filter(|_| reply.body.len() >= COMPRESSED_BYTES_MIN);
+    let worth = reply.body.len() >= COMPRESSED_BYTES_MIN;
+    let encoding = worth.then(|| accepted_encoding(request_headers)).flatten();
     let (encoding, body) = match encoding {
         None => (None, reply.body),
         Some(encoding) => {
@@ -186,7 +193,7 @@ async fn send(request_headers: &HeaderMap, reply: Reply) -> Response<ReplyBody> 
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+    headers.insert(CONTENT_TYPE, reply.content_type);
     if let Some(encoding) = encoding {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.name()));
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
@@ -206,23 +213,27 @@ fn accepted_encoding(headers: &HeaderMap) -> Option<Encoding> {
     [Encoding::Gzip, Encoding::Deflate].into_iter().find(|encoding| names.contains(&encoding.name()))
 }
 
-/// The path's parts, percent-decoded.
-fn segments(path: &str) -> Result<Vec<String>> {
-    let parts = path.split('/').filter(|part| !part.is_empty());
+/// The path's parts as they stand in it, percent-encoded.
+fn segments(path: &str) -> SmallVec<[&str; PARTS]> {
+    let mut parts = SmallVec::new();
+    let mut rest = path;
+    while !rest.is_empty() {
+        let (part, after) = rest.split_at(rest.bytes().position(|byte| byte == b'/').unwrap_or(rest.len()));
+        if !part.is_empty() {
+            parts.push(part);
+        }
+        rest = after.get(1..).unwrap_or_default();
+    }
     parts
-        .map(|part| decode_percent(part).ok_or_else(|| Error::invalid("the path is not percent-encoded UTF-8")))
-        .collect()
 }
 
-fn decode_percent(part: &str) -> Option<String> {
-    if !part.contains('%') {
-        return Some(part.to_owned());
-    }
+fn decode_percent(part: &str) -> Result<String> {
+    let broken = || Error::invalid("the path is not percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         if first == b'%' {
-            let digit = |at: usize| (*tail.get(at)? as char).to_digit(16);
+            let digit = |at: usize| tail.get(at).and_then(|&byte| char::from(byte).to_digit(16)).ok_or_else(broken);
             bytes.push((digit(0)? * 16 + digit(1)?) as u8);
             rest = &tail[2..];
         } else {
@@ -230,7 +241,7 @@ fn decode_percent(part: &str) -> Option<String> {
             rest = tail;
         }
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes).map_err(|_| broken())
 }
 
 #[cfg(test)]
@@ -239,8 +250,13 @@ mod tests {
 
     #[test]
     fn paths_are_decoded() {
-        assert_eq!(segments("/v2/models/my%20model/").unwrap(), ["v2", "models", "my model"]);
-        assert!(segments("/v2/%zz").is_err() && segments("/v2/%f").is_err() && segments("/%ff").is_err());
+        let decoded = |path: &str| segments(path).into_iter().map(decode_percent).collect::<Result<Vec<_>>>();
+        let check = |path: &str, expected: &[&str]| assert_eq!(decoded(path).unwrap(), expected, "{path}");
+        check("/v2/models/my%20model/", &["v2", "models", "my model"]);
+        check("//a///b%2Fc/é", &["a", "b/c", "é"]);
+        check("/", &[]);
+        check("", &[]);
+        assert!(decoded("/v2/%zz").is_err() && decoded("/v2/%f").is_err() && decoded("/%ff").is_err());
     }
 
     #[test]
