@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::{Amount, Config};
 use crate::engines::{self, Engines};
 use crate::infer::Inference;
+use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::reaper::Reaper;
 use crate::service::Service;
@@ -94,7 +95,8 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         poll_interval: config.poll_interval,
         loader_threads: threads,
     };
-    let reaper = Reaper::start().map_err(text)?;
+    let ledger = Arc::new(Ledger::default());
+    let reaper = Reaper::start(Arc::clone(&ledger)).map_err(text)?;
     let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
@@ -102,6 +104,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         measurer,
         logs,
         totals: Totals::default(),
+        ledger,
         body_bytes_max: config.body_bytes_max,
         request_timeout: config.request_timeout,
         control: config.model_control,

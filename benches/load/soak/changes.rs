@@ -24,7 +24,7 @@ const ASK_PAUSE: Duration = Duration::from_millis(10);
 const ROWS_MAX: [u64; 4] = [16, 24, 32, 48];
 
 /// The ways by which versions come that must be refused.
-const BAD_WAYS: [Way; 3] = [Way::Rename, Way::KeptTimes, Way::Copy];
+const BAD_WAYS: [Way; 3] = [Way::Rename, Way::Copy, Way::KeptTimes];
 
 /// Swaps between two looks at all counters.
 const COUNTERS_EVERY: usize = 10;

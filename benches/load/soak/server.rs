@@ -24,10 +24,10 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// After a question to the admin port, until the server has closed its connection.
 const CLOSING_PAUSE: Duration = Duration::from_millis(40);
 
-/// How often the server looks at its folder, and how long files must rest: as short as its keys allow to make sense, so
-/// that many changes fit into an hour.
+/// How often the server looks at its folder, and how long files must rest: longer than the slow copies of the soak
+/// pause, and short enough that many changes fit into two hours.
 pub(super) const POLL_INTERVAL: &str = "20ms";
-pub(super) const SETTLE_TIME: &str = "50ms";
+pub(super) const SETTLE_TIME: &str = "150ms";
 
 /// Questions that one look at the cost of a route takes.
 const ROUTE_QUESTIONS: usize = 60;

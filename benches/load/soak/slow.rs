@@ -122,10 +122,10 @@ async fn send_slowly(shared: &Shared) -> Result<(), Fail> {
 /// The rest of an answer, of which `answer` is there already: its body. Fails where it is not 200.
 async fn read_answer(stream: &mut TcpStream, mut answer: Vec<u8>) -> Result<Vec<u8>, Fail> {
     loop {
-        if let Some((head, length)) = whole_head(&answer)? {
-            if answer.len() >= head + length {
-                return Ok(answer[head..head + length].to_vec());
-            }
+        if let Some((head, length)) = whole_head(&answer)?
+            && answer.len() >= head + length
+        {
+            return Ok(answer[head..head + length].to_vec());
         }
         if answer.len() > ANSWER_BYTES_MAX {
             return Err(broken("the answer does not end"));

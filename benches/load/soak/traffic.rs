@@ -38,8 +38,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Rows of a request: 1 up to this.
 const ROWS_MAX: u32 = 3;
 
-/// Failures that are told with all that is known of them; the rest is counted.
-const EXAMPLES_MAX: usize = 24;
+/// Failures of one kind of client that are told with all that is known of them; the rest is counted.
+const EXAMPLES_MAX: usize = 3;
 
 /// Between a broken connection and the next attempt.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -141,6 +141,8 @@ pub(super) struct Notes {
     pub(super) wrong: BTreeMap<&'static str, u64>,
     /// Failures in words, the first ones.
     pub(super) examples: Vec<String>,
+    /// How many there were by lane.
+    told: BTreeMap<&'static str, usize>,
     /// Requests that were due.
     pub(super) due: u64,
     /// Answers to bodies that came slowly which were older than what others saw when their last byte was sent.
@@ -226,7 +228,9 @@ impl Shared {
                 format!("wrong: {what}")
             }
         };
-        if notes.examples.len() < EXAMPLES_MAX {
+        let told = notes.told.entry(name).or_default();
+        *told += 1;
+        if *told <= EXAMPLES_MAX {
             let (at, doing) = (self.began.elapsed().as_secs_f64(), lock(&self.doing).clone());
             notes.examples.push(format!("at {at:.3} s, {name}, while {doing}: {text}"));
         }
