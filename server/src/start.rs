@@ -37,6 +37,17 @@ fn bytes_in_flight_auto() -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
+/// What a queue may hold and how it batches, where the model does not say.
+fn queue_defaults(config: &Config, threads: usize) -> QueuePolicy {
+    QueuePolicy {
+        rows_max: config.batch_rows_max.or(BATCH_ROWS_MAX),
+        delay_max: config.batch_delay_max,
+        jobs_max: config.queue_rows_max.or(QUEUE_MAX),
+        runs_max: threads,
+        ..QueuePolicy::default()
+    }
+}
+
 /// Starts everything but the listeners. The first look at the repository begins at once.
 pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let Engines { found, missing } = engines::find(config)?;
@@ -72,13 +83,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         first_engine_wins: !config.engines.is_empty(),
         engines: found,
         profiles: writable.is_ok().then_some(profiles),
-        defaults: QueuePolicy {
-            rows_max: config.batch_rows_max.or(BATCH_ROWS_MAX),
-            delay_max: config.batch_delay_max,
-            jobs_max: config.queue_rows_max.or(QUEUE_MAX),
-            runs_max: threads,
-            ..QueuePolicy::default()
-        },
+        defaults: queue_defaults(config, threads),
         clock: clock::now,
         measuring: Some(Measuring {
             measurer: Arc::clone(&measurer),
