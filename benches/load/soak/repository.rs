@@ -133,6 +133,8 @@ impl Repository {
         fs::create_dir_all(tree.join(SOAK))?;
         fs::create_dir_all(repository.work.join("store"))?;
         Content { stamp: BESIDE_STAMP, good: true }.write(&tree.join(BESIDE).join("1"))?;
+        // One session, however its requests meet: live counts are then the same before and after.
+        fs::write(tree.join(BESIDE).join("model.toml"), "instances = 1\n")?;
         symlink(&tree, repository.root())?;
         Ok(repository)
     }
