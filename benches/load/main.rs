@@ -1,7 +1,7 @@
 //! What does the server cost beside its limits: in-process ONNX Runtime for the models, bare echoes for the front end?
 //!
 //! One program for all sides of the comparison, each its own process: `echo` and `limit` are the limits, `run` is the
-//! load, `compare` starts the others and measures them in turns.
+//! load, `compare` starts the others and measures them in turns. `soak` asks whether anybody notices when versions change.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool answers on its standard output")]
 
 mod arguments;
@@ -15,6 +15,7 @@ mod process;
 mod random;
 mod run;
 mod schedule;
+mod soak;
 mod summary;
 mod verify;
 
@@ -39,6 +40,7 @@ fn command() -> Command {
         .subcommand(echo::command())
         .subcommand(limit::command())
         .subcommand(compare::command())
+        .subcommand(soak::command())
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Some(("echo", matches)) => echo::main(matches),
         Some(("limit", matches)) => limit::main(matches),
         Some(("compare", matches)) => compare::main(matches),
+        Some(("soak", matches)) => soak::main(matches),
         _ => Err("there is no such command".into()),
     };
     match done {

@@ -430,7 +430,7 @@ fn pace(schedule: Schedule, start: Instant, counted: (Instant, Instant), due: &D
 
 /// Asks the kernel not to let this thread's sleeps end late for the sake of saving wake-ups, which is 50 µs else. Without
 /// the right to ask, moments are that much later, and latencies that much longer.
-fn sleep_exactly() {
+pub(crate) fn sleep_exactly() {
     let thread = std::fs::read_link("/proc/thread-self").ok();
     if let Some(number) = thread.as_deref().and_then(|path| path.file_name()?.to_str()) {
         drop(std::fs::write(format!("/proc/{number}/timerslack_ns"), "1"));

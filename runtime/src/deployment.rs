@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use smallvec::SmallVec;
+use tiltyard_types::live::{Kind, Live};
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
 use crate::batch::{BatchError, Extent, Layout, Pad};
@@ -94,7 +95,7 @@ pub struct Deployment {
     /// An example request with its answer, where one is known: documentation shows it.
     pub example: Option<crate::golden::Golden>,
     /// What it has done.
-    pub stats: Stats,
+    pub stats: Arc<Stats>,
     /// What its runs cost.
     pub cost: Cost,
     /// The rows that one run takes at most; 0 where requests are never batched.
@@ -106,8 +107,15 @@ pub struct Deployment {
     /// How rows are put together; `None` where they may not be.
     layout: Option<Arc<Layout>>,
     compiled: Box<dyn CompiledModel>,
-    sessions: Mutex<Vec<Box<dyn Session>>>,
+    sessions: Mutex<Vec<Opened>>,
     waiting: Mutex<Waiting>,
+    _live: Live,
+}
+
+/// A session that counts as alive until it is closed.
+struct Opened {
+    session: Box<dyn Session>,
+    _live: Live,
 }
 
 /// The queue, and how many workers were sent to it: under one lock, so that no wake-up is lost.
@@ -148,7 +156,7 @@ impl Deployment {
             padding: parts.padding,
             policy: parts.policy.clone(),
             example: parts.example,
-            stats: Stats::default(),
+            stats: Arc::default(),
             cost: Cost::default(),
             quick_row_bytes: AtomicUsize::new(0),
             rows_taken_max: AtomicUsize::new(rows_taken_max),
@@ -157,6 +165,7 @@ impl Deployment {
             compiled: parts.compiled,
             sessions: Mutex::new(Vec::new()),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
+            _live: Live::new(Kind::Deployments),
         }
     }
 
@@ -490,13 +499,13 @@ impl Deployment {
     /// Leases a session. One that panicked is not used again.
     fn with_session<T>(&self, run: impl FnOnce(&mut dyn Session) -> Result<T, EngineError>) -> Result<T, EngineError> {
         let idle = lock(&self.sessions).pop();
-        let mut session = match idle {
-            Some(session) => session,
-            None => self.compiled.open()?,
+        let mut opened = match idle {
+            Some(opened) => opened,
+            None => Opened { session: self.compiled.open()?, _live: Live::new(Kind::Sessions) },
         };
-        match catch_unwind(AssertUnwindSafe(|| run(session.as_mut()))) {
+        match catch_unwind(AssertUnwindSafe(|| run(opened.session.as_mut()))) {
             Ok(result) => {
-                lock(&self.sessions).push(session);
+                lock(&self.sessions).push(opened);
                 result
             }
             Err(panic) => Err(EngineError::Failed(format!("the engine panicked: {}", panic_text(&*panic)))),

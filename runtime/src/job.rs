@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tiltyard_types::live::{Kind, Live};
 use tiltyard_types::{Error, ErrorKind, Moment, Result, Tensor};
 use tokio::sync::oneshot;
 
@@ -104,7 +105,10 @@ pub struct Answer {
 
 /// The right to answer one job, once. Dropping it answers too: with an error, so that no client waits for ever.
 #[derive(Debug)]
-pub struct Reply(To);
+pub struct Reply {
+    to: To,
+    _live: Live,
+}
 
 #[derive(Debug)]
 enum To {
@@ -123,7 +127,11 @@ impl Reply {
     /// A reply and where it arrives.
     pub fn new() -> (Reply, Pending) {
         let (sender, receiver) = oneshot::channel();
-        (Reply(To::Client(sender)), receiver)
+        (Reply::to(To::Client(sender)), receiver)
+    }
+
+    fn to(to: To) -> Reply {
+        Reply { to, _live: Live::new(Kind::Jobs) }
     }
 
     /// Answers. A client that has gone is no error.
@@ -133,7 +141,7 @@ impl Reply {
 
     /// Whether nobody waits any more.
     pub fn is_closed(&self) -> bool {
-        match &self.0 {
+        match &self.to {
             To::Nobody => true,
             To::Client(sender) => sender.is_closed(),
             To::Part(join, _) => join.is_closed(),
@@ -143,17 +151,17 @@ impl Reply {
     /// Splits off the right to answer the first `rows` of the `rows_left` rows that this one is for. `held` goes to
     /// where the parts are joined, which lives as long as any of them.
     fn split_off(&mut self, rows: usize, rows_left: usize, held: &mut Held) -> Reply {
-        let (join, from) = match std::mem::replace(&mut self.0, To::Nobody) {
-            To::Nobody => return Reply(To::Nobody),
+        let (join, from) = match std::mem::replace(&mut self.to, To::Nobody) {
+            To::Nobody => return Reply::to(To::Nobody),
             To::Client(sender) => (Arc::new(Join::new(sender, rows_left, std::mem::replace(held, Box::new(())))), 0),
             To::Part(join, from) => (join, from),
         };
-        self.0 = To::Part(Arc::clone(&join), from + rows);
-        Reply(To::Part(join, from))
+        self.to = To::Part(Arc::clone(&join), from + rows);
+        Reply::to(To::Part(join, from))
     }
 
     fn deliver(&mut self, answer: Result<Answer>) {
-        match std::mem::replace(&mut self.0, To::Nobody) {
+        match std::mem::replace(&mut self.to, To::Nobody) {
             To::Nobody => {}
             To::Client(sender) => drop(sender.send(answer)),
             To::Part(join, from) => join.deliver(from, answer),
@@ -163,7 +171,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if !matches!(self.0, To::Nobody) {
+        if !matches!(self.to, To::Nobody) {
             self.deliver(Err(Error::new(ErrorKind::Engine, "the server dropped the request before it ran")));
         }
     }

@@ -5,6 +5,7 @@
 
 use std::sync::PoisonError;
 
+use tiltyard_types::live::{Kind, Live};
 use tiltyard_types::{Error, ErrorKind, Result, Tensor};
 use tokio::sync::oneshot;
 
@@ -27,12 +28,14 @@ struct State {
     rows_left: usize,
     /// Only dropped: what the request holds goes with the last of its parts.
     _held: Held,
+    _live: Live,
 }
 
 impl Join {
     /// Joins parts that have `rows` rows together, for the client that waits behind `sender`.
     pub(crate) fn new(sender: oneshot::Sender<Result<Answer>>, rows: usize, held: Held) -> Join {
-        Join(Mutex::new(State { sender: Some(sender), parts: Vec::new(), rows_left: rows, _held: held }))
+        let _live = Live::new(Kind::Split);
+        Join(Mutex::new(State { sender: Some(sender), parts: Vec::new(), rows_left: rows, _held: held, _live }))
     }
 
     /// Takes the answer of the part that begins at row `from`.

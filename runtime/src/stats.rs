@@ -257,6 +257,36 @@ impl Stats {
 }
 
 impl Snapshot {
+    /// Adds what another one counted.
+    pub fn merge(&mut self, other: &Snapshot) {
+        merge_durations(&mut self.success, other.success);
+        for (sum, more) in self.failures.iter_mut().zip(&other.failures) {
+            merge_durations(sum, *more);
+        }
+        self.rows += other.rows;
+        self.executions += other.executions;
+        for (sum, more) in
+            [(&mut self.queue, &other.queue), (&mut self.run, &other.run), (&mut self.total, &other.total)]
+        {
+            sum.buckets.iter_mut().zip(&more.buckets).for_each(|(sum, more)| *sum += more);
+            sum.nanos += more.nanos;
+        }
+        merge_durations(&mut self.assemble, other.assemble);
+        merge_durations(&mut self.split, other.split);
+        self.last_request_ms = self.last_request_ms.max(other.last_request_ms);
+        for &(rows, assemble, run, split) in &other.batches {
+            let position = self.batches.partition_point(|batch| batch.0 < rows);
+            match self.batches.get_mut(position).filter(|batch| batch.0 == rows) {
+                Some(batch) => {
+                    merge_durations(&mut batch.1, assemble);
+                    merge_durations(&mut batch.2, run);
+                    merge_durations(&mut batch.3, split);
+                }
+                None => self.batches.insert(position, (rows, assemble, run, split)),
+            }
+        }
+    }
+
     fn add(&mut self, requests: &Requests) {
         add_total(&mut self.success, &requests.success);
         for (sum, total) in self.failures.iter_mut().zip(&requests.failures) {
@@ -271,10 +301,13 @@ impl Snapshot {
     }
 }
 
+fn merge_durations(sum: &mut Durations, more: Durations) {
+    sum.count += more.count;
+    sum.nanos += more.nanos;
+}
+
 fn add_total(sum: &mut Durations, total: &Total) {
-    let read = total.read();
-    sum.count += read.count;
-    sum.nanos += read.nanos;
+    merge_durations(sum, total.read());
 }
 
 fn add_buckets(sum: &mut Histogram, histogram: &Buckets) {
@@ -287,6 +320,30 @@ fn add_buckets(sum: &mut Histogram, histogram: &Buckets) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_two_counted_is_what_one_would_have() {
+        let times = |micros| RunTimes { run: Duration::from_micros(micros), ..RunTimes::default() };
+        let count = |stats: &Stats, rows: usize, micros: u64| {
+            stats.executed(rows, times(micros));
+            stats.succeeded(Way::Routed, rows, Duration::ZERO, times(micros), Duration::from_micros(60), micros);
+            stats.failed(Way::Routed, ErrorKind::Engine, Duration::from_micros(5), micros);
+        };
+        let (one, other, both) = (Stats::default(), Stats::default(), Stats::default());
+        for (rows, micros) in [(3, 30), (1, 20)] {
+            count(&one, rows, micros);
+            count(&both, rows, micros);
+        }
+        for (rows, micros) in [(3, 7), (2, 9)] {
+            count(&other, rows, micros);
+            count(&both, rows, micros);
+        }
+        let mut sum = one.snapshot(&Way::ALL);
+        sum.merge(&other.snapshot(&Way::ALL));
+        // The moment of the last request is that of whoever had the later one.
+        let expected = Snapshot { last_request_ms: 20, ..both.snapshot(&Way::ALL) };
+        assert_eq!(sum, expected);
+    }
 
     #[test]
     fn counts_from_many_threads_add_up() {

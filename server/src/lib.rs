@@ -13,6 +13,7 @@ pub mod engines;
 pub mod fronts;
 mod ids;
 pub mod infer;
+pub mod ledger;
 pub mod listen;
 pub mod local;
 pub mod logs;

@@ -10,29 +10,37 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_runtime::deployment::Deployment;
 
+use crate::clock;
+use crate::ledger::Ledger;
+
 /// How often deployments that are still in use are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The way to hand deployments over. The thread ends when this is dropped and all are freed.
 #[derive(Clone)]
-pub struct Reaper(Sender<Arc<Deployment>>);
+pub struct Reaper {
+    retired: Sender<Arc<Deployment>>,
+    ledger: Arc<Ledger>,
+}
 
 impl Reaper {
-    /// Starts the thread.
-    pub fn start() -> std::io::Result<Reaper> {
+    /// Starts the thread. What deployments counted is kept in `ledger`.
+    pub fn start(ledger: Arc<Ledger>) -> std::io::Result<Reaper> {
         let (sender, retired) = unbounded();
-        thread::Builder::new().name("tiltyard-reaper".into()).spawn(move || reap(&retired))?;
-        Ok(Reaper(sender))
+        let books = Arc::clone(&ledger);
+        thread::Builder::new().name("tiltyard-reaper".into()).spawn(move || reap(&retired, &books))?;
+        Ok(Reaper { retired: sender, ledger })
     }
 
     /// Hands a deployment over that the catalog no longer has.
     pub fn retire(&self, deployment: Arc<Deployment>) {
+        self.ledger.open(&deployment);
         // The thread outlives every sender, so this cannot fail.
-        drop(self.0.send(deployment));
+        drop(self.retired.send(deployment));
     }
 }
 
-fn reap(retired: &Receiver<Arc<Deployment>>) {
+fn reap(retired: &Receiver<Arc<Deployment>>, ledger: &Ledger) {
     let mut waiting: Vec<Arc<Deployment>> = Vec::new();
     loop {
         let received = match waiting.is_empty() {
@@ -44,6 +52,7 @@ fn reap(retired: &Receiver<Arc<Deployment>>) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        let before = waiting.len();
         waiting.retain(|deployment| {
             let used = Arc::strong_count(deployment) > 1;
             if !used {
@@ -52,5 +61,8 @@ fn reap(retired: &Receiver<Arc<Deployment>>) {
             }
             used
         });
+        if waiting.len() < before {
+            ledger.close(clock::now());
+        }
     }
 }

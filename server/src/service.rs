@@ -9,6 +9,7 @@ use tiltyard_runtime::repository::policy::VersionPolicy;
 
 use crate::config::ModelControl;
 use crate::infer::Inference;
+use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::telemetry::Totals;
 use crate::writer::Writer;
@@ -25,6 +26,8 @@ pub struct Service {
     pub logs: Logs,
     /// Counters that belong to no deployment.
     pub totals: Totals,
+    /// What deployments counted, those that are gone included.
+    pub ledger: Arc<Ledger>,
     /// The largest body on any protocol.
     pub body_bytes_max: usize,
     /// The time a request has where its client gave none, and in which its body must arrive.

@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::{Amount, Config};
 use crate::engines::{self, Engines};
 use crate::infer::Inference;
+use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::reaper::Reaper;
 use crate::service::Service;
@@ -34,6 +35,17 @@ const BYTES_IN_FLIGHT_MAX: u64 = 1 << 30;
 fn bytes_in_flight_auto() -> usize {
     let bytes = cores::memory_granted().map_or(BYTES_IN_FLIGHT_MAX, |granted| BYTES_IN_FLIGHT_MAX.min(granted / 4));
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// What a queue may hold and how it batches, where the model does not say.
+fn queue_defaults(config: &Config, threads: usize) -> QueuePolicy {
+    QueuePolicy {
+        rows_max: config.batch_rows_max.or(BATCH_ROWS_MAX),
+        delay_max: config.batch_delay_max,
+        jobs_max: config.queue_rows_max.or(QUEUE_MAX),
+        runs_max: threads,
+        ..QueuePolicy::default()
+    }
 }
 
 /// Starts everything but the listeners. The first look at the repository begins at once.
@@ -71,13 +83,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         first_engine_wins: !config.engines.is_empty(),
         engines: found,
         profiles: writable.is_ok().then_some(profiles),
-        defaults: QueuePolicy {
-            rows_max: config.batch_rows_max.or(BATCH_ROWS_MAX),
-            delay_max: config.batch_delay_max,
-            jobs_max: config.queue_rows_max.or(QUEUE_MAX),
-            runs_max: threads,
-            ..QueuePolicy::default()
-        },
+        defaults: queue_defaults(config, threads),
         clock: clock::now,
         measuring: Some(Measuring {
             measurer: Arc::clone(&measurer),
@@ -94,7 +100,8 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         poll_interval: config.poll_interval,
         loader_threads: threads,
     };
-    let reaper = Reaper::start().map_err(text)?;
+    let ledger = Arc::new(Ledger::default());
+    let reaper = Reaper::start(Arc::clone(&ledger)).map_err(text)?;
     let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
@@ -102,6 +109,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         measurer,
         logs,
         totals: Totals::default(),
+        ledger,
         body_bytes_max: config.body_bytes_max,
         request_timeout: config.request_timeout,
         control: config.model_control,

@@ -1,14 +1,18 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
+mod live;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot, Way};
+use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot};
 use tiltyard_types::ErrorKind;
 
 use crate::catalog::{Catalog, Role, VersionState};
+use crate::clock;
+use crate::ledger::{Counts, Line};
 use crate::service::Service;
 
 /// Counters that belong to no deployment.
@@ -30,21 +34,24 @@ impl Totals {
 /// Writes all metrics in Prometheus' text form; with `triton` also under the names of Triton's dashboards.
 pub fn render(service: &Service, triton: bool) -> String {
     let catalog = service.inference.catalog.load();
-    let rows: Vec<Row> = catalog.deployments().flat_map(|deployment| Row::of(deployment)).collect();
+    catalog.deployments().for_each(|deployment| service.ledger.open(deployment));
+    let lines = service.ledger.lines(clock::now());
     let mut page = Page::default();
-    requests(&mut page, &rows);
+    requests(&mut page, &lines.iter().flat_map(Row::of).collect::<Vec<_>>());
     page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
-    for row in &rows {
-        page.sample("tiltyard_queue_length", &row.labels, row.queue_length as f64);
+    for deployment in catalog.deployments() {
+        let labels = arm_labels(deployment, Role::Champion);
+        page.sample("tiltyard_queue_length", &labels, deployment.queue_len() as f64);
     }
     costs(&mut page, &catalog);
     page.family("tiltyard_deployment_info", "gauge", "Always 1: which artifact on which engine answers.");
-    for row in &rows {
-        page.sample("tiltyard_deployment_info", &row.info, 1.0);
+    for deployment in catalog.deployments() {
+        page.sample("tiltyard_deployment_info", &info_labels(deployment), 1.0);
     }
     server(&mut page, service, &catalog);
+    live::families(&mut page);
     if triton {
-        triton_names(&mut page, &catalog);
+        triton_names(&mut page, &catalog, &lines);
     }
     page.text
 }
@@ -52,50 +59,45 @@ pub fn render(service: &Service, triton: bool) -> String {
 /// One arm's figures and labels.
 struct Row {
     labels: String,
-    info: String,
-    triton_labels: String,
     sum: Snapshot,
-    queue_length: usize,
 }
 
 impl Row {
-    /// The arms of a deployment: its endpoint's champion, which carries the runs of the engine whatever the way their
-    /// requests came, and the requests that pinned its version, where there were any. A version that leaves the plan keeps
-    /// its counts: nothing falls.
-    fn of(deployment: &Deployment) -> Vec<Row> {
-        let mut pinned = deployment.stats.snapshot(&[Way::Pinned]);
+    /// The arms of a version: its endpoint's champion, which carries the runs of the engine whatever the way their
+    /// requests came, and the requests that pinned its version, where there were any. A version that leaves keeps its
+    /// counts: nothing falls.
+    fn of(line: &Line) -> Vec<Row> {
+        let Counts { routed, pinned } = &line.counts;
         let requests = pinned.success.count + pinned.failures.iter().map(|failure| failure.count).sum::<u64>();
-        pinned.executions = 0;
-        let mut rows = vec![Row::new(deployment, Role::Champion, deployment.stats.snapshot(&[Way::Routed]), true)];
-        rows.extend((requests > 0).then(|| Row::new(deployment, Role::Pinned, pinned, false)));
+        let row = |role: Role, sum: &Snapshot| Row {
+            labels: labels_of(&line.model, &line.version_label(), role),
+            sum: sum.clone(),
+        };
+        let mut rows = vec![row(Role::Champion, routed)];
+        rows.extend((requests > 0).then(|| row(Role::Pinned, pinned)));
         rows
-    }
-
-    fn new(deployment: &Deployment, role: Role, sum: Snapshot, first: bool) -> Row {
-        let identity = &deployment.identity;
-        let name = escape(&identity.model);
-        let labels = arm_labels(deployment, role);
-        let info = format!(
-            "{labels},digest=\"{}\",engine=\"{}\",engine_version=\"{}\",provider=\"{}\"",
-            identity.digest,
-            identity.engine,
-            escape(&identity.build.version),
-            escape(&identity.provider)
-        );
-        Row {
-            info,
-            triton_labels: format!("model=\"{name}\",version=\"{}\"", identity.version),
-            labels,
-            sum,
-            queue_length: if first { deployment.queue_len() } else { 0 },
-        }
     }
 }
 
-fn arm_labels(deployment: &Deployment, role: Role) -> String {
+fn labels_of(model: &str, version: &str, role: Role) -> String {
+    let name = escape(model);
+    format!("endpoint=\"{name}\",model=\"{name}\",version=\"{version}\",arm=\"{}\"", role.name())
+}
+
+fn info_labels(deployment: &Deployment) -> String {
     let identity = &deployment.identity;
-    let name = escape(&identity.model);
-    format!("endpoint=\"{name}\",model=\"{name}\",version=\"{}\",arm=\"{}\"", identity.version, role.name())
+    format!(
+        "{},digest=\"{}\",engine=\"{}\",engine_version=\"{}\",provider=\"{}\"",
+        arm_labels(deployment, Role::Champion),
+        identity.digest,
+        identity.engine,
+        escape(&identity.build.version),
+        escape(&identity.provider)
+    )
+}
+
+fn arm_labels(deployment: &Deployment, role: Role) -> String {
+    labels_of(&deployment.identity.model, &deployment.identity.version.to_string(), role)
 }
 
 /// What each deployment has learned of its own cost, and what follows from it. Nothing while that is unknown.
@@ -204,10 +206,10 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
 }
 
 /// Triton's metrics, in its units: microseconds, and counts of requests and rows.
-fn triton_names(page: &mut Page, catalog: &Catalog) {
-    let all =
-        |deployment: &Arc<Deployment>| Row::new(deployment, Role::Champion, deployment.stats.snapshot(&Way::ALL), true);
-    let rows: Vec<Row> = catalog.deployments().map(all).collect();
+fn triton_names(page: &mut Page, catalog: &Catalog, lines: &[Line]) {
+    let labels = |model: &str, version: &str| format!("model=\"{}\",version=\"{version}\"", escape(model));
+    let row = |line: &Line| Row { labels: labels(&line.model, &line.version_label()), sum: line.counts.all() };
+    let rows: Vec<Row> = lines.iter().map(row).collect();
     type Count = fn(&Snapshot) -> u64;
     fn micros(durations: Durations) -> u64 {
         durations.nanos / 1000
@@ -225,7 +227,7 @@ fn triton_names(page: &mut Page, catalog: &Catalog) {
     for (name, help, pick) in counters {
         page.family(name, "counter", help);
         for row in &rows {
-            page.sample(name, &row.triton_labels, pick(&row.sum) as f64);
+            page.sample(name, &row.labels, pick(&row.sum) as f64);
         }
     }
     page.family("nv_inference_request_failure", "counter", "Requests that failed, by reason.");
@@ -237,7 +239,7 @@ fn triton_names(page: &mut Page, catalog: &Catalog) {
         ] {
             page.sample(
                 "nv_inference_request_failure",
-                &format!("{},reason=\"{reason}\"", row.triton_labels),
+                &format!("{},reason=\"{reason}\"", row.labels),
                 failed(&row.sum, kinds) as f64,
             );
         }
@@ -253,11 +255,12 @@ fn triton_names(page: &mut Page, catalog: &Catalog) {
             ],
         );
         let other = row.sum.failures.iter().map(|failure| failure.count).sum::<u64>() - known;
-        page.sample("nv_inference_request_failure", &format!("{},reason=\"OTHER\"", row.triton_labels), other as f64);
+        page.sample("nv_inference_request_failure", &format!("{},reason=\"OTHER\"", row.labels), other as f64);
     }
     page.family("nv_inference_pending_request_count", "gauge", "Requests that wait now.");
-    for row in &rows {
-        page.sample("nv_inference_pending_request_count", &row.triton_labels, row.queue_length as f64);
+    for deployment in catalog.deployments() {
+        let labels = labels(&deployment.identity.model, &deployment.identity.version.to_string());
+        page.sample("nv_inference_pending_request_count", &labels, deployment.queue_len() as f64);
     }
 }
 

@@ -2,14 +2,23 @@
 
 use bytes::Bytes;
 
+use crate::live::{Kind, Live};
+
 /// A growable run of bytes whose start is aligned for every element type.
 ///
 /// Received tensors are slices of the network's buffer and begin anywhere; engines want them aligned. What is
 /// gathered for an engine, or comes out of one, is therefore written here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Buffer {
     words: Vec<u64>,
     len: usize,
+    _live: Live,
+}
+
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer::of(Vec::new(), 0)
+    }
 }
 
 impl Buffer {
@@ -18,12 +27,16 @@ impl Buffer {
 
     /// An empty buffer that can take `bytes` bytes without growing.
     pub fn with_capacity(bytes: usize) -> Buffer {
-        Buffer { words: Vec::with_capacity(bytes.div_ceil(8)), len: 0 }
+        Buffer::of(Vec::with_capacity(bytes.div_ceil(8)), 0)
     }
 
     /// A buffer of `bytes` zeros.
     pub fn zeroed(bytes: usize) -> Buffer {
-        Buffer { words: vec![0; bytes.div_ceil(8)], len: bytes }
+        Buffer::of(vec![0; bytes.div_ceil(8)], bytes)
+    }
+
+    fn of(words: Vec<u64>, len: usize) -> Buffer {
+        Buffer { words, len, _live: Live::new(Kind::Buffers) }
     }
 
     /// A buffer with a copy of `bytes`.

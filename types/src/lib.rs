@@ -8,6 +8,7 @@ mod dtype;
 mod error;
 mod id;
 pub mod json;
+pub mod live;
 mod moment;
 mod nearest;
 mod request;

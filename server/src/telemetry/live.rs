@@ -1,0 +1,40 @@
+//! What does the process hold now? Figures that come back to where they were when nobody asks it anything.
+
+use std::fs;
+
+use tiltyard_types::live::Kind;
+
+use super::Page;
+
+/// Writes what is alive, and what the system says of the process where it does.
+pub(super) fn families(page: &mut Page) {
+    page.family("tiltyard_live", "gauge", "Things that were made and not dropped yet, by kind.");
+    for kind in Kind::ALL {
+        page.sample("tiltyard_live", &format!("kind=\"{}\"", kind.name()), kind.count() as f64);
+    }
+    if let Some(bytes) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(resident_bytes) {
+        page.family("tiltyard_resident_bytes", "gauge", "Memory of the process that is resident.");
+        page.sample("tiltyard_resident_bytes", "", bytes as f64);
+    }
+    if let Ok(files) = fs::read_dir("/proc/self/fd") {
+        page.family("tiltyard_open_files", "gauge", "Files and sockets that the process has open.");
+        page.sample("tiltyard_open_files", "", files.count() as f64);
+    }
+}
+
+/// Reads `VmRSS` of `/proc/<pid>/status`, which is in kibibytes.
+fn resident_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_told_in_bytes() {
+        assert_eq!(resident_bytes("VmHWM:\t 30 kB\nVmRSS:\t    20 kB\n"), Some(20 * 1024));
+        assert_eq!(resident_bytes(""), None);
+    }
+}
