@@ -12,9 +12,10 @@ use std::sync::atomic::Ordering::{self, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
+use tiltyard_types::shard::{SHARDS, shard};
+
 pub use self::fit::Fit;
 use self::times::{BUCKETS, LONGEST_NS, Times, bucket};
-use crate::stats::{SHARDS, shard};
 
 /// Size classes: 1 row, 2, up to 4, up to 8 … up to 4096, which also counts what is larger.
 const CLASSES: usize = 13;

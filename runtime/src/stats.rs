@@ -3,10 +3,11 @@
 //! Counters are atomics in shards, one picked per thread, so that threads do not fight over a cache line. Reading
 //! adds the shards up.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tiltyard_types::ErrorKind;
+use tiltyard_types::shard::{SHARDS, shard};
 
 /// Upper bounds of the histograms' buckets, in nanoseconds: 10 µs to 10 s in steps of 1, 2.5, 5.
 pub const BUCKETS_NS: [u64; 19] = [
@@ -33,9 +34,6 @@ pub const BUCKETS_NS: [u64; 19] = [
 
 /// Batch sizes are counted one by one up to this many rows, larger ones together.
 pub const BATCH_ROWS_COUNTED_MAX: usize = 256;
-
-/// Shards of counters: as many threads count without meeting.
-pub(crate) const SHARDS: usize = 4;
 
 /// A count and a sum of times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,15 +162,6 @@ impl Buckets {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The shard of this thread: threads are dealt out in turn.
-pub(crate) fn shard() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static MINE: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;
-    }
-    MINE.with(|mine| *mine)
 }
 
 /// All of a deployment's counters, read at about one moment.

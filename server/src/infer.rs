@@ -63,8 +63,6 @@ pub struct Outcome {
     pub outputs: Vec<Tensor>,
     /// Where each of them is in the signature.
     wanted: Wanted,
-    /// Rows the request carried.
-    pub rows: usize,
 }
 
 type Wanted = SmallVec<[usize; 2]>;
@@ -84,12 +82,12 @@ impl Inference {
         let mut watch = Watch { arm: &arm, accepted, request, done: false };
         let answered = self.answer(request, inputs, &arm.deployment, accepted).await;
         match &answered {
-            Ok((answer, _, rows)) => watch.succeeded(answer, *rows),
+            Ok((answer, _)) => watch.succeeded(answer),
             Err(error) => watch.failed(error.kind()),
         }
         drop(watch);
-        let (answer, wanted, rows) = answered?;
-        Ok(Outcome { arm, id: accepted.id, outputs: answer.outputs, wanted, rows })
+        let (answer, wanted) = answered?;
+        Ok(Outcome { arm, id: accepted.id, outputs: answer.outputs, wanted })
     }
 
     async fn answer(
@@ -98,19 +96,18 @@ impl Inference {
         inputs: Vec<NamedTensor>,
         deployment: &Arc<Deployment>,
         accepted: Accepted,
-    ) -> Result<(Answer, Wanted, usize)> {
+    ) -> Result<(Answer, Wanted)> {
         refuse_sequences(&request.parameters)?;
         let deadline = self.deadline(&request.parameters, accepted)?;
         let inputs = deployment.signature.arrange(inputs)?;
         let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
-        let rows = deployment.rows(&inputs)?;
         let permit = self.admission.admit(accepted.bytes)?;
         let demand =
             Demand { deadline: Some(deadline), priority: priority(&request.parameters)?, bytes: accepted.bytes };
         let positions = Wanted::from_slice(&wanted);
         let pending = deployment.enqueue(inputs, wanted, demand, Box::new(permit), &self.pool)?;
         match deadlines::within(deadline, pending).await {
-            Some(Ok(answer)) => Ok((answer?, positions, rows)),
+            Some(Ok(answer)) => Ok((answer?, positions)),
             Some(Err(_)) => Err(Error::new(ErrorKind::Engine, "the worker ended without an answer")),
             None => {
                 let after = deadline.since(accepted.at);
@@ -177,12 +174,12 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn succeeded(&mut self, answer: &Answer, rows: usize) {
+    fn succeeded(&mut self, answer: &Answer) {
         self.done = true;
         let total = clock::now() - self.accepted.at;
         self.arm.deployment.stats.succeeded(
             self.arm.role.way(),
-            rows,
+            answer.rows,
             answer.queue,
             answer.times,
             total,

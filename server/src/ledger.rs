@@ -83,8 +83,8 @@ pub struct Ledger(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Counters of deployments that may still count.
-    open: Vec<(Key, Arc<Stats>)>,
+    /// Counters of deployments that may still count, by where they are in memory.
+    open: BTreeMap<usize, (Key, Arc<Stats>)>,
     /// What those counted that are gone, and since when.
     gone: BTreeMap<Key, (Counts, Moment)>,
 }
@@ -113,17 +113,12 @@ impl Ledger {
 
 impl State {
     fn open(&mut self, model: &str, version: u64, stats: &Arc<Stats>) {
-        if self.open.iter().all(|(_, known)| !Arc::ptr_eq(known, stats)) {
-            self.open.push(((model.to_owned(), Some(version)), Arc::clone(stats)));
-        }
+        let account = || ((model.to_owned(), Some(version)), Arc::clone(stats));
+        self.open.entry(Arc::as_ptr(stats).addr()).or_insert_with(account);
     }
 
     fn close(&mut self, now: Moment) {
-        for (key, stats) in std::mem::take(&mut self.open) {
-            if Arc::strong_count(&stats) > 1 {
-                self.open.push((key, stats));
-                continue;
-            }
+        for (_, (key, stats)) in self.open.extract_if(.., |_, (_, stats)| Arc::strong_count(stats) == 1) {
             let (counts, since) = self.gone.entry(key).or_insert_with(|| (Counts::default(), now));
             counts.merge(&Counts::of(&stats));
             *since = now;
@@ -166,7 +161,7 @@ impl State {
         self.close(now);
         let mut lines: BTreeMap<Key, Counts> =
             self.gone.iter().map(|(key, (counts, _))| (key.clone(), counts.clone())).collect();
-        for (key, stats) in &self.open {
+        for (key, stats) in self.open.values() {
             lines.entry(key.clone()).or_default().merge(&Counts::of(stats));
         }
         lines.into_iter().map(|((model, version), counts)| Line { model, version, counts }).collect()

@@ -201,13 +201,6 @@ struct Activity {
     ended: AtomicU64,
 }
 
-impl Activity {
-    /// Whether no request came yet.
-    fn is_new(&self) -> bool {
-        self.running.load(Relaxed) == 0 && self.ended.load(Relaxed) == 0
-    }
-}
-
 async fn connection<I, H, F, R>(
     io: I,
     came_in_on: CameInOn,
@@ -225,7 +218,6 @@ async fn connection<I, H, F, R>(
     let service = {
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| Answering {
-            is_first: activity.is_new(),
             running: Some(Running::new(&activity)),
             answer: handler(request, came_in_on),
         })
@@ -325,7 +317,6 @@ pin_project! {
     /// A request that is being answered. Written out, since an `async` block would keep room for the answer's future twice,
     /// and the task of each request is moved about with all of it.
     struct Answering<F> {
-        is_first: bool,
         running: Option<Running>,
         #[pin]
         answer: F,
@@ -337,12 +328,7 @@ impl<F: Future<Output = Response<R>>, R> Future for Answering<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.answer.poll(context));
-        if *this.is_first {
-            // A value that is in no other answer is kept out of the table of headers that both sides of an HTTP/2
-            // connection have. Its name is worth a place: later answers then only point to it.
-            response.headers_mut().values_mut().for_each(|value| value.set_sensitive(false));
-        }
+        let response = ready!(this.answer.poll(context));
         let running = this.running.take();
         Poll::Ready(Ok(response.map(|body| Watched { body, _running: running })))
     }

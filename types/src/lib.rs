@@ -13,6 +13,7 @@ mod moment;
 mod nearest;
 mod request;
 mod shape;
+pub mod shard;
 mod signature;
 mod tensor;
 

@@ -3,10 +3,9 @@
 //! Whoever makes one puts a [`Live`] into it, and it is counted until it is dropped, on whatever way: nobody has to
 //! remember to count down. A leak is then a number that does not come back, and not a matter of opinion about memory.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// Counters for each kind, so that threads do not fight over a cache line.
-const SHARDS: usize = 4;
+use crate::shard::{SHARDS, shard};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +54,6 @@ struct Shard(AtomicI64);
 
 static COUNTS: [[Shard; SHARDS]; Kind::ALL.len()] =
     [const { [const { Shard(AtomicI64::new(0)) }; SHARDS] }; Kind::ALL.len()];
-
-/// The shard of this thread: threads are dealt out in turn.
-fn shard() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static MINE: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;
-    }
-    // A value that a thread's end drops may count down when the thread's own are gone already.
-    MINE.try_with(|mine| *mine).unwrap_or(0)
-}
 
 /// A thing that counts as alive as long as this is.
 #[derive(Debug)]

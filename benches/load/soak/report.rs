@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::changes::Changes;
 use super::figures::{Comparison, Estimate, compare, median, merged, slope};
-use super::server::{Holdings, POLL_INTERVAL, SETTLE_TIME};
+use super::server::{Holdings, POLL_INTERVAL};
 use super::traffic::Notes;
 use super::{Done, Plan, SOAK};
 
@@ -51,7 +51,6 @@ struct Promise {
 pub(super) struct Report {
     command: Vec<String>,
     poll_interval: &'static str,
-    settle_time: &'static str,
     seconds: f64,
     done: Done,
     answers: BTreeMap<&'static str, u64>,
@@ -84,7 +83,6 @@ impl Report {
         let mut report = Report {
             command: std::env::args().collect(),
             poll_interval: POLL_INTERVAL,
-            settle_time: SETTLE_TIME,
             seconds: found.took.as_secs_f64(),
             done: found.done,
             answers: notes.good.clone(),
@@ -227,8 +225,8 @@ impl fmt::Display for Report {
         let answers: u64 = self.answers.values().sum();
         writeln!(
             f,
-            "{:.0} s, {answers} answers; the server looks every {} and lets files rest {}",
-            self.seconds, self.poll_interval, self.settle_time
+            "{:.0} s, {answers} answers; the server looks at its folder every {}",
+            self.seconds, self.poll_interval
         )?;
         for promise in &self.promises {
             let word = match promise.kept {

@@ -24,10 +24,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// After a question to the admin port, until the server has closed its connection.
 const CLOSING_PAUSE: Duration = Duration::from_millis(40);
 
-/// How often the server looks at its folder, and how long files must rest: longer than the slow copies of the soak
-/// pause, and short enough that many changes fit into two hours.
+/// How often the server looks at its folder: often enough that many changes fit into two hours.
 pub(super) const POLL_INTERVAL: &str = "20ms";
-pub(super) const SETTLE_TIME: &str = "150ms";
 
 /// Questions that one look at the cost of a route takes.
 const ROUTE_QUESTIONS: usize = 60;
@@ -89,8 +87,6 @@ impl Server {
         command.arg("serve").arg("--models").arg(models).arg("--ports-file").arg(&ports_file);
         command.arg("--data-dir").arg(&data).args(["--poll-interval", POLL_INTERVAL]);
         command.args(["--http-port", "0", "--grpc-port", "0", "--admin-port", "0"]).args(flags);
-        // A variable and not a flag: a server that does not know it says so and goes on.
-        command.env("TILTYARD_SETTLE_TIME", SETTLE_TIME);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -14,6 +14,7 @@ use tiltyard_types::{Error, ErrorKind, Result};
 use super::beside_the_loop;
 use super::compression::{Encoding, decompress};
 use super::grpc::wire::GrpcBody;
+use crate::{clock, deadlines};
 
 /// The body of every answer.
 pub(crate) enum ReplyBody {
@@ -79,17 +80,10 @@ where
         return Err(too_large(&format!("has {length} bytes"), bytes_max));
     }
     let encoding = content_encoding.map(encoding).transpose()?.flatten();
-    let mut arriving = std::pin::pin!(collect(body, bytes_max));
-    // Most bodies are here together with their heads: no timer is made for them.
-    let raw = match std::future::poll_fn(|context| Poll::Ready(arriving.as_mut().poll(context))).await {
-        Poll::Ready(raw) => raw?,
-        Poll::Pending => match tokio::time::timeout(time_max, arriving).await {
-            Ok(raw) => raw?,
-            Err(_) => {
-                return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}")));
-            }
-        },
+    let Some(raw) = deadlines::within(clock::now() + time_max, collect(body, bytes_max)).await else {
+        return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}")));
     };
+    let raw = raw?;
     match encoding {
         None => Ok(raw),
         Some(encoding) => {
