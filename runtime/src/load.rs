@@ -3,13 +3,17 @@
 //! Read → digest → settings → compile on the engines that may → golden examples → choose → prove the batch axis. No
 //! step touches what serves already; the first that fails says why.
 
+use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::{Digest, Signature, Tensor};
 
+use crate::artifact::{Artifact, Reading};
 use crate::batch::{Extent, Layout, Pad};
 use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Padding, Parts};
@@ -25,7 +29,7 @@ use crate::prove;
 use crate::providers::{Placement, fixed_sizes};
 use crate::queue::QueuePolicy;
 use crate::repository::settings::Settings;
-use crate::repository::{FoundVersion, MODEL_FILE, onnx_files};
+use crate::repository::{FoundVersion, MODEL_FILE};
 
 /// What loading needs from its surroundings.
 pub struct Loader {
@@ -73,8 +77,8 @@ impl LoadError {
 pub struct Understood {
     /// The file with the graph.
     pub file: ModelFile,
-    /// Digest of all files.
-    pub artifact: Digest,
+    /// What all files come to.
+    pub artifact: Artifact,
     /// What the owner says.
     pub settings: Settings,
     /// The examples it must answer.
@@ -84,20 +88,52 @@ pub struct Understood {
 impl Loader {
     /// Makes a version ready. Takes as long as it takes; never called on a thread that serves requests.
     pub fn load(&self, model: &str, version: u64, found: &FoundVersion) -> Result<Arc<Deployment>, LoadError> {
-        let started = (self.clock)();
         let understood = understand(found)?;
+        self.load_understood(model, version, found, understood)
+    }
+
+    /// The same, unless the files are, byte for byte, those of the artifact `served`: then `None`.
+    pub fn load_changed(
+        &self,
+        model: &str,
+        version: u64,
+        found: &FoundVersion,
+        served: Option<Digest>,
+    ) -> Result<Option<Arc<Deployment>>, LoadError> {
+        let understood = understand(found)?;
+        match served == Some(understood.artifact.digest) {
+            true => Ok(None),
+            false => self.load_understood(model, version, found, understood).map(Some),
+        }
+    }
+
+    fn load_understood(
+        &self,
+        model: &str,
+        version: u64,
+        found: &FoundVersion,
+        understood: Understood,
+    ) -> Result<Arc<Deployment>, LoadError> {
+        let artifact = understood.artifact.clone();
+        let result = self.make(model, version, understood);
+        // Whatever came of them: files that are not what they were are somebody still copying.
+        unchanged(found, Some(&artifact))?;
+        result
+    }
+
+    fn make(&self, model: &str, version: u64, understood: Understood) -> Result<Arc<Deployment>, LoadError> {
+        let started = (self.clock)();
         if let Some(name) = understood.settings.name.as_ref().filter(|name| *name != model) {
             return Err(LoadError::new(format!(
                 "config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree"
             )));
         }
-        check_memory(&understood)?;
         let mut candidates = self.candidates(&understood)?;
         keep_preferred(&mut candidates, &understood.settings.providers);
         let contest = Contest {
             clock: self.clock,
             profiles: self.profiles.as_deref(),
-            artifact: understood.artifact,
+            artifact: understood.artifact.digest,
             inputs: candidates
                 .first()
                 .map_or_else(Vec::new, |first| timing_inputs(&understood, first.compiled.signature())),
@@ -119,13 +155,13 @@ impl Loader {
         let identity = Identity {
             model: model.to_owned(),
             version,
-            artifact: understood.artifact,
+            artifact: understood.artifact.digest,
             digest,
             engine: engine.name(),
             build,
             provider: compiled.provider().to_owned(),
             placement: compiled.placement().to_vec(),
-            size: found.fingerprint.size(),
+            size: understood.artifact.size,
             loaded: SystemTime::now(),
             load_time: (self.clock)() - started,
             goldens: understood.goldens.len(),
@@ -228,7 +264,10 @@ impl Loader {
             intra_threads: understood.settings.threads.unwrap_or(1),
             instances: understood.settings.instances.unwrap_or(1),
             // Beside the profiles, which are of this machine too.
-            cache: self.profiles.as_ref().map(|folder| folder.join("built").join(understood.artifact.to_string())),
+            cache: self
+                .profiles
+                .as_ref()
+                .map(|folder| folder.join("built").join(understood.artifact.digest.to_string())),
             memory_check: understood.settings.memory_check.unwrap_or(true),
         };
         let compiled = engine.compile(&understood.file, &options).map_err(|error| error.to_string())?;
@@ -332,12 +371,12 @@ fn keep_preferred(candidates: &mut Vec<Candidate>, providers: &[String]) {
 
 /// Refuses a model whose weights alone are more than the memory that this process may still take: better than being
 /// killed in the middle of it. Devices have limits of their own, which engines look at.
-fn check_memory(understood: &Understood) -> Result<(), LoadError> {
-    if understood.settings.memory_check == Some(false) {
+fn check_memory(settings: &Settings, weight_bytes: u64) -> Result<(), LoadError> {
+    if settings.memory_check == Some(false) {
         return Ok(());
     }
     let Some(free) = memory::free() else { return Ok(()) };
-    memory::check(understood.file.weight_bytes(), 1, free, "this process's memory").map_err(LoadError::new)
+    memory::check(weight_bytes, 1, free, "this process's memory").map_err(LoadError::new)
 }
 
 /// Tells in one line which nodes of the graph a device left to another.
@@ -405,50 +444,77 @@ fn first_row(inputs: &[Option<Tensor>], layout: &Layout) -> Vec<Option<Tensor>> 
 pub fn understand(found: &FoundVersion) -> Result<Understood, LoadError> {
     let result = understand_files(found);
     // Files that changed under our hands are somebody still copying: whatever we read does not count.
-    if found.files.fingerprint() != found.fingerprint {
-        return Err(LoadError { reason: "its files are still being written".into(), incomplete: true });
-    }
+    unchanged(found, result.as_ref().ok().map(|understood| &understood.artifact))?;
     result
 }
 
-fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
-    let settings = Settings::read(&found.files).map_err(LoadError::new)?;
-    let path = model_path(found, settings.model_file.as_deref())?;
-    let bytes = std::fs::read(&path).map_err(|error| LoadError::new(format!("{}: {error}", path.display())))?;
-    let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let bytes = bytes::Bytes::from(bytes);
-    let graph = Graph::read(&bytes).map_err(|error| LoadError::new(format!("{file_name}: {error}")))?;
-    graph.check_external_files(&path).map_err(|error| LoadError::new(format!("{file_name}: {error}")))?;
-    settings.check(&graph.signature).map_err(LoadError::new)?;
-    let goldens = Golden::read_all(&found.files).map_err(LoadError::new)?;
-    let mut files = found.files.clone();
-    for name in &graph.external_files {
-        // A lone file's weights lie beside it; those of a folder are there already.
-        if path.parent() != Some(&found.folder) || !files.iter().any(|(known, _)| known == name) {
-            files.add(name.clone(), path.with_file_name(name));
+/// Fails where a version's files are not what they were when they were listed, or read.
+fn unchanged(found: &FoundVersion, artifact: Option<&Artifact>) -> Result<(), LoadError> {
+    let unlisted = || artifact.and_then(Artifact::changed).map(|path| format!("{} was changed", path.display()));
+    match found.change().or_else(unlisted) {
+        Some(change) => {
+            Err(LoadError { reason: format!("its files are still being written: {change}"), incomplete: true })
         }
+        None => Ok(()),
     }
-    let artifact = files.digest().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
-    Ok(Understood { file: ModelFile { path, bytes, graph }, artifact, settings, goldens })
 }
 
-/// The file with the graph: the one the settings name, or `model.onnx`, or the only `.onnx` file there is.
-fn model_path(found: &FoundVersion, named: Option<&str>) -> Result<PathBuf, LoadError> {
-    let wanted = named.unwrap_or(MODEL_FILE);
-    if let Some((_, path)) = found.files.iter().find(|(name, _)| *name == wanted) {
-        return Ok(path.to_owned());
+fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
+    if let Some(refused) = &found.refused {
+        return Err(LoadError::new(refused.clone()));
     }
-    match onnx_files(&found.folder).unwrap_or_default().as_slice() {
-        [only] if named.is_none() => Ok(only.clone()),
+    let mut reading = Reading::new(&found.files);
+    let settings = Settings::read_with(&mut |name| reading.take(name)).map_err(LoadError::new)?;
+    let (name, path) = model_file(found, settings.model_file.as_deref())?;
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let unreadable = |error: &dyn std::fmt::Display| LoadError::new(format!("{file_name}: {error}"));
+    let size_of = |path: &Path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|metadata| metadata.len());
+    let size = size_of(&path).unwrap_or(0);
+    check_memory(&settings, size)?;
+    let bytes = Bytes::from_owner(reading.take_shared(&name, &path).map_err(|error| unreadable(&error))?);
+    let graph = Graph::read(&bytes).map_err(|error| unreadable(&error))?;
+    let sizes: BTreeMap<&str, u64> = graph
+        .external_files
+        .keys()
+        .filter_map(|external| Some((external.as_str(), size_of(&path.with_file_name(external))?)))
+        .collect();
+    graph.check_external_files(|external| sizes.get(external).copied()).map_err(|error| unreadable(&error))?;
+    check_memory(&settings, sizes.values().sum())?;
+    settings.check(&graph.signature).map_err(LoadError::new)?;
+    let mut external = BTreeMap::new();
+    for (location, path) in graph.external_files.keys().map(|location| (location, path.with_file_name(location))) {
+        let read = reading.take_shared(&beside(&name, location), &path).map_err(|error| unreadable(&error))?;
+        external.insert(location.clone(), read);
+    }
+    let goldens = Golden::read_all(&found.files, &mut reading).map_err(LoadError::new)?;
+    let artifact = reading.finish().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
+    let file = ModelFile { path, bytes, external, graph };
+    file.check_external_files().map_err(|error| LoadError::new(error.to_string()))?;
+    Ok(Understood { file, artifact, settings, goldens })
+}
+
+/// The name in the digest of what a model's file of the name `model` calls `location`.
+fn beside(model: &str, location: &str) -> String {
+    let folder = Path::new(model).parent().unwrap_or(Path::new(""));
+    // Components leave out what says nothing, as in `./weights.bin`.
+    folder.join(location).components().collect::<PathBuf>().to_string_lossy().into_owned()
+}
+
+/// The file with the graph, by its name in the digest and its place: the one the settings name, or `model.onnx`, or the
+/// only `.onnx` file there is.
+fn model_file(found: &FoundVersion, named: Option<&str>) -> Result<(String, PathBuf), LoadError> {
+    let wanted = named.unwrap_or(MODEL_FILE);
+    if let Some(path) = found.files.place(wanted) {
+        return Ok((wanted.to_owned(), path.to_owned()));
+    }
+    let of_folder = |name: &&str| !name.contains('/') && name.ends_with(".onnx");
+    match found.files.iter().map(|(name, _)| name).filter(of_folder).collect::<Vec<_>>().as_slice() {
+        [only] if named.is_none() => Ok(((*only).to_owned(), found.folder.join(only))),
         [] => Err(LoadError::new(format!("no {wanted} in {}", shown(&found.folder)))),
         several => Err(LoadError::new(format!(
             "no {wanted} in {}, which has {}; name one with model_file in model.toml",
             shown(&found.folder),
-            several
-                .iter()
-                .map(|path| path.file_name().unwrap_or_default().to_string_lossy())
-                .collect::<Vec<_>>()
-                .join(", ")
+            several.join(", ")
         ))),
     }
 }
@@ -470,7 +536,7 @@ fn deployment_digest(
     let options = understood.settings.provider_options.shapes_answers(provider);
     let mut text = format!(
         "artifact {}\nengine {engine} {build}\nprovider {provider}{options}\nthreads {threads}\nrows_max {rows_max}\n",
-        understood.artifact
+        understood.artifact.digest
     );
     if !policy.sizes.is_empty() {
         text.push_str(&format!("sizes {:?}\n", policy.sizes));

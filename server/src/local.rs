@@ -1,6 +1,7 @@
 //! How does a command ask a model in its own process? Through the same protocol code as a client, without a socket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -22,12 +23,12 @@ pub struct Local {
 impl Local {
     /// Loads the repository that the configuration names and waits until each version is ready or failed.
     pub fn start(config: &Config) -> Result<Local, String> {
-        // Nothing is followed: what is loaded at the start is what answers.
+        // Nothing is followed: what is loaded at the start is what answers, and it is not waited for.
         let model_control = match config.model_control {
             ModelControl::Explicit => ModelControl::Explicit,
             ModelControl::Watch | ModelControl::None => ModelControl::None,
         };
-        let config = Config { model_control, ..config.clone() };
+        let config = Config { model_control, settle_time: Duration::ZERO, ..config.clone() };
         let logs = Logs::start(LogFormat::Human, LogLevel::Error);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;

@@ -98,6 +98,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         policy: config.version_policy.clone(),
         strict: config.strict,
         poll_interval: config.poll_interval,
+        settle_time: config.settle_time,
         loader_threads: threads,
     };
     let ledger = Arc::new(Ledger::default());

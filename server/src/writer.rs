@@ -11,25 +11,24 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use tiltyard_runtime::artifact::Fingerprint;
 use tiltyard_runtime::deployment::{Deployment, Padding};
 use tiltyard_runtime::load::{LoadError, Loader};
+use tiltyard_runtime::repository::listing::Fingerprint;
 use tiltyard_runtime::repository::policy::VersionPolicy;
+use tiltyard_runtime::repository::rest::{Now, Rest, WallClock};
 use tiltyard_runtime::repository::settings::Settings;
 use tiltyard_runtime::repository::{self, FoundModel, FoundVersion, Problem, Scan};
-use tiltyard_types::{Error, ErrorKind, Result};
+use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result};
 use tokio::sync::{oneshot, watch};
 
 use crate::catalog::{Catalog, Model, Version, VersionState};
+use crate::clock;
 use crate::config::ModelControl;
 use crate::infer::Inference;
 use crate::reaper::Reaper;
 
-/// Files older than this are taken to be whole; younger ones must look the same twice.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
-
-/// How soon a file that may still be written is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long files may keep changing before that is told.
+const CHANGING_TOLD: Duration = Duration::from_secs(30);
 
 /// Stands for every model among names.
 const ALL: &str = "*";
@@ -48,6 +47,8 @@ pub struct Plan {
     pub strict: bool,
     /// How often the folder is looked at.
     pub poll_interval: Duration,
+    /// How long files must not have changed before they are read, and be gone before their version leaves.
+    pub settle_time: Duration,
     /// Threads that load.
     pub loader_threads: usize,
 }
@@ -73,13 +74,16 @@ struct LoadedVersion {
     model: String,
     number: u64,
     fingerprint: Fingerprint,
-    result: Result<Arc<Deployment>, LoadError>,
+    /// Nothing where the files are those that are served.
+    result: Result<Option<Arc<Deployment>>, LoadError>,
 }
 
 struct LoadJob {
     model: String,
     number: u64,
     found: FoundVersion,
+    /// The artifact that is served under this number.
+    served: Option<Digest>,
 }
 
 impl Writer {
@@ -112,6 +116,9 @@ impl Writer {
             told: HashSet::new(),
             waiting: Vec::new(),
             changed: false,
+            missing: BTreeMap::new(),
+            wall: WallClock::default(),
+            looked_before: false,
         };
         thread::Builder::new().name("tiltyard-writer".into()).spawn(move || state.write(&incoming))?;
         Ok(Writer { commands, control, first_look_done })
@@ -141,9 +148,10 @@ impl Writer {
 }
 
 fn load_versions(jobs: &Receiver<LoadJob>, loader: &Loader, results: &Sender<Command>) {
-    while let Ok(LoadJob { model, number, found }) = jobs.recv() {
+    while let Ok(LoadJob { model, number, found, served }) = jobs.recv() {
         let fingerprint = found.fingerprint.clone();
-        let result = catch_unwind(AssertUnwindSafe(|| loader.load(&model, number, &found))).unwrap_or_else(|_| {
+        let load = || loader.load_changed(&model, number, &found, served);
+        let result = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
             Err(LoadError { reason: "the engine panicked while it loaded".into(), incomplete: false })
         });
         if results.send(Command::Loaded(Box::new(LoadedVersion { model, number, fingerprint, result }))).is_err() {
@@ -155,16 +163,30 @@ fn load_versions(jobs: &Receiver<LoadJob>, loader: &Loader, results: &Sender<Com
 /// What is known of a version beyond the catalog.
 #[derive(Default)]
 struct Tracked {
-    /// The files as they were at the last look.
-    seen: Fingerprint,
+    /// The files as they were at the last looks.
+    rest: Rest,
     /// The files as they were when it was last loaded or failed.
     tried: Option<Fingerprint>,
     /// Whether a loader has it.
     loading: bool,
     /// What became of new bytes that were refused while the old ones go on serving.
     trouble: Option<String>,
-    /// Whether its files may still be written, so that it will be looked at again.
-    unsettled: bool,
+    /// Since when its files have not been at rest, so that it will be looked at again.
+    unsettled: Option<Moment>,
+    /// Whether it was told that they keep changing.
+    changing_told: bool,
+}
+
+impl Tracked {
+    /// Notes that its files are not at rest, and says so once where that goes on.
+    fn note_unrest(&mut self, model: &str, version: u64, now: Moment) {
+        let since = *self.unsettled.get_or_insert(now);
+        if !self.changing_told && now - since >= CHANGING_TOLD {
+            self.changing_told = true;
+            let change = self.rest.last_change();
+            tracing::warn!(model, version, change, "its files keep changing: it is loaded when they rest");
+        }
+    }
 }
 
 struct State {
@@ -187,30 +209,35 @@ struct State {
     waiting: Vec<(String, Answer)>,
     /// Whether the look that is going on changed anything worth a new catalog.
     changed: bool,
+    /// Versions whose files are gone, and since when: they come back where somebody replaces a folder in two steps.
+    missing: BTreeMap<(String, u64), Moment>,
+    wall: WallClock,
+    /// Whether an earlier look could have seen what is there now.
+    looked_before: bool,
 }
 
 impl State {
     /// The thread's life: look, then follow commands until nobody can send any.
     fn write(mut self, incoming: &Receiver<Command>) {
-        let mut look_in = self.look();
+        let mut look_at = self.look();
         self.note_first_look();
         loop {
-            let received = match look_in {
-                Some(wait) => incoming.recv_timeout(wait),
+            let received = match look_at {
+                Some(at) => incoming.recv_timeout(at - clock::now()),
                 None => incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match received {
                 Ok(Command::Load(model, answer)) => {
                     self.begin_load(&model, answer);
-                    look_in = self.look();
+                    look_at = self.look();
                 }
                 Ok(Command::Unload(model, answer)) => drop(answer.send(self.unload(&model))),
                 Ok(Command::Loaded(loaded)) => {
                     if self.finish_load(*loaded) {
-                        look_in = Some(LOOK_AGAIN);
+                        look_at = self.look();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => look_in = self.look(),
+                Err(RecvTimeoutError::Timeout) => look_at = self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.tell_waiting();
@@ -220,79 +247,91 @@ impl State {
     }
 
     /// Looks at the repository and starts what is to be loaded. Says when to look again.
-    fn look(&mut self) -> Option<Duration> {
+    fn look(&mut self) -> Option<Moment> {
         let scan = match repository::scan(&self.plan.root) {
             Ok(scan) => scan,
             Err(error) => {
                 let message = format!("the model repository {} cannot be read: {error}", self.plan.root.display());
                 self.tell_once(message);
                 // What serves goes on serving: a repository out of reach is no reason to forget its models.
-                return self.next_look(false);
+                return self.next_look(None);
             }
         };
+        let now = Now { steady: clock::now(), wall: SystemTime::now() };
+        let at_least = self.wall.at_least(now);
+        let at_least = (!std::mem::replace(&mut self.looked_before, true)).then_some(at_least);
         for Problem { path, message } in &scan.problems {
             self.tell_once(format!("{}: {message}", path.display()));
         }
-        let mut unsettled = false;
         let mut catalog = self.catalog();
+        let mut wait = self.note_missing(&scan, &catalog, now.steady);
         // A model of which something cannot be read goes on with what it has.
         for (name, model) in scan.models.iter().filter(|(name, _)| !scan.unreadable.contains(*name)) {
-            unsettled |= self.look_at_model(name, model, &mut catalog);
+            let of_model = self.look_at_model(name, model, &mut catalog, now.steady, at_least);
+            wait = wait.into_iter().chain(of_model).min();
         }
-        self.take_out_missing(&scan, &mut catalog);
+        self.take_out_missing(&scan, &mut catalog, now.steady);
         if std::mem::take(&mut self.changed) {
             self.publish(catalog);
         }
-        self.next_look(unsettled)
+        self.next_look(wait)
     }
 
-    fn next_look(&self, unsettled: bool) -> Option<Duration> {
-        match self.plan.control {
-            _ if unsettled => Some(LOOK_AGAIN),
-            ModelControl::Watch => Some(self.plan.poll_interval),
-            ModelControl::None | ModelControl::Explicit => None,
-        }
+    /// When to look again, where something is waited for that will take this long if nothing happens.
+    fn next_look(&self, wait: Option<Duration>) -> Option<Moment> {
+        let poll = (self.plan.control == ModelControl::Watch).then_some(self.plan.poll_interval);
+        wait.into_iter().chain(poll).min().map(|wait| clock::now() + wait)
     }
 
-    /// Starts the loads one model needs. True if a file may still be written.
-    fn look_at_model(&mut self, name: &str, model: &FoundModel, catalog: &mut Catalog) -> bool {
+    /// Starts the loads one model needs. Says how long files must still rest that could not be read yet.
+    fn look_at_model(
+        &mut self,
+        name: &str,
+        model: &FoundModel,
+        catalog: &mut Catalog,
+        now: Moment,
+        at_least: Option<SystemTime>,
+    ) -> Option<Duration> {
         let held = |model: &Model| model.versions.values().any(|version| version.state != VersionState::Unloaded);
         let frozen = self.plan.control == ModelControl::None || catalog.models.get(name).is_some_and(held);
         if !self.is_armed(name) && frozen {
-            return false;
+            return None;
         }
         let entry = catalog.models.entry(name.to_owned()).or_default();
         if !self.holds(name) || !self.is_armed(name) {
             for number in model.versions.keys() {
                 self.changed |= note_state(entry, *number, VersionState::Unloaded);
             }
-            return false;
+            return None;
         }
         let wanted = self.wanted_versions(model);
         self.wanted.insert(name.to_owned(), wanted.clone());
-        let mut unsettled = false;
+        let mut wait: Option<Duration> = None;
         for number in &wanted {
             let found = &model.versions[number];
             let tracked = self.tracked.entry((name.to_owned(), *number)).or_default();
-            let same_as_before = tracked.seen == found.fingerprint;
-            tracked.seen = found.fingerprint.clone();
-            tracked.unsettled = false;
+            let unrest = tracked.rest.look(&found.fingerprint, now, at_least, self.plan.settle_time);
             if tracked.loading || tracked.tried.as_ref() == Some(&found.fingerprint) {
+                tracked.unsettled = None;
                 continue;
             }
             self.changed |= note_state(entry, *number, VersionState::Loading);
-            if !same_as_before && found.fingerprint.age(SystemTime::now()) < SETTLED_AFTER {
-                tracked.unsettled = true;
-                unsettled = true;
+            if let Some(unrest) = unrest {
+                tracked.note_unrest(name, *number, now);
+                wait = wait.into_iter().chain([unrest]).min();
                 continue;
             }
+            tracked.unsettled = None;
+            tracked.changing_told = false;
             tracked.loading = true;
             tracked.trouble = None;
-            let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone() };
+            let served = entry.versions.get(number).and_then(|version| version.deployment.as_ref());
+            let served = served.map(|deployment| deployment.identity.artifact);
+            let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone(), served };
             drop(self.jobs.send(job));
         }
         self.take_out_superseded(name, &wanted, entry);
-        unsettled
+        wait
     }
 
     /// Whether a model is to be held at all.
@@ -336,27 +375,42 @@ impl State {
         if !wanted.iter().all(ready) {
             return;
         }
-        let superseded: Vec<u64> = model.versions.keys().filter(|number| !wanted.contains(number)).copied().collect();
+        let is_here = |number: &&u64| !self.missing.contains_key(&(name.to_owned(), **number));
+        let superseded = model.versions.keys().filter(|number| !wanted.contains(number)).filter(is_here);
+        let superseded: Vec<u64> = superseded.copied().collect();
         for number in superseded {
             self.take_out(name, number, model);
         }
     }
 
-    /// Models and versions whose files are gone leave the catalog.
-    fn take_out_missing(&mut self, scan: &Scan, catalog: &mut Catalog) {
-        for (name, model) in &mut catalog.models {
+    /// Notes which versions have no files any more, and since when. Says how soon the first of them is to leave.
+    fn note_missing(&mut self, scan: &Scan, catalog: &Catalog, now: Moment) -> Option<Duration> {
+        let mut missing = BTreeMap::new();
+        for (name, model) in &catalog.models {
             if !self.is_armed(name) || scan.unreadable.contains(name) {
                 continue;
             }
             let found = scan.models.get(name);
-            let missing: Vec<u64> = model
-                .versions
-                .keys()
-                .filter(|number| found.is_none_or(|found| !found.versions.contains_key(number)))
-                .copied()
-                .collect();
-            for number in missing {
-                self.take_out(name, number, model);
+            for number in model.versions.keys() {
+                if found.is_none_or(|found| !found.versions.contains_key(number)) {
+                    let version = (name.clone(), *number);
+                    let since = self.missing.get(&version).copied().unwrap_or(now);
+                    missing.insert(version, since);
+                }
+            }
+        }
+        self.missing = missing;
+        let settle_time = self.plan.settle_time;
+        self.missing.values().map(|since| settle_time.saturating_sub(now - *since)).min()
+    }
+
+    /// Models and versions whose files have been gone for long enough leave the catalog.
+    fn take_out_missing(&mut self, scan: &Scan, catalog: &mut Catalog, now: Moment) {
+        let settle_time = self.plan.settle_time;
+        let gone = self.missing.extract_if(.., |_, since| now - *since >= settle_time);
+        for ((name, number), _) in gone.collect::<Vec<_>>() {
+            if let Some(model) = catalog.models.get_mut(&name) {
+                self.take_out(&name, number, model);
             }
         }
         catalog.models.retain(|name, model| {
@@ -378,6 +432,7 @@ impl State {
             Ok(scan) if scan.models.contains_key(model) => {
                 self.explicit.insert(model.to_owned());
                 self.armed.insert(model.to_owned());
+                self.looked_before = false;
                 // A load asked for is tried, even where the same files failed before.
                 for ((name, number), tracked) in &mut self.tracked {
                     let failed = self.inference.catalog.load().models.get(name).is_some_and(|model| {
@@ -426,15 +481,20 @@ impl State {
         // A version that was taken out while it loaded is not wanted any more.
         let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) else { return false };
         tracked.loading = false;
-        let incomplete = result.as_ref().is_err_and(|error| error.incomplete);
-        tracked.tried = (!incomplete).then_some(fingerprint);
+        if let Err(LoadError { reason, incomplete: true }) = &result {
+            tracing::warn!(model = name, version = number, reason, "changed while it was loaded, which begins again");
+            tracked.tried = None;
+            tracked.rest.disturb(clock::now());
+            return true;
+        }
+        tracked.rest.note_read();
+        tracked.tried = Some(fingerprint);
         let mut catalog = self.catalog();
         let model = catalog.models.entry(name.clone()).or_default();
         let version =
             model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
         let (mut retired, mut trouble) = (None, None);
         match result {
-            Err(error) if error.incomplete => return true,
             Err(error) => {
                 tracing::error!(model = name, version = number, reason = error.reason, "cannot be served");
                 match &version.deployment {
@@ -445,7 +505,13 @@ impl State {
                     None => version.state = VersionState::Failed(error.reason),
                 }
             }
-            Ok(new) => match &version.deployment {
+            Ok(None) if version.deployment.is_some() => {}
+            // What was served has left since.
+            Ok(None) => {
+                self.tracked.remove(&(name, number));
+                return true;
+            }
+            Ok(Some(new)) => match &version.deployment {
                 Some(old) if old.identity.digest == new.identity.digest => return false,
                 Some(old) if self.plan.strict => {
                     let (old, new) = (old.identity.artifact.short(), new.identity.artifact.short());
@@ -480,7 +546,7 @@ impl State {
     /// Whether none of a model's versions is with a loader, or waits for its files to rest.
     fn is_settled(&self, name: &str) -> bool {
         let mut of_model = self.tracked.iter().filter(|((model, _), _)| model == name);
-        of_model.all(|(_, tracked)| !tracked.loading && !tracked.unsettled)
+        of_model.all(|(_, tracked)| !tracked.loading && tracked.unsettled.is_none())
     }
 
     fn tell_waiting(&mut self) {

@@ -27,6 +27,9 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(40);
 /// How often the server looks at its folder: often enough that many changes fit into two hours.
 pub(super) const POLL_INTERVAL: &str = "20ms";
 
+/// How long files must rest until the server reads them: longer than any way of writing here stands still.
+pub(super) const SETTLE_TIME: &str = "250ms";
+
 /// Questions that one look at the cost of a route takes.
 const ROUTE_QUESTIONS: usize = 60;
 
@@ -85,7 +88,7 @@ impl Server {
         let log = File::create(&log_file)?;
         let mut command = Command::new(binary);
         command.arg("serve").arg("--models").arg(models).arg("--ports-file").arg(&ports_file);
-        command.arg("--data-dir").arg(&data).args(["--poll-interval", POLL_INTERVAL]);
+        command.arg("--data-dir").arg(&data).args(["--poll-interval", POLL_INTERVAL, "--settle-time", SETTLE_TIME]);
         command.args(["--http-port", "0", "--grpc-port", "0", "--admin-port", "0"]).args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;

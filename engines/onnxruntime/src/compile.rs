@@ -18,8 +18,8 @@ use crate::provider::Provider;
 use crate::sessions::Sessions;
 use crate::shared_run::{RunError, SharedSession};
 
-/// Larger files cannot be parsed from memory: a protocol buffer ends at 2 GiB.
-const IN_MEMORY_BYTES_MAX: usize = i32::MAX as usize;
+/// Larger files cannot be parsed: a protocol buffer ends at 2 GiB.
+const FILE_BYTES_MAX: usize = i32::MAX as usize;
 
 /// Compiles `model` for the first of the preferred providers that can be had.
 pub(crate) fn compile(
@@ -28,7 +28,13 @@ pub(crate) fn compile(
     model: &ModelFile,
     options: &CompileOptions,
 ) -> Result<Box<dyn CompiledModel>, EngineError> {
-    model.graph.check_external_files(&model.path).map_err(|error| EngineError::BadModel(error.to_string()))?;
+    model.check_external_files().map_err(|error| EngineError::BadModel(error.to_string()))?;
+    if model.bytes.len() > FILE_BYTES_MAX {
+        return Err(EngineError::BadModel(format!(
+            "the file has {} bytes, and a protocol buffer ends at 2 GiB: export it with external data",
+            model.bytes.len()
+        )));
+    }
     let preferred: Vec<Provider> = match options.providers.as_slice() {
         [] => vec![Provider::Cpu],
         names => names.iter().map(|name| Provider::parse(name)).collect::<Result<_, _>>()?,
@@ -136,14 +142,15 @@ impl Recipe<'_> {
         }
     }
 
-    /// Reads the file from memory where that is possible, else from its path, beside which its weights lie.
+    /// Makes the session from what was read, and from nothing that may have changed since: the library would map external
+    /// data into memory, where an overwritten file changes what serves, and one cut short ends the process.
     fn commit(&self, mut builder: SessionBuilder) -> Result<OrtSession, EngineError> {
-        let from_path = !self.model.graph.external_files.is_empty() || self.model.bytes.len() > IN_MEMORY_BYTES_MAX;
-        let session = match from_path {
-            true => builder.commit_from_file(&self.model.path),
-            false => builder.commit_from_memory(&self.model.bytes),
-        };
-        session.map_err(|error| load_error(&error))
+        for (name, bytes) in &self.model.external {
+            builder = builder
+                .with_external_initializer_file_in_memory(name, Arc::clone(bytes))
+                .map_err(|error| EngineError::Failed(error.message().to_owned()))?;
+        }
+        builder.commit_from_memory(&self.model.bytes).map_err(|error| load_error(&error))
     }
 }
 

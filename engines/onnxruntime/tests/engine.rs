@@ -37,9 +37,7 @@ fn model(name: &str) -> ModelFile {
 }
 
 fn model_at(path: PathBuf) -> ModelFile {
-    let bytes = Bytes::from(std::fs::read(&path).unwrap());
-    let graph = Graph::read(&bytes).unwrap();
-    ModelFile { path, bytes, graph }
+    ModelFile::read(&path).unwrap()
 }
 
 fn compile(engine: &OrtEngine, name: &str) -> Box<dyn CompiledModel> {

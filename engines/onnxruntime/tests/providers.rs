@@ -23,9 +23,7 @@ fn engine() -> Option<OrtEngine> {
 
 fn model(name: &str) -> ModelFile {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"));
-    let bytes = Bytes::from(std::fs::read(&path).unwrap());
-    let graph = Graph::read(&bytes).unwrap();
-    ModelFile { path, bytes, graph }
+    ModelFile::read(&path).unwrap()
 }
 
 /// Options with these tables below `provider`.

@@ -112,6 +112,9 @@ keys! {
             "Which versions of a model are loaded where the model itself does not say.";
         poll_interval: Duration = DURATION_ABOVE_ZERO, Text("1s"),
             "How often the folder is looked at under model_control watch.";
+        settle_time: Duration = DURATION, Text("2s"),
+            "How long a version's files must not have changed before they are read. Raise it where copies stand still \
+             for longer, or where a network file system tells late of changes.";
         strict: bool = BOOLEAN, Text("false"),
             "Refuse to start when a model fails to load, instead of serving the others.";
     }
