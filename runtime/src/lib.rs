@@ -19,6 +19,7 @@ pub mod measure;
 pub mod memory;
 pub mod onnx;
 pub mod pool;
+pub mod priority;
 pub mod profile;
 pub mod prove;
 pub mod providers;

@@ -24,6 +24,7 @@ use crate::measure::{self, Curve};
 use crate::memory;
 use crate::onnx::Graph;
 use crate::pool::Clock;
+use crate::priority::giving_way;
 use crate::profile::{Machine, Place, Subject};
 use crate::prove;
 use crate::providers::{Placement, fixed_sizes};
@@ -57,6 +58,20 @@ pub struct Measuring {
     pub cores: usize,
 }
 
+/// What a version goes through while it is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its files are read and compiled.
+    Loading,
+    /// It answers golden examples and proves what may share a run.
+    Verifying,
+    /// It runs what later runs would else have to wait for.
+    Warming,
+}
+
+/// Told of each stage as it begins.
+pub type Progress<'a> = dyn Fn(Stage) + Sync + 'a;
+
 /// Why a version did not become ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -88,23 +103,28 @@ pub struct Understood {
 impl Loader {
     /// Makes a version ready. Takes as long as it takes; never called on a thread that serves requests.
     pub fn load(&self, model: &str, version: u64, found: &FoundVersion) -> Result<Arc<Deployment>, LoadError> {
-        let understood = understand(found)?;
-        self.load_understood(model, version, found, understood)
+        self.load_understood(model, version, found, understand(found)?, &|_| {})
     }
 
-    /// The same, unless the files are, byte for byte, those of the artifact `served`: then `None`.
-    pub fn load_changed(
+    /// The same beside traffic, to which it gives way, unless the files are, byte for byte, those of the artifact `served`:
+    /// then `None`.
+    pub fn load_beside(
         &self,
         model: &str,
         version: u64,
         found: &FoundVersion,
         served: Option<Digest>,
+        progress: &Progress<'_>,
     ) -> Result<Option<Arc<Deployment>>, LoadError> {
-        let understood = understand(found)?;
-        match served == Some(understood.artifact.digest) {
-            true => Ok(None),
-            false => self.load_understood(model, version, found, understood).map(Some),
+        let understood = giving_way(|| understand(found))?;
+        if served == Some(understood.artifact.digest) {
+            return Ok(None);
         }
+        // Sessions with threads of their own, and libraries of devices, start them here, and they are to serve.
+        let starts_threads = understood.settings.threads.is_some_and(|threads| threads > 1)
+            || understood.settings.providers.iter().any(|provider| provider != "cpu");
+        let load = || self.load_understood(model, version, found, understood, progress);
+        if starts_threads { load() } else { giving_way(load) }.map(Some)
     }
 
     fn load_understood(
@@ -113,22 +133,29 @@ impl Loader {
         version: u64,
         found: &FoundVersion,
         understood: Understood,
+        progress: &Progress<'_>,
     ) -> Result<Arc<Deployment>, LoadError> {
         let artifact = understood.artifact.clone();
-        let result = self.make(model, version, understood);
+        let result = self.make(model, version, understood, progress);
         // Whatever came of them: files that are not what they were are somebody still copying.
         unchanged(found, Some(&artifact))?;
         result
     }
 
-    fn make(&self, model: &str, version: u64, understood: Understood) -> Result<Arc<Deployment>, LoadError> {
+    fn make(
+        &self,
+        model: &str,
+        version: u64,
+        understood: Understood,
+        progress: &Progress<'_>,
+    ) -> Result<Arc<Deployment>, LoadError> {
         let started = (self.clock)();
         if let Some(name) = understood.settings.name.as_ref().filter(|name| *name != model) {
             return Err(LoadError::new(format!(
                 "config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree"
             )));
         }
-        let mut candidates = self.candidates(&understood)?;
+        let mut candidates = self.candidates(&understood, progress)?;
         keep_preferred(&mut candidates, &understood.settings.providers);
         let contest = Contest {
             clock: self.clock,
@@ -144,6 +171,7 @@ impl Loader {
         let example = understood.goldens.first().cloned();
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
         let padding = padding(&understood, compiled.as_ref(), &batch_axis)?;
+        progress(Stage::Warming);
         warm_up(&understood, compiled.as_ref())?;
         let policy = self.policy(&understood.settings, &batch_axis, &padding, compiled.as_ref());
         if compiled.likes_fixed_sizes() {
@@ -216,7 +244,7 @@ impl Loader {
     }
 
     /// Compiles on every engine that may run the model. Fails with every engine's reason where none can.
-    fn candidates(&self, understood: &Understood) -> Result<Vec<Candidate>, LoadError> {
+    fn candidates(&self, understood: &Understood, progress: &Progress<'_>) -> Result<Vec<Candidate>, LoadError> {
         let wanted = &understood.settings.engines;
         if let Some(unknown) = wanted.iter().find(|name| self.engines.iter().all(|engine| engine.name() != *name)) {
             let known = self.engines.iter().map(|engine| engine.name()).collect::<Vec<_>>().join(", ");
@@ -234,7 +262,7 @@ impl Loader {
         let first_wins = self.first_engine_wins || !wanted.is_empty();
         let (mut candidates, mut reasons) = (Vec::new(), Vec::new());
         for engine in allowed {
-            match self.candidate(engine, understood) {
+            match self.candidate(engine, understood, progress) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(reason) => reasons.push(format!("{}: {reason}", engine.name())),
             }
@@ -252,7 +280,12 @@ impl Loader {
         Ok(candidates)
     }
 
-    fn candidate(&self, engine: &Arc<dyn Engine>, understood: &Understood) -> Result<Candidate, String> {
+    fn candidate(
+        &self,
+        engine: &Arc<dyn Engine>,
+        understood: &Understood,
+        progress: &Progress<'_>,
+    ) -> Result<Candidate, String> {
         if understood.goldens.is_empty()
             && let Some(doubt) = engine.doubt(&understood.file.graph)
         {
@@ -270,7 +303,9 @@ impl Loader {
                 .map(|folder| folder.join("built").join(understood.artifact.digest.to_string())),
             memory_check: understood.settings.memory_check.unwrap_or(true),
         };
+        progress(Stage::Loading);
         let compiled = engine.compile(&understood.file, &options).map_err(|error| error.to_string())?;
+        progress(Stage::Verifying);
         understood.settings.check(compiled.signature())?;
         let mut session = compiled.open().map_err(|error| error.to_string())?;
         for golden in &understood.goldens {

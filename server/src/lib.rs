@@ -22,5 +22,6 @@ mod protocol;
 pub mod reaper;
 pub mod service;
 pub mod start;
+pub mod states;
 pub mod telemetry;
 pub mod writer;

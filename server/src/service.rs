@@ -11,6 +11,7 @@ use crate::config::ModelControl;
 use crate::infer::Inference;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
+use crate::states::States;
 use crate::telemetry::Totals;
 use crate::writer::Writer;
 
@@ -28,6 +29,8 @@ pub struct Service {
     pub totals: Totals,
     /// What deployments counted, those that are gone included.
     pub ledger: Arc<Ledger>,
+    /// Where every version stands.
+    pub states: Arc<States>,
     /// The largest body on any protocol.
     pub body_bytes_max: usize,
     /// The time a request has where its client gave none, and in which its body must arrive.

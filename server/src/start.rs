@@ -18,6 +18,7 @@ use crate::ledger::Ledger;
 use crate::logs::Logs;
 use crate::reaper::Reaper;
 use crate::service::Service;
+use crate::states::States;
 use crate::telemetry::Totals;
 use crate::writer::{Plan, Writer};
 use crate::{clock, cores};
@@ -102,8 +103,9 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         loader_threads: threads,
     };
     let ledger = Arc::new(Ledger::default());
-    let reaper = Reaper::start(Arc::clone(&ledger)).map_err(text)?;
-    let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper).map_err(text)?;
+    let states = Arc::new(States::default());
+    let reaper = Reaper::start(Arc::clone(&ledger), Arc::clone(&states)).map_err(text)?;
+    let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
         writer,
@@ -111,6 +113,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         logs,
         totals: Totals::default(),
         ledger,
+        states,
         body_bytes_max: config.body_bytes_max,
         request_timeout: config.request_timeout,
         control: config.model_control,

@@ -3,8 +3,10 @@
 //! One thread, this one. It looks at the repository, has versions loaded by loader threads beside it, and publishes a
 //! new catalog after each change. All wishes to change something arrive here as commands, one after the other.
 
+mod choice;
+mod loading;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -13,12 +15,11 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_runtime::deployment::{Deployment, Padding};
 use tiltyard_runtime::load::{LoadError, Loader};
-use tiltyard_runtime::repository::listing::Fingerprint;
 use tiltyard_runtime::repository::policy::VersionPolicy;
-use tiltyard_runtime::repository::rest::{Now, Rest, WallClock};
+use tiltyard_runtime::repository::rest::{Now, WallClock};
 use tiltyard_runtime::repository::settings::Settings;
-use tiltyard_runtime::repository::{self, FoundModel, FoundVersion, Problem, Scan};
-use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result};
+use tiltyard_runtime::repository::{self, FoundModel, Problem, Scan};
+use tiltyard_types::{Error, ErrorKind, Moment, Result};
 use tokio::sync::{oneshot, watch};
 
 use crate::catalog::{Catalog, Model, Version, VersionState};
@@ -26,9 +27,10 @@ use crate::clock;
 use crate::config::ModelControl;
 use crate::infer::Inference;
 use crate::reaper::Reaper;
+use crate::states::States;
 
-/// How long files may keep changing before that is told.
-const CHANGING_TOLD: Duration = Duration::from_secs(30);
+use self::choice::{Wanted, incompatible};
+use self::loading::{LoadJob, LoadedVersion, Tracked, load_versions};
 
 /// Stands for every model among names.
 const ALL: &str = "*";
@@ -65,38 +67,29 @@ pub struct Writer {
 type Answer = oneshot::Sender<Result<()>>;
 
 enum Command {
-    Load(String, Answer),
+    Load { model: String, accept_incompatible: bool, answer: Answer },
     Unload(String, Answer),
     Loaded(Box<LoadedVersion>),
 }
 
-struct LoadedVersion {
-    model: String,
-    number: u64,
-    fingerprint: Fingerprint,
-    /// Nothing where the files are those that are served.
-    result: Result<Option<Arc<Deployment>>, LoadError>,
-}
-
-struct LoadJob {
-    model: String,
-    number: u64,
-    found: FoundVersion,
-    /// The artifact that is served under this number.
-    served: Option<Digest>,
-}
-
 impl Writer {
     /// Starts the writer and its loader threads. The first look begins at once.
-    pub fn start(plan: Plan, loader: Loader, inference: Arc<Inference>, reaper: Reaper) -> std::io::Result<Writer> {
+    pub fn start(
+        plan: Plan,
+        loader: Loader,
+        inference: Arc<Inference>,
+        reaper: Reaper,
+        states: Arc<States>,
+    ) -> std::io::Result<Writer> {
         let (commands, incoming) = unbounded();
         let (jobs, job_queue) = unbounded::<LoadJob>();
         let loader = Arc::new(loader);
         for number in 0..plan.loader_threads.max(1) {
             let (job_queue, loader, results) = (job_queue.clone(), Arc::clone(&loader), commands.clone());
+            let states = Arc::clone(&states);
             thread::Builder::new()
                 .name(format!("tiltyard-load-{number}"))
-                .spawn(move || load_versions(&job_queue, &loader, &results))?;
+                .spawn(move || load_versions(&job_queue, &loader, &states, &results))?;
         }
         let (done, first_look_done) = watch::channel(false);
         let control = plan.control;
@@ -107,6 +100,7 @@ impl Writer {
             plan,
             inference,
             reaper,
+            states,
             jobs,
             done,
             explicit,
@@ -115,6 +109,8 @@ impl Writer {
             wanted: BTreeMap::new(),
             told: HashSet::new(),
             waiting: Vec::new(),
+            held: Vec::new(),
+            accepting: BTreeSet::new(),
             changed: false,
             missing: BTreeMap::new(),
             wall: WallClock::default(),
@@ -124,9 +120,10 @@ impl Writer {
         Ok(Writer { commands, control, first_look_done })
     }
 
-    /// Loads a model's versions, or loads them again where their files changed. Ends when they are ready or failed.
-    pub async fn load(&self, model: &str) -> Result<()> {
-        self.ask(|answer| Command::Load(model.to_owned(), answer)).await
+    /// Loads a model's versions, or loads them again where their files changed. Ends when they are ready or failed. One whose
+    /// signature breaks clients fails, unless that is to be accepted.
+    pub async fn load(&self, model: &str, accept_incompatible: bool) -> Result<()> {
+        self.ask(|answer| Command::Load { model: model.to_owned(), accept_incompatible, answer }).await
     }
 
     /// Takes a model out. Requests that reached it are still answered.
@@ -147,52 +144,11 @@ impl Writer {
     }
 }
 
-fn load_versions(jobs: &Receiver<LoadJob>, loader: &Loader, results: &Sender<Command>) {
-    while let Ok(LoadJob { model, number, found, served }) = jobs.recv() {
-        let fingerprint = found.fingerprint.clone();
-        let load = || loader.load_changed(&model, number, &found, served);
-        let result = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
-            Err(LoadError { reason: "the engine panicked while it loaded".into(), incomplete: false })
-        });
-        if results.send(Command::Loaded(Box::new(LoadedVersion { model, number, fingerprint, result }))).is_err() {
-            return;
-        }
-    }
-}
-
-/// What is known of a version beyond the catalog.
-#[derive(Default)]
-struct Tracked {
-    /// The files as they were at the last looks.
-    rest: Rest,
-    /// The files as they were when it was last loaded or failed.
-    tried: Option<Fingerprint>,
-    /// Whether a loader has it.
-    loading: bool,
-    /// What became of new bytes that were refused while the old ones go on serving.
-    trouble: Option<String>,
-    /// Since when its files have not been at rest, so that it will be looked at again.
-    unsettled: Option<Moment>,
-    /// Whether it was told that they keep changing.
-    changing_told: bool,
-}
-
-impl Tracked {
-    /// Notes that its files are not at rest, and says so once where that goes on.
-    fn note_unrest(&mut self, model: &str, version: u64, now: Moment) {
-        let since = *self.unsettled.get_or_insert(now);
-        if !self.changing_told && now - since >= CHANGING_TOLD {
-            self.changing_told = true;
-            let change = self.rest.last_change();
-            tracing::warn!(model, version, change, "its files keep changing: it is loaded when they rest");
-        }
-    }
-}
-
 struct State {
     plan: Plan,
     inference: Arc<Inference>,
     reaper: Reaper,
+    states: Arc<States>,
     jobs: Sender<LoadJob>,
     done: watch::Sender<bool>,
     /// Under explicit control: the models to hold.
@@ -202,7 +158,11 @@ struct State {
     armed: BTreeSet<String>,
     tracked: BTreeMap<(String, u64), Tracked>,
     /// The versions that each model's policy chose at the last look.
-    wanted: BTreeMap<String, BTreeSet<u64>>,
+    wanted: BTreeMap<String, Wanted>,
+    /// Versions that are loaded, while lower ones of their model still are: which comes first must not depend on luck.
+    held: Vec<LoadedVersion>,
+    /// Models of which a client wants incompatible versions.
+    accepting: BTreeSet<String>,
     /// Problems that were logged already.
     told: HashSet<String>,
     /// Clients that wait for a model to be ready or failed.
@@ -227,7 +187,10 @@ impl State {
                 None => incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match received {
-                Ok(Command::Load(model, answer)) => {
+                Ok(Command::Load { model, accept_incompatible, answer }) => {
+                    if accept_incompatible {
+                        self.accepting.insert(model.clone());
+                    }
                     self.begin_load(&model, answer);
                     look_at = self.look();
                 }
@@ -304,10 +267,10 @@ impl State {
             }
             return None;
         }
-        let wanted = self.wanted_versions(model);
+        let wanted = self.wanted_versions(name, model, entry);
         self.wanted.insert(name.to_owned(), wanted.clone());
         let mut wait: Option<Duration> = None;
-        for number in &wanted {
+        for number in &wanted.all {
             let found = &model.versions[number];
             let tracked = self.tracked.entry((name.to_owned(), *number)).or_default();
             let unrest = tracked.rest.look(&found.fingerprint, now, at_least, self.plan.settle_time);
@@ -360,25 +323,26 @@ impl State {
         self.armed = kept;
     }
 
-    fn wanted_versions(&self, model: &FoundModel) -> BTreeSet<u64> {
+    fn wanted_versions(&self, name: &str, model: &FoundModel, known: &Model) -> Wanted {
         let existing = model.versions.keys().copied().collect();
+        let fails = |number: u64| {
+            let tried = self.tracked.get(&(name.to_owned(), number)).and_then(|tracked| tracked.tried.as_ref());
+            let state = known.versions.get(&number).map(|version| &version.state);
+            matches!(state, Some(VersionState::Failed(_))) && tried == Some(&model.versions[&number].fingerprint)
+        };
         // Unreadable settings fail each version's load, with the reason.
         let own = Settings::read(&model.settings_files).ok().and_then(|settings| settings.version_policy);
-        own.as_ref().unwrap_or(&self.plan.policy).choose(&existing)
+        Wanted::choose(own.as_ref().unwrap_or(&self.plan.policy), &existing, fails)
     }
 
     /// Versions outside the policy leave once all those inside it are ready: a version that fails to load must not
     /// cost the one that served before it.
-    fn take_out_superseded(&mut self, name: &str, wanted: &BTreeSet<u64>, model: &mut Model) {
-        let ready =
-            |number: &u64| model.versions.get(number).is_some_and(|version| version.state == VersionState::Ready);
-        if !wanted.iter().all(ready) {
-            return;
-        }
-        let is_here = |number: &&u64| !self.missing.contains_key(&(name.to_owned(), **number));
-        let superseded = model.versions.keys().filter(|number| !wanted.contains(number)).filter(is_here);
-        let superseded: Vec<u64> = superseded.copied().collect();
-        for number in superseded {
+    fn take_out_superseded(&mut self, name: &str, wanted: &Wanted, model: &mut Model) {
+        for number in wanted.superseded(model) {
+            // What is missing has a time of its own.
+            if self.missing.contains_key(&(name.to_owned(), number)) {
+                continue;
+            }
             self.take_out(name, number, model);
         }
     }
@@ -421,6 +385,10 @@ impl State {
     fn take_out(&mut self, name: &str, number: u64, model: &mut Model) {
         self.changed = true;
         self.tracked.remove(&(name.to_owned(), number));
+        self.held.retain(|held| held.model != name || held.number != number);
+        // Who was refused for the sake of its clients may now come.
+        let of_model = self.tracked.iter_mut().filter(|((model, _), tracked)| model == name && tracked.incompatible);
+        of_model.for_each(|(_, tracked)| tracked.tried = None);
         if let Some(deployment) = model.versions.remove(&number).and_then(|version| version.deployment) {
             tracing::info!(model = name, version = number, "retired");
             self.reaper.retire(deployment);
@@ -463,6 +431,7 @@ impl State {
         }
         self.explicit.remove(name);
         self.armed.remove(name);
+        self.held.retain(|held| held.model != name);
         let mut retired = Vec::new();
         for (number, version) in &mut model.versions {
             self.tracked.remove(&(name.to_owned(), *number));
@@ -475,8 +444,30 @@ impl State {
         Ok(())
     }
 
-    /// Takes a loader's result in. True if the files were still being written, so that another look is due.
+    /// Takes a loader's result in, and those that waited for it, lower versions first. True if another look is due.
     fn finish_load(&mut self, loaded: LoadedVersion) -> bool {
+        let name = loaded.model.clone();
+        self.held.push(loaded);
+        self.held.sort_by_key(|held| held.number);
+        let mut look_again = false;
+        let next =
+            |state: &State| state.held.iter().position(|held| held.model == name && !state.waits_for_lower(held));
+        while let Some(position) = next(self) {
+            let loaded = self.held.remove(position);
+            look_again |= self.take_in(loaded);
+        }
+        look_again
+    }
+
+    /// Whether a lower version of the model is still being loaded: a new version is held against the one before it.
+    fn waits_for_lower(&self, loaded: &LoadedVersion) -> bool {
+        let lower = (loaded.model.clone(), 0)..(loaded.model.clone(), loaded.number);
+        self.tracked.range(lower).any(|(_, tracked)| tracked.loading)
+    }
+
+    /// Takes a loader's result in. True if the files were still being written, or if a version fails and others are to be
+    /// held in its stead, so that another look is due.
+    fn take_in(&mut self, loaded: LoadedVersion) -> bool {
         let LoadedVersion { model: name, number, fingerprint, result } = loaded;
         // A version that was taken out while it loaded is not wanted any more.
         let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) else { return false };
@@ -491,9 +482,16 @@ impl State {
         tracked.tried = Some(fingerprint);
         let mut catalog = self.catalog();
         let model = catalog.models.entry(name.clone()).or_default();
+        let (mut retired, mut trouble) = (None, None);
+        let breaks = match &result {
+            Ok(Some(new)) if !self.accepting.contains(&name) => incompatible(model, new),
+            _ => None,
+        };
+        let incompatible = breaks.is_some();
+        let failed = breaks.is_some() || result.is_err();
+        let result = breaks.map_or(result, |reason| Err(LoadError { reason, incomplete: false }));
         let version =
             model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
-        let (mut retired, mut trouble) = (None, None);
         match result {
             Err(error) => {
                 tracing::error!(model = name, version = number, reason = error.reason, "cannot be served");
@@ -533,6 +531,7 @@ impl State {
         }
         if let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) {
             tracked.trouble = trouble;
+            tracked.incompatible = incompatible;
         }
         // Versions outside the policy can leave now, if this was the last one missing.
         if let Some(wanted) = self.wanted.get(&name).cloned().filter(|_| self.is_settled(&name)) {
@@ -540,7 +539,7 @@ impl State {
         }
         self.publish(catalog);
         retired.into_iter().for_each(|deployment| self.reaper.retire(deployment));
-        false
+        failed
     }
 
     /// Whether none of a model's versions is with a loader, or waits for its files to rest.
@@ -581,6 +580,7 @@ impl State {
                 )),
                 false => Err(Error::invalid(format!("failed to load {name:?}: {}", failures.join("; ")))),
             };
+            self.accepting.remove(&name);
             drop(answer.send(result));
         }
     }
@@ -611,7 +611,10 @@ impl State {
     fn publish(&self, mut catalog: Catalog) {
         catalog.revision += 1;
         catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name));
-        self.inference.catalog.store(Arc::new(catalog));
+        let catalog = Arc::new(catalog);
+        self.inference.catalog.store(Arc::clone(&catalog));
+        let trouble = |name: &str, number| self.tracked.get(&(name.to_owned(), number))?.trouble.clone();
+        self.states.note_catalog(&catalog, trouble);
     }
 }
 

@@ -28,7 +28,7 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(40);
 pub(super) const POLL_INTERVAL: &str = "20ms";
 
 /// How long files must rest until the server reads them: longer than any way of writing here stands still.
-pub(super) const SETTLE_TIME: &str = "250ms";
+pub(super) const SETTLE_TIME: &str = "200ms";
 
 /// Questions that one look at the cost of a route takes.
 const ROUTE_QUESTIONS: usize = 60;

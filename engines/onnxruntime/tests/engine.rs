@@ -11,7 +11,6 @@ use bytes::Bytes;
 use tiltyard_onnxruntime::locate::{Places, locate};
 use tiltyard_onnxruntime::{LoadError, OrtEngine};
 use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile, Session};
-use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::{DataType, Shape, Tensor};
 
 /// The engine, or `None` where the operator wants to go without.

@@ -6,11 +6,9 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use tiltyard_onnxruntime::OrtEngine;
 use tiltyard_onnxruntime::locate::{Places, locate};
 use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
-use tiltyard_runtime::onnx::Graph;
 use tiltyard_runtime::providers::ProviderOptions;
 use tiltyard_types::Tensor;
 

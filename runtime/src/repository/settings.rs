@@ -38,6 +38,8 @@ pub struct Settings {
     pub memory_check: Option<bool>,
     /// Which versions to serve; `None` leaves it to the server.
     pub version_policy: Option<VersionPolicy>,
+    /// Whether a version may replace one whose clients it breaks.
+    pub accept_incompatible: bool,
     /// The file with the graph, where it is not `model.onnx`.
     pub model_file: Option<String>,
     /// How to batch.
@@ -109,6 +111,7 @@ struct Written {
     provider: toml::Table,
     memory_check: Option<bool>,
     version_policy: Option<String>,
+    accept_incompatible: bool,
     model_file: Option<String>,
     instances: Option<usize>,
     threads: Option<usize>,
@@ -213,6 +216,7 @@ impl Settings {
         if let Some(policy) = written.version_policy {
             self.version_policy = Some(policy.parse().map_err(|error| format!("model.toml: {error}"))?);
         }
+        self.accept_incompatible = written.accept_incompatible;
         self.model_file = written.model_file.or(self.model_file.take());
         self.instances = written.instances.or(self.instances);
         self.threads = written.threads.or(self.threads);

@@ -12,7 +12,9 @@ mod predict;
 mod progress;
 pub(crate) mod serve;
 mod settings;
+mod status;
 mod target;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ Examples:
   tiltyard --models ~/models --http-port 9000   serve another folder on another port
   tiltyard check ~/models                       what would be served, and what is wrong
   tiltyard models                               what a running server serves
+  tiltyard status                               where each version stands, and since when
   tiltyard predict risk --file patients.csv     ask a running server
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
@@ -66,6 +69,8 @@ fn command() -> Command {
         .subcommand(serve_command())
         .subcommand(predict::command())
         .subcommand(models::command())
+        .subcommand(status::command())
+        .subcommand(watch::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
@@ -111,6 +116,8 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("serve", matches)) => serve(matches),
         Some(("predict", matches)) => predict::run(matches).map(done),
         Some(("models", matches)) => models::run(matches).map(done),
+        Some(("status", matches)) => status::run(matches).map(done),
+        Some(("watch", matches)) => watch::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
@@ -175,6 +182,8 @@ mod tests {
         check("tiltyard --output json models", "models json");
         check("tiltyard config --http-port 9000", "config 9000");
         check("tiltyard engine list --output json", "engine json");
+        check("tiltyard status --output json", "status json");
+        check("tiltyard watch", "watch");
         check("tiltyard check", "check");
         check("tiltyard check m --engines tract,onnxruntime", "check");
         check("tiltyard bench risk --models m --output json", "bench json");

@@ -85,6 +85,7 @@ async fn serve(config: &Config, logs: Logs) -> Result<ExitCode, String> {
         _ = interrupt.recv() => {}
     }
     service.draining.store(true, Relaxed);
+    service.states.close();
     tracing::info!("draining");
     tokio::time::sleep(config.drain_notice).await;
     drain.send_replace(true);
@@ -162,8 +163,7 @@ impl Bound {
         for listener in std::iter::once(self.admin).chain(self.metrics) {
             let (service, admin_host, triton) = (Arc::clone(service), config.admin_host.clone(), config.triton_metrics);
             let handler = move |request, came_in_on| {
-                let response = admin::answer(&service, &admin_host, triton, &request, came_in_on);
-                async move { response }
+                admin::answer(Arc::clone(&service), admin_host.clone(), triton, request, came_in_on)
             };
             let (open, here) = (Arc::clone(&open), Arc::new(Fronts::here()));
             listeners.spawn(listen::serve(listener, limits, open, draining.clone(), here, handler));
