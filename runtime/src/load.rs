@@ -106,17 +106,20 @@ impl Loader {
         self.load_understood(model, version, found, understand(found)?, &|_| {})
     }
 
-    /// The same beside traffic, to which it gives way, unless the files are, byte for byte, those of the artifact `served`:
-    /// then `None`.
+    /// The same for a server, unless the files are, byte for byte, those of the artifact `served`: then `None`. It gives way
+    /// to traffic where there is any: while nobody is served, a load that gave way to everything else on the machine would
+    /// only take longer.
     pub fn load_beside(
         &self,
         model: &str,
         version: u64,
         found: &FoundVersion,
         served: Option<Digest>,
+        traffic: bool,
         progress: &Progress<'_>,
     ) -> Result<Option<Arc<Deployment>>, LoadError> {
-        let understood = giving_way(|| understand(found))?;
+        let read = || understand(found);
+        let understood = if traffic { giving_way(read) } else { read() }?;
         if served == Some(understood.artifact.digest) {
             return Ok(None);
         }
@@ -124,7 +127,7 @@ impl Loader {
         let starts_threads = understood.settings.threads.is_some_and(|threads| threads > 1)
             || understood.settings.providers.iter().any(|provider| provider != "cpu");
         let load = || self.load_understood(model, version, found, understood, progress);
-        if starts_threads { load() } else { giving_way(load) }.map(Some)
+        if traffic && !starts_threads { giving_way(load) } else { load() }.map(Some)
     }
 
     fn load_understood(

@@ -290,7 +290,8 @@ impl State {
             tracked.trouble = None;
             let served = entry.versions.get(number).and_then(|version| version.deployment.as_ref());
             let served = served.map(|deployment| deployment.identity.artifact);
-            let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone(), served };
+            let traffic = *self.done.borrow();
+            let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone(), served, traffic };
             drop(self.jobs.send(job));
         }
         self.take_out_superseded(name, &wanted, entry);

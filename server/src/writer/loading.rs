@@ -34,14 +34,16 @@ pub(super) struct LoadJob {
     pub(super) found: FoundVersion,
     /// The artifact that is served under this number.
     pub(super) served: Option<Digest>,
+    /// Whether there is traffic to give way to.
+    pub(super) traffic: bool,
 }
 
 /// A loader thread's life: takes jobs until nobody can give any more. The work itself gives way to those who serve.
 pub(super) fn load_versions(jobs: &Receiver<LoadJob>, loader: &Loader, states: &States, results: &Sender<Command>) {
-    while let Ok(LoadJob { model, number, found, served }) = jobs.recv() {
+    while let Ok(LoadJob { model, number, found, served, traffic }) = jobs.recv() {
         let fingerprint = found.fingerprint.clone();
         let progress = |stage| states.note_stage(&model, number, stage);
-        let load = || loader.load_beside(&model, number, &found, served, &progress);
+        let load = || loader.load_beside(&model, number, &found, served, traffic, &progress);
         let result = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
             Err(LoadError { reason: "the engine panicked while it loaded".into(), incomplete: false })
         });
