@@ -116,6 +116,13 @@ pub trait CompiledModel: Send + Sync {
         false
     }
 
+    /// Makes ready for the batches that will keep coming, each an example of its size: from now on no run has other shapes,
+    /// but for fewer rows. Called once, before the first request, and only where few sizes are liked. A model that can only
+    /// answer such runs and none yet fails here.
+    fn settle(&self, _batches: &[Vec<Option<Tensor>>]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Opens a session. Cheap where the library can share the compiled model.
     fn open(&self) -> Result<Box<dyn Session>, EngineError>;
 }

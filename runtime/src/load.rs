@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
-use tiltyard_types::{Digest, Signature, Tensor};
+use tiltyard_types::{Digest, Dim, Signature, Tensor, TensorSpec};
 
 use crate::batch::{Extent, Layout, Pad};
 use crate::choose::{Candidate, Contest};
@@ -351,24 +351,40 @@ fn report_placement(model: &str, compiled: &dyn CompiledModel) {
     }
 }
 
-/// Runs each size once on every session, so that no request pays for the search that a new size costs there.
+/// Runs each size once on every session, so that no request pays for the search that a new size costs there, and has the
+/// engine settle on them.
 fn warm_sizes(understood: &Understood, compiled: &dyn CompiledModel, sizes: &[usize]) -> Result<(), LoadError> {
     let signature = compiled.signature();
-    let Some(layout) = Layout::of(signature) else { return Ok(()) };
     let failed = |rows: usize, what: String| LoadError::new(format!("warming up with {rows} rows fails: {what}"));
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
-    let row = first_row(&timing_inputs(understood, signature), &layout);
-    let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
-    for &rows in sizes {
-        let batch = layout
-            .gather(&vec![row.as_slice(); rows], Extent::of_rows(rows))
-            .map_err(|error| failed(rows, error.to_string()))?;
-        // Sessions take turns, so that each has its run.
-        for _ in 0..compiled.sessions_max().unwrap_or(1) {
-            session.run(&batch, &wanted).map_err(|error| failed(rows, error.to_string()))?;
+    let example = timing_inputs(understood, signature);
+    let mut batches = Vec::new();
+    if let Some(layout) = Layout::of(signature) {
+        let row = first_row(&example, &layout);
+        for &rows in sizes {
+            let batch = layout.gather(&vec![row.as_slice(); rows], Extent::of_rows(rows));
+            batches.push((rows, batch.map_err(|error| failed(rows, error.to_string()))?));
         }
     }
-    Ok(())
+    let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
+    for (rows, batch) in &batches {
+        // Sessions take turns, so that each has its run.
+        for _ in 0..compiled.sessions_max().unwrap_or(1) {
+            session.run(batch, &wanted).map_err(|error| failed(*rows, error.to_string()))?;
+        }
+    }
+    drop(session);
+    let mut batches: Vec<Vec<Option<Tensor>>> = batches.into_iter().map(|(_, batch)| batch).collect();
+    if signature.inputs.iter().all(has_one_shape) {
+        batches = vec![example];
+    }
+    compiled.settle(&batches).map_err(|error| LoadError::new(error.to_string()))
+}
+
+/// Whether nothing about an input's shape is open.
+fn has_one_shape(input: &TensorSpec) -> bool {
+    let is_fixed = |dim: &Dim| matches!(dim, Dim::Fixed(_));
+    input.dims.as_ref().is_some_and(|dims| dims.iter().all(is_fixed))
 }
 
 /// Runs what the settings ask for before the first request. Golden examples and probes have warmed most models already.
