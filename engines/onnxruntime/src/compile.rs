@@ -188,7 +188,9 @@ impl Recipe<'_> {
                 None
             }
         };
-        let shared = SharedSession::new(session, signature, staging.is_some()).map_err(failed)?;
+        // What the processor reads may be a shape that the graph shall make.
+        let foretells = staging.as_ref().is_some_and(Staging::takes_all);
+        let shared = SharedSession::new(session, signature, foretells).map_err(failed)?;
         Ok(DeviceSession::Plain(staging, shared))
     }
 

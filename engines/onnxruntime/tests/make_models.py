@@ -163,6 +163,16 @@ def not_for_everyone():
     write("broken_graph", [broken], [x], [y], checked=False)
 
 
+def chance():
+    """A model that answers otherwise each time."""
+    x, y = tensor("x", TensorProto.FLOAT, ["n", 2]), tensor("y", TensorProto.FLOAT, ["n", 2])
+    nodes = [
+        helper.make_node("RandomUniformLike", ["x"], ["noise"]),
+        helper.make_node("Add", ["x", "noise"], ["y"]),
+    ]
+    write("chance", nodes, [x], [y])
+
+
 def mlp():
     """Something to compute on several threads, and a copy with its weights in a file of their own."""
     random = np.random.default_rng(7)
@@ -190,5 +200,5 @@ def mlp():
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "external.data").unlink(missing_ok=True)
-    for make in (identities, optional_input, zipmap, gather, fill, wrong_dims, aliases, constants, optionals, not_for_everyone, mlp):
+    for make in (identities, optional_input, zipmap, gather, fill, wrong_dims, aliases, constants, optionals, not_for_everyone, chance, mlp):
         make()

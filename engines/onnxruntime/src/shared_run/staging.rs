@@ -15,7 +15,8 @@
 //! So outputs are written to pinned memory where their shape is known before the run, and else where the library puts
 //! them, in plain memory. On a device the library compares only the number of elements with ours
 //! (`DataTransferManager::CopyTensors`), unlike on the CPU: a shape that is foretold is believed only once a run with
-//! inputs of these very shapes, in which the library chose, has had it.
+//! inputs of these very shapes, in which the library chose, has had it, and never where the processor reads an input,
+//! which may be a shape for the graph to make.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
@@ -156,6 +157,11 @@ impl Staging {
             outputs: none(signature.outputs.len()),
             known: HashSet::new(),
         }
+    }
+
+    /// Whether every input is read on the device.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.is_staged.iter().all(|is_staged| *is_staged)
     }
 
     /// Copies an input in and makes a value over it; `None` where it is better lent from where it is.
