@@ -52,9 +52,11 @@ pub(crate) fn compile(
             }
             Err(EngineError::Unsupported(refusal)) => refusals.push(refusal),
             // What a device cannot do another may; the CPU is the judge of a file.
-            Err(error) if provider != Provider::Cpu => {
-                refusals.push(format!("the execution provider {:?}: {}", provider.name(), plain_message(&error.to_string())))
-            }
+            Err(error) if provider != Provider::Cpu => refusals.push(format!(
+                "the execution provider {:?}: {}",
+                provider.name(),
+                plain_message(&error.to_string())
+            )),
             Err(error) => return Err(error),
         }
     }
@@ -123,15 +125,17 @@ impl Recipe<'_> {
     /// Options with the provider registered. Fails with `Unsupported` when the provider does not start.
     fn builder(&self, device: usize) -> Result<SessionBuilder, EngineError> {
         let options = self.options().map_err(|error| EngineError::Failed(error.to_string()))?;
-        options.with_execution_providers(self.provider.registrations(self.options, device, self.graphs)).map_err(|error| {
-            EngineError::Unsupported(format!(
-                "the execution provider {:?} of ONNX Runtime {} does not start: {}; {}",
-                self.provider.name(),
-                self.build.version,
-                plain_message(error.message()),
-                self.provider.how_to_get()
-            ))
-        })
+        options.with_execution_providers(self.provider.registrations(self.options, device, self.graphs)).map_err(
+            |error| {
+                EngineError::Unsupported(format!(
+                    "the execution provider {:?} of ONNX Runtime {} does not start: {}; {}",
+                    self.provider.name(),
+                    self.build.version,
+                    plain_message(error.message()),
+                    self.provider.how_to_get()
+                ))
+            },
+        )
     }
 
     fn options(&self) -> Result<SessionBuilder, ort::Error> {
@@ -182,16 +186,13 @@ impl Recipe<'_> {
             return Ok(DeviceSession::Graphs(session.map_err(|error| EngineError::Failed(error.to_string()))?));
         }
         let staging = match memory.transpose() {
-            Ok(memory) => memory.map(|memory| Staging::new(memory, signature, is_staged)),
+            Ok(memory) => memory.map(|memory| Staging::new(memory, is_staged)),
             Err(error) => {
                 tracing::warn!(provider = self.provider.name(), %error, "there is no pinned memory: copies take a detour");
                 None
             }
         };
-        // What the processor reads may be a shape that the graph shall make.
-        let foretells = staging.as_ref().is_some_and(Staging::takes_all);
-        let shared = SharedSession::new(session, signature, foretells).map_err(failed)?;
-        Ok(DeviceSession::Plain(staging, shared))
+        Ok(DeviceSession::Plain(staging, SharedSession::new(session, signature, false).map_err(failed)?))
     }
 
     /// An error of a session that was to be recorded, with the nodes that are not on the device where these are why.

@@ -21,21 +21,39 @@ use crate::shared_run::{Fixed, HostMemory, RunError, SharedSession};
 /// Batch sizes of a session, each of which keeps its memory on the device and pinned.
 const GRAPHS_MAX: usize = 16;
 
-/// Operators that decide while they run what comes next.
-const CONTROL_FLOW: [&str; 3] = ["If", "Loop", "Scan"];
+/// Operators that decide while they run what comes next or how much of it there is, or that answer otherwise each time.
+/// The library refuses the first three itself. An output must not become larger from one run with the same inputs to the
+/// next: it is written to memory of a fixed size (see [`crate::shared_run::Fixed`]).
+const UNSTEADY: [&str; 13] = [
+    "If",
+    "Loop",
+    "Scan",
+    "NonZero",
+    "Unique",
+    "Compress",
+    "NonMaxSuppression",
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+];
 
 type Inputs = Vec<Option<Tensor>>;
 
 /// Says why a model cannot run as graphs, as far as its file tells.
 pub(crate) fn check_graph(graph: &Graph) -> Result<(), EngineError> {
     let refuse = |why: String| Err(EngineError::Unsupported(format!("cuda_graphs of provider.cuda: {why}")));
-    if let Some(operator) = CONTROL_FLOW.into_iter().find(|name| graph.operators.contains(*name)) {
-        return refuse(format!("the model has nodes {operator}, which decide while they run; expected none"));
+    if let Some(operator) = UNSTEADY.into_iter().find(|name| graph.operators.contains(*name)) {
+        return refuse(format!(
+            "the model has nodes {operator}, which decide while they run; expected none, or no graphs"
+        ));
     }
     let Signature { inputs, outputs } = &graph.signature;
     for spec in inputs.iter().chain(outputs) {
         if spec.dtype.width().is_none() || spec.optional {
-            return refuse(format!("{spec} is text or optional; expected numbers that are always there"));
+            return refuse(format!("{spec} is text or optional; expected numbers that are always there, or no graphs"));
         }
     }
     let is_open = |dim: &Dim| matches!(dim, Dim::Dynamic(_));
@@ -65,7 +83,11 @@ enum Call {
 
 impl GraphSession {
     /// Takes a session over that was made for graphs, with memory that its device reads and writes by itself.
-    pub(crate) fn new(session: SharedSession, memory: HostMemory, signature: &Signature) -> std::io::Result<GraphSession> {
+    pub(crate) fn new(
+        session: SharedSession,
+        memory: HostMemory,
+        signature: &Signature,
+    ) -> std::io::Result<GraphSession> {
         let (sender, calls) = channel();
         let owner = Owner { graphs: Vec::new(), memory: Arc::new(memory), signature: signature.clone(), session };
         let thread = std::thread::Builder::new().name("cuda-graphs".into()).spawn(move || owner.serve(&calls))?;
@@ -127,8 +149,10 @@ impl Owner {
         match self.graphs.iter_mut().find(|graph| graph.takes(inputs)) {
             Some(graph) => graph.run(&self.session, inputs, wanted),
             None => {
-                let shapes: Vec<String> =
-                    inputs.iter().map(|input| input.as_ref().map_or("none".into(), |it| it.shape().to_string())).collect();
+                let shapes: Vec<String> = inputs
+                    .iter()
+                    .map(|input| input.as_ref().map_or("none".into(), |it| it.shape().to_string()))
+                    .collect();
                 let rows: Vec<String> = self.graphs.iter().map(|graph| graph.rows().to_string()).collect();
                 Err(RunError::Shape(format!(
                     "no CUDA graph takes inputs of {}; expected at most the rows of one of {}",
@@ -144,12 +168,14 @@ impl Owner {
         if !self.graphs.is_empty() {
             return refuse("this session has its graphs already".into());
         }
-        if batches.is_empty() || batches.len() > GRAPHS_MAX {
-            return refuse(format!(
-                "there would be {} graphs; expected 1 to {GRAPHS_MAX}: rows that may share a run, in few sizes, or inputs \
-                 of one shape only",
-                batches.len()
-            ));
+        if batches.is_empty() {
+            return refuse(
+                "its rows may share no run, and its inputs have more than one shape; leave cuda_graphs out".into(),
+            );
+        }
+        if batches.len() > GRAPHS_MAX {
+            let count = batches.len();
+            return refuse(format!("there would be {count} graphs; expected at most {GRAPHS_MAX} sizes of batches"));
         }
         let wanted: Vec<usize> = (0..self.signature.outputs.len()).collect();
         let input_rows = has_rows(&self.signature.inputs);

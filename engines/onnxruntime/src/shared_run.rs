@@ -45,7 +45,7 @@ pub(crate) struct SharedSession {
     run_options: RunOptions,
     cpu_memory: MemoryInfo,
     allocator: NonNull<OrtAllocator>,
-    /// By output: how to tell its shape before the run.
+    /// By output: how to tell its shape before the run. Nothing is foretold on devices.
     foretold: Vec<Option<Foretold>>,
     /// False once a shape was foretold wrongly.
     guesses_right: AtomicBool,
@@ -74,9 +74,9 @@ impl From<ort::Error> for RunError {
 }
 
 impl SharedSession {
-    /// Takes a session over. `foretells` says whether outputs may be put where we want them (see [`crate::foretell`]): on
-    /// the CPU alone, and on devices with [`Staging`]. Fails when a name holds a NUL or the library is out of memory.
-    pub(crate) fn new(session: &Session, signature: &Signature, foretells: bool) -> Result<SharedSession, ort::Error> {
+    /// Takes a session over, which is on the CPU alone or on a device. Fails when a name holds a NUL or the library is
+    /// out of memory.
+    pub(crate) fn new(session: &Session, signature: &Signature, on_cpu: bool) -> Result<SharedSession, ort::Error> {
         let names = |specs: &[tiltyard_types::TensorSpec]| -> Result<Vec<CString>, ort::Error> {
             specs.iter().map(|spec| Ok(CString::new(spec.name.as_str())?)).collect()
         };
@@ -90,7 +90,7 @@ impl SharedSession {
             run_options: RunOptions::quiet()?,
             cpu_memory: MemoryInfo::cpu()?,
             allocator: NonNull::new(allocator).ok_or_else(|| ort::Error::new("no default allocator"))?,
-            foretold: match foretells {
+            foretold: match on_cpu {
                 true => Foretold::of(signature),
                 false => vec![None; signature.outputs.len()],
             },
@@ -105,7 +105,7 @@ impl SharedSession {
     }
 
     /// Runs the model once; see [`tiltyard_runtime::engine::Session::run`] for the arguments. With `staging`, what a
-    /// device reads and writes passes through there.
+    /// device reads passes through there.
     pub(crate) fn run(
         &self,
         inputs: &[Option<Tensor>],
@@ -132,27 +132,19 @@ impl SharedSession {
         let wanted_names = self.names_of(wanted)?;
         let call = Call { inputs, names: &names, lent: &lent, wanted, wanted_names: &wanted_names };
         let tells = |&position: &usize| self.foretold[position].is_some();
-        let guess = self.guesses_right.load(Ordering::Relaxed)
-            && wanted.iter().any(tells)
-            && staging.as_ref().is_none_or(|staging| staging.knows(inputs, wanted));
-        let first = self.run_into(&call, guess, staging.as_deref_mut());
-        match (&first, &mut staging) {
-            (Err(error), _) if guess => {
-                // The request may be at fault, or a signature that promises another shape than the graph gives, or
-                // memory was short for a moment.
-                let second = self.run_into(&call, false, staging);
-                if second.is_ok() && matches!(error, RunError::Library(error) if is_wrong_guess(error.message())) {
-                    tracing::debug!(
-                        "outputs have other shapes than the signature says: the library allocates them from now on"
-                    );
-                    self.guesses_right.store(false, Ordering::Relaxed);
-                }
-                return second;
+        let guess = self.guesses_right.load(Ordering::Relaxed) && wanted.iter().any(tells);
+        let first = self.run_into(&call, guess);
+        if guess && let Err(error) = &first {
+            // The request may be at fault, or a signature that promises another shape than the graph gives, or memory
+            // was short for a moment.
+            let second = self.run_into(&call, false);
+            if second.is_ok() && matches!(error, RunError::Library(error) if is_wrong_guess(error.message())) {
+                tracing::debug!(
+                    "outputs have other shapes than the signature says: the library allocates them from now on"
+                );
+                self.guesses_right.store(false, Ordering::Relaxed);
             }
-            (Ok(outputs), Some(staging)) if !guess && self.foretells_all(inputs, wanted, outputs) => {
-                staging.learn(inputs, wanted);
-            }
-            _ => {}
+            return second;
         }
         first
     }
@@ -176,62 +168,43 @@ impl SharedSession {
         wanted.iter().map(name).collect()
     }
 
-    /// Whether what is foretold of these outputs is what they are.
-    fn foretells_all(&self, inputs: &[Option<Tensor>], wanted: &[usize], outputs: &[Tensor]) -> bool {
-        let is_right = |(&position, output): (&usize, &Tensor)| {
-            let told = self.foretold[position].as_ref().and_then(|foretold| foretold.shape(inputs));
-            told.is_none_or(|(shape, bytes)| shape == *output.shape() && bytes == output.size())
-        };
-        wanted.iter().zip(outputs).all(is_right)
-    }
-
     /// Runs the model with values that are lent already. With `guess`, outputs whose shape is foretold are written
-    /// into memory of ours, and the run fails where a shape was foretold wrongly.
-    fn run_into(
-        &self,
-        call: &Call<'_>,
-        guess: bool,
-        mut staging: Option<&mut Staging>,
-    ) -> Result<Vec<Tensor>, RunError> {
+    /// straight into memory of ours, and the run fails where a shape was foretold wrongly.
+    fn run_into(&self, call: &Call<'_>, guess: bool) -> Result<Vec<Tensor>, RunError> {
         let wanted = call.wanted;
         // Declared before the values that point into them, and so dropped after.
-        let mut rooms: SmallVec<[Room; 4]> = SmallVec::new();
+        let mut ours: SmallVec<[Option<(Shape, Buffer)>; 4]> = SmallVec::new();
         let mut outputs = Values(SmallVec::from_elem(ptr::null_mut(), wanted.len()));
         for (&position, slot) in wanted.iter().zip(&mut outputs.0) {
             let foretold = self.foretold[position].as_ref().filter(|_| guess);
-            let told = foretold.and_then(|foretold| Some((foretold.dtype, foretold.shape(call.inputs)?)));
-            rooms.push(match (told, &mut staging) {
-                (None, _) => Room::OfLibrary,
-                (Some((dtype, (shape, bytes))), Some(staging)) => {
-                    *slot = staging.make_room(position, dtype, &shape, bytes)?;
-                    Room::Staged(dtype, shape, bytes)
-                }
-                (Some((dtype, (shape, bytes))), None) => {
+            let room = foretold.and_then(|foretold| Some((foretold.dtype, foretold.shape(call.inputs)?)));
+            ours.push(match room {
+                Some((dtype, (shape, bytes))) => {
                     let mut buffer = Buffer::zeroed(bytes);
                     // The address stays where the buffer is moved to; nobody looks at it before the run is over.
-                    let start = buffer.as_bytes_mut().as_mut_ptr();
-                    *slot = value_over(&self.cpu_memory, start, bytes, &shape, dtype)?;
-                    Room::Ours(dtype, shape, buffer)
+                    *slot = value_over(&self.cpu_memory, buffer.as_bytes_mut().as_mut_ptr(), bytes, &shape, dtype)?;
+                    Some((shape, buffer))
                 }
+                None => None,
             });
         }
-        // What the values lend and the rooms outlive this function. An output slot is null, which asks ONNX Runtime to
-        // allocate, or a tensor over a buffer that nobody else has and that is as long as its shape says. Into such a
-        // one the library writes at most that many elements: what a node computes after it compared the shapes, and a
-        // constant and what comes from a device after it compared the numbers of elements.
+        // What the values lend and the buffers of `ours` outlive this function. An output slot is null, which asks ONNX
+        // Runtime to allocate, or a tensor over a buffer that nobody else has and that is as long as its shape says.
+        // Into such a one the library writes at most that many elements: what a node computes after it compared the
+        // shapes, and a constant after it compared the numbers of elements.
         self.call(&self.run_options, call.names, call.lent, call.wanted_names, &mut outputs)?;
-        let take = |((&position, &value), room): ((&usize, &*mut OrtValue), Room)| {
+        let take = |((&position, &value), ours): ((&usize, &*mut OrtValue), Option<(Shape, Buffer)>)| {
             let name = &self.output_names[position];
-            let (dtype, shape, buffer) = match (room, &staging) {
-                (Room::Ours(dtype, shape, buffer), _) => (dtype, shape, buffer),
-                (Room::Staged(dtype, shape, bytes), Some(staging)) => (dtype, shape, staging.copy_out(position, bytes)),
-                _ => return read(value, name),
-            };
-            Tensor::fixed(dtype, shape, buffer).map_err(|error| {
-                RunError::Shape(format!("output {:?} is not a whole tensor: {error}", name.to_string_lossy()))
-            })
+            match (ours, &self.foretold[position]) {
+                (Some((shape, buffer)), Some(foretold)) => {
+                    Tensor::fixed(foretold.dtype, shape, buffer).map_err(|error| {
+                        RunError::Shape(format!("output {:?} is not a whole tensor: {error}", name.to_string_lossy()))
+                    })
+                }
+                _ => read(value, name),
+            }
         };
-        wanted.iter().zip(&outputs.0).zip(rooms).map(take).collect()
+        wanted.iter().zip(&outputs.0).zip(ours).map(take).collect()
     }
 
     /// The one call of the library's `Run`. The caller keeps what the values point to until it returns.
@@ -323,16 +296,6 @@ struct Call<'a> {
     wanted_names: &'a [*const c_char],
 }
 
-/// Where an output is written.
-enum Room {
-    /// Where the library allocates it.
-    OfLibrary,
-    /// Straight into a buffer that becomes the answer.
-    Ours(DataType, Shape, Buffer),
-    /// Into so many bytes of the staging, to be copied from there.
-    Staged(DataType, Shape, usize),
-}
-
 /// Makes a value over `bytes` bytes at `start`, in memory of that kind.
 ///
 /// The value must not outlive them; they must be as many as the shape asks for, and aligned for every element.
@@ -363,13 +326,9 @@ fn value_over(
 }
 
 /// Begins what the library says of an output in memory of ours that has another shape than the graph gives: where a node
-/// asks for it, before the run where the graph tells, and where it is copied from a device.
-const WRONG_GUESS: [&str; 4] = [
-    "OrtValue shape verification failed",
-    "Got invalid dimensions for output",
-    "Invalid rank for output",
-    "Tensor size mismatch",
-];
+/// asks for it, and before the run where the graph tells.
+const WRONG_GUESS: [&str; 3] =
+    ["OrtValue shape verification failed", "Got invalid dimensions for output", "Invalid rank for output"];
 
 /// Whether a message says that an output has another shape than was foretold. Other failures may pass.
 fn is_wrong_guess(message: &str) -> bool {

@@ -64,7 +64,8 @@ fn it_answers_as_the_processor_does_while_batches_grow_and_shrink() {
         for thread in 0..4 {
             let (device, processor) = (&*device, &*processor);
             scope.spawn(move || {
-                (0..200).for_each(|round| agrees(device, processor, [1, 64, 3, 17, 200, 2, 64][round % 7], thread + round))
+                (0..200)
+                    .for_each(|round| agrees(device, processor, [1, 64, 3, 17, 200, 2, 64][round % 7], thread + round))
             });
         }
     });

@@ -166,11 +166,11 @@ def not_for_everyone():
 def chance():
     """A model that answers otherwise each time."""
     x, y = tensor("x", TensorProto.FLOAT, ["n", 2]), tensor("y", TensorProto.FLOAT, ["n", 2])
-    nodes = [
-        helper.make_node("RandomUniformLike", ["x"], ["noise"]),
-        helper.make_node("Add", ["x", "noise"], ["y"]),
+    constants = [
+        numpy_helper.from_array(np.float32(0.5), "ratio"),
+        numpy_helper.from_array(np.bool_(True), "training"),
     ]
-    write("chance", nodes, [x], [y])
+    write("chance", [helper.make_node("Dropout", ["x", "ratio", "training"], ["y"])], [x], [y], constants)
 
 
 def mlp():

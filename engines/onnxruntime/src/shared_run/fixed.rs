@@ -13,6 +13,9 @@
 //!   there is one: two plain runs, in which the arenas get what they need, and one that is recorded
 //!   (`CUDAExecutionProvider::OnRunStart`, `min_num_runs_before_cuda_graph_capture_`). So the first run of a [`Fixed`]
 //!   takes long, and [`NO_GRAPH`] is for runs that are neither.
+//! - What is copied out is as much as the output has, whatever room there is (see [`super::staging`]). The room is as large as
+//!   an output of the same inputs was, and a graph's outputs are of one size for ever: operators that read a size back from
+//!   the device cannot be recorded, and are refused before.
 //! - Graphs are kept by thread (`CUDAExecutionProvider::PerThreadContext`): one thread runs such a session for ever.
 //! - Recording is in `cudaStreamCaptureModeGlobal`: whoever else allocates or copies on a GPU meanwhile breaks it, and
 //!   fails too. See [`crate::gate`].
@@ -87,9 +90,7 @@ impl Fixed {
             options: RunOptions::of_graph(number)?,
         };
         fixed.rows = fixed.inputs.iter().find(|place| place.has_rows).and_then(|place| place.shape.rows()).unwrap_or(0);
-        for (places, values) in
-            [(&mut fixed.inputs, &mut fixed.values.0), (&mut fixed.outputs, &mut fixed.values.1)]
-        {
+        for (places, values) in [(&mut fixed.inputs, &mut fixed.values.0), (&mut fixed.outputs, &mut fixed.values.1)] {
             for place in places {
                 values.0.push(place.block.value(place.dtype, &place.shape, place.bytes)?);
             }
@@ -145,9 +146,7 @@ impl Fixed {
         let cut = |&position: &usize| {
             let place = &self.outputs[position];
             let (shape, bytes) = match (place.has_rows, place.shape.rows(), rows) {
-                (true, Some(full), Some(rows)) if full > 0 => {
-                    (place.shape.with_rows(rows), place.bytes / full * rows)
-                }
+                (true, Some(full), Some(rows)) if full > 0 => (place.shape.with_rows(rows), place.bytes / full * rows),
                 _ => (place.shape.clone(), place.bytes),
             };
             let buffer = Buffer::copy_of(&place.block.as_bytes()[..bytes]);

@@ -1,24 +1,24 @@
-//! Where do tensors wait that a device reads and writes without a detour?
+//! Where do inputs wait that a device reads without a detour?
 //!
-//! A device copies from and to pinned host memory by itself, while its stream goes on; from any other memory the driver
-//! copies through a pinned buffer of its own, and the calling thread waits. So a session on a device owns pinned memory:
-//! inputs are copied there and lent from there, and outputs are written there and copied into our own buffers.
+//! A device copies from pinned host memory by itself, while the calling thread goes on to queue what shall be computed; from
+//! any other memory the driver copies through a pinned buffer of its own, and the thread waits. So a session on a device
+//! owns pinned memory, into which inputs are copied and from which they are lent.
 //!
 //! It is `Run` that is handed these values, and no `OrtIoBinding`. In ONNX Runtime's source the two are one path
-//! (`InferenceSession::Run(run_options, io_binding)` calls `Run` with the bound values), with two differences. Binding an
-//! input that is not on its device yet copies it at once (`IOBinding::BindInput`, `utils::CopyOneInputAcrossDevices`), on
-//! a stream that is fetched for that input alone and that nobody waits for but `SynchronizeBoundInputs`, which waits for
-//! everything on the device; `Run` copies all of them on the stream that computes (`utils::ExecuteGraph`,
-//! `CopyInputsAcrossDevices`). And binding an output to a device without a value lets the library choose its memory, as
-//! `Run` does where it is given no value, but for the kind of it.
+//! (`InferenceSession::Run(run_options, io_binding)` calls `Run` with what is bound) with two differences, neither of
+//! which serves here:
 //!
-//! So outputs are written to pinned memory where their shape is known before the run, and else where the library puts
-//! them, in plain memory. On a device the library compares only the number of elements with ours
-//! (`DataTransferManager::CopyTensors`), unlike on the CPU: a shape that is foretold is believed only once a run with
-//! inputs of these very shapes, in which the library chose, has had it, and never where the processor reads an input,
-//! which may be a shape for the graph to make.
+//! - Binding an input that is not on its device copies it at once (`IOBinding::BindInput`,
+//!   `utils::CopyOneInputAcrossDevices`), on a stream that is fetched for that input alone and that nobody waits for but
+//!   `SynchronizeBoundInputs`, which waits for all that goes on on the device. `Run` copies all inputs on the stream that
+//!   computes (`utils::ExecuteGraph`, `CopyInputsAcrossDevices`).
+//! - Binding an output to a kind of memory lets the library allocate it there, whatever its shape; `Run` allocates plain
+//!   memory where it is given no value. It could be given a value over pinned memory where the shape is known before. But
+//!   what comes from a device is copied there without a look at how large the value is (`DataTransferManager::CopyTensors`
+//!   hands whole lists on unchecked, and `GPUDataTransfer` copies as much as the source has): a graph whose outputs are
+//!   larger than its signature says would write over what is behind. So outputs are the library's to allocate, and are
+//!   copied into our own buffers from there.
 
-use std::collections::HashSet;
 use std::ffi::{CStr, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -30,11 +30,8 @@ use tiltyard_types::{Buffer, DataType, Shape, Signature, Tensor};
 
 use super::{MemoryInfo, check, value_over};
 
-/// Larger tensors are lent and allocated as without staging: pinned memory cannot be swapped out.
+/// Larger inputs are lent from where they are: pinned memory cannot be swapped out.
 const BYTES_MAX: usize = 64 << 20;
-
-/// Input shapes and outputs that are remembered.
-const KNOWN_MAX: usize = 256;
 
 /// What blocks grow by.
 const PAGE: usize = 4096;
@@ -141,27 +138,13 @@ pub(crate) struct Staging {
     /// By input: whether it is read on the device.
     is_staged: Vec<bool>,
     inputs: Vec<Option<Block>>,
-    outputs: Vec<Option<Block>>,
-    /// Shapes of all inputs, with the outputs that were wanted, for which what is foretold was seen to be so.
-    known: HashSet<(Vec<Option<Shape>>, Vec<usize>)>,
 }
 
 impl Staging {
-    /// Staging for the inputs that `is_staged`, by the signature's order; see [`on_device`].
-    pub(crate) fn new(memory: HostMemory, signature: &Signature, is_staged: Vec<bool>) -> Staging {
-        let none = |count: usize| (0..count).map(|_| None).collect();
-        Staging {
-            memory: Arc::new(memory),
-            is_staged,
-            inputs: none(signature.inputs.len()),
-            outputs: none(signature.outputs.len()),
-            known: HashSet::new(),
-        }
-    }
-
-    /// Whether every input is read on the device.
-    pub(crate) fn takes_all(&self) -> bool {
-        self.is_staged.iter().all(|is_staged| *is_staged)
+    /// Staging for the inputs that `is_staged`, in the signature's order; see [`on_device`].
+    pub(crate) fn new(memory: HostMemory, is_staged: Vec<bool>) -> Staging {
+        let inputs = is_staged.iter().map(|_| None).collect();
+        Staging { memory: Arc::new(memory), is_staged, inputs }
     }
 
     /// Copies an input in and makes a value over it; `None` where it is better lent from where it is.
@@ -174,39 +157,6 @@ impl Staging {
         block.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         block.value(tensor.dtype(), tensor.shape(), bytes.len()).map(Some)
     }
-
-    /// Makes a value that an output of that shape is written into, which is `bytes` bytes long.
-    pub(super) fn make_room(
-        &mut self,
-        position: usize,
-        dtype: DataType,
-        shape: &Shape,
-        bytes: usize,
-    ) -> Result<*mut OrtValue, ort::Error> {
-        grown(&mut self.outputs[position], &self.memory, bytes)?.value(dtype, shape, bytes)
-    }
-
-    /// The first bytes of what was written for an output.
-    pub(super) fn copy_out(&self, position: usize, bytes: usize) -> Buffer {
-        let block = self.outputs[position].as_ref();
-        block.map_or_else(Buffer::default, |block| Buffer::copy_of(&block.as_bytes()[..bytes]))
-    }
-
-    /// Whether what is foretold of these outputs was seen to be so.
-    pub(super) fn knows(&self, inputs: &[Option<Tensor>], wanted: &[usize]) -> bool {
-        !self.known.is_empty() && self.known.contains(&key(inputs, wanted))
-    }
-
-    /// Notes that what is foretold of these outputs was so.
-    pub(super) fn learn(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) {
-        if self.known.len() < KNOWN_MAX {
-            self.known.insert(key(inputs, wanted));
-        }
-    }
-}
-
-fn key(inputs: &[Option<Tensor>], wanted: &[usize]) -> (Vec<Option<Shape>>, Vec<usize>) {
-    (inputs.iter().map(|input| Some(input.as_ref()?.shape().clone())).collect(), wanted.to_vec())
 }
 
 /// The block, which holds at least so many bytes afterwards. Batches grow to the largest there may be and no further.
@@ -231,9 +181,7 @@ pub(crate) fn on_device(session: &Session, signature: &Signature) -> Result<Vec<
     let inputs = session.inputs();
     let mut places: Vec<*const OrtMemoryInfo> = vec![ptr::null(); inputs.len()];
     // SAFETY: the session is live, and there is room for as many answers as it has inputs.
-    check(unsafe {
-        (ort::api().SessionGetMemoryInfoForInputs)(session.ptr(), places.as_mut_ptr(), places.len())
-    })?;
+    check(unsafe { (ort::api().SessionGetMemoryInfoForInputs)(session.ptr(), places.as_mut_ptr(), places.len()) })?;
     let is_on_gpu = |place: *const OrtMemoryInfo| {
         let mut kind = OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU;
         // SAFETY: the description belongs to the session; the out-pointer is valid.
