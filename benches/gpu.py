@@ -33,7 +33,7 @@ def make(models, folder, provider, graphs):
             continue
         (folder / model.name / "1").mkdir(parents=True)
         shutil.copy(model / "1/model.onnx", folder / model.name / "1")
-        settings = f'engines = ["onnxruntime"]\nproviders = ["{provider}"]\n\n[batching]\nrows_max = 16\n'
+        settings = f'engine = "onnxruntime"\nproviders = ["{provider}"]\n\n[batching]\nrows_max = 16\n'
         if graphs:
             settings += "\n[provider.cuda]\ncuda_graphs = true\n"
         (folder / model.name / "model.toml").write_text(settings)
@@ -52,19 +52,23 @@ def start(server, folder, flags):
     ports = folder.parent / f"{folder.name}.json"
     command = [server, "serve", "--models", folder, "--data-dir", folder.parent / f"{folder.name}-data", "--ports-file", ports]
     command += ["--http-port", "0", "--grpc-port", "0", "--admin-port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    wanted = [path.name for path in folder.iterdir()]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         try:
             base = f"http://127.0.0.1:{json.loads(ports.read_text())['http']}/v2"
-            for name in wanted:
-                call(f"{base}/models/{name}/ready")
-            return process, base
+            call(f"{base}/health/ready")
         except (OSError, ValueError, urllib.error.URLError):
             time.sleep(0.1)
+            continue
+        # Each model is served or refused by now.
+        refused = [model for model in call(f"{base}/repository/index", {}) if model.get("state") != "READY"]
+        if not refused:
+            return process, base
+        stop(process)
+        raise SystemExit("\n".join(f"{folder.name}: {model['name']}: {model.get('reason')}" for model in refused))
     process.kill()
-    raise SystemExit(f"{folder.name}: not all of {', '.join(wanted)} became ready; the log above says why")
+    raise SystemExit(f"{folder.name}: the server did not become ready; try it by hand")
 
 
 def request(spec, rows):

@@ -115,7 +115,7 @@ fn mistakes_name_the_key_the_value_and_what_was_expected() {
         "provider.cuda: 1 is no table: expected such as [provider.cuda] with a line for each option"
     });
     assert!(read("[tensorrt]\ncuda_graphs = true").unwrap_err().contains("cuda_graphs of provider.cuda"));
-    refused("[cuda]\ncuda_graphs = 1", { "provider.cuda.cuda_graphs: 1 is not possible: expected true or false" });
+    refused("[cuda]\ncuda_graphs = 1", "provider.cuda.cuda_graphs: 1 is not possible: expected true or false");
 }
 
 #[test]
