@@ -1,8 +1,8 @@
 //! Where do inputs wait that a device reads without a detour?
 //!
-//! A device copies from pinned host memory by itself, while the calling thread goes on to queue what shall be computed; from
-//! any other memory the driver copies through a pinned buffer of its own, and the thread waits. So a session on a device
-//! owns pinned memory, into which inputs are copied and from which they are lent.
+//! A device copies from pinned host memory by itself; from any other memory the driver copies through a pinned buffer of its
+//! own, a piece at a time. So a session on a device owns pinned memory, into which inputs are copied and from which they
+//! are lent. What that gains has not been measured on a device yet.
 //!
 //! It is `Run` that is handed these values, and no `OrtIoBinding`. In ONNX Runtime's source the two are one path
 //! (`InferenceSession::Run(run_options, io_binding)` calls `Run` with what is bound) with two differences, neither of
