@@ -101,11 +101,18 @@ impl Graph {
         Ok(read)
     }
 
-    /// Checks that every external data file is there, beside `model_path`.
+    /// Checks that every external data file is there, beside `model_path`: links may lead to where the model's own file
+    /// lies or elsewhere in its folder, as mounted volumes have them, and nowhere else.
     pub fn check_external_files(&self, model_path: &Path) -> Result<(), OnnxError> {
         let folder = model_path.parent().unwrap_or(Path::new("."));
-        match self.external_files.iter().find(|name| !folder.join(name).is_file()) {
-            Some(missing) => Err(OnnxError::MissingData(missing.clone())),
+        if let Some(missing) = self.external_files.iter().find(|name| !folder.join(name).is_file()) {
+            return Err(OnnxError::MissingData(missing.clone()));
+        }
+        let real = |path: &Path| path.canonicalize().ok();
+        let homes = [real(folder), real(model_path).and_then(|path| path.parent().map(Path::to_owned))];
+        let is_home = |path: &Path| homes.iter().flatten().any(|home| path.starts_with(home));
+        match self.external_files.iter().find(|name| !real(&folder.join(name)).is_some_and(|path| is_home(&path))) {
+            Some(escaped) => Err(OnnxError::Escape(escaped.clone())),
             None => Ok(()),
         }
     }

@@ -10,23 +10,31 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tiltyard_runtime::deployment::{BatchAxis, Padding};
+use tiltyard_types::Error;
 
 use crate::catalog::Version;
 use crate::config::Host;
-use crate::listen::CameInOn;
-use crate::protocol::date;
+use crate::listen::CameIn;
+use crate::locks::calls::Call;
+use crate::protocol::{date, reply};
 use crate::service::Service;
 use crate::telemetry;
 
-/// Answers one request on the admin port. Metrics and health are for everybody who reaches it; the rest only for
-/// connections that came in on the admin host.
+/// Answers one request on the admin port, where its caller may ask: metrics and health to everybody who reaches it, the rest
+/// only to connections that came in on the admin host.
 pub(crate) fn answer<B>(
     service: &Arc<Service>,
     admin_host: &Host,
     triton_metrics: bool,
     request: &Request<B>,
-    CameInOn(came_in_on): CameInOn,
+    came_in: &CameIn,
 ) -> Response<Full<Bytes>> {
+    if let Some(access) = &service.access
+        && let Err(error) = access.judge(request.headers(), came_in.certificate.as_deref(), call(request.uri().path()))
+    {
+        service.totals.note_failure(error.kind());
+        return refusal(&error);
+    }
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(service, triton_metrics))
@@ -38,7 +46,7 @@ pub(crate) fn answer<B>(
             let status = if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "text/plain", String::new())
         }
-        (_, path) if path.starts_with("/admin") && !came_in_on.is_some_and(|address| covers(admin_host, address)) => {
+        (_, path) if path.starts_with("/admin") && !came_in.on.is_some_and(|address| covers(admin_host, address)) => {
             let error = json!({ "error": format!("{path} is answered on the admin host {admin_host} only") });
             (StatusCode::FORBIDDEN, "application/json", error.to_string())
         }
@@ -56,6 +64,26 @@ pub(crate) fn answer<B>(
     if request.version() == http::Version::HTTP_2 {
         response.headers_mut().insert(DATE, date::header());
     }
+    response
+}
+
+/// What a path asks for, as far as permission goes.
+fn call(path: &str) -> Call<'static> {
+    match path {
+        "/metrics" => Call::Metrics,
+        "/health/live" | "/v2/health/live" | "/health/ready" | "/v2/health/ready" => Call::Health,
+        path if path.starts_with("/admin") => Call::SeeAll,
+        // Nothing is there, which those whom the server knows may be told.
+        _ => Call::Server,
+    }
+}
+
+fn refusal(error: &Error) -> Response<Full<Bytes>> {
+    let reply = reply::failure(error);
+    let mut response = Response::new(Full::new(reply.body));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response.headers_mut().insert(CONTENT_TYPE, reply.content_type);
     response
 }
 

@@ -1,10 +1,12 @@
 //! How do connections come in and become requests?
 //!
-//! Every listener answers HTTP/1.1, HTTP/2 and gRPC. A connection must send its first request head within a deadline,
-//! may idle for a while between requests, and is told to go when the server drains.
+//! Every listener answers HTTP/1.1, HTTP/2 and gRPC, on TCP within TLS where there is a certificate. A connection must send
+//! its first request head within a deadline, may idle for a while between requests, and is told to go when it is old or the
+//! server drains.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -27,6 +29,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock;
 use crate::fronts::{Fronts, Open};
+use crate::locks::certificate::ClientCertificate;
+use crate::locks::tls::Tls;
 
 /// Bytes a client may send before the server has taken them, per stream and per connection: large tensors would else
 /// wait for a round trip every 64 KiB.
@@ -39,9 +43,14 @@ const STREAMS_MAX: u32 = 1024;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
-/// The address that a connection came in on; none on a Unix socket.
-#[derive(Clone, Copy, Debug)]
-pub struct CameInOn(pub Option<std::net::IpAddr>);
+/// How a connection came in.
+#[derive(Clone, Debug, Default)]
+pub struct CameIn {
+    /// The address that it came in on; none on a Unix socket.
+    pub on: Option<IpAddr>,
+    /// What its client showed of itself, where TLS asked for it.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
 
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +61,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Between requests.
     pub idle_timeout: Duration,
+    /// From accept until the client is told to come again on another connection; zero for never.
+    pub age_max: Duration,
 }
 
 /// A bound socket.
@@ -107,9 +118,10 @@ pub async fn serve<H, F, R>(
     open: Arc<AtomicUsize>,
     drain: watch::Receiver<bool>,
     fronts: Arc<Fronts>,
+    tls: Option<Arc<Tls>>,
     handler: H,
 ) where
-    H: Fn(Request<Incoming>, CameInOn) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, CameIn) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -128,17 +140,22 @@ pub async fn serve<H, F, R>(
             }
             Ok(stream) => {
                 let held = (Open::new(&open), alive.clone());
-                let (handler, drain) = (handler.clone(), drain.clone());
+                let (handler, drain, tls) = (handler.clone(), drain.clone(), tls.clone());
                 fronts.deal(async move {
                     // Fails only where the system is out of memory for its watch.
-                    match stream.here() {
-                        Ok((Stream::Tcp(stream), came_in_on)) => {
-                            connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
+                    match (stream.here(), tls) {
+                        (Ok((Stream::Tcp(stream), on)), None) => {
+                            let came_in = CameIn { on, certificate: None };
+                            connection(TokioIo::new(stream), came_in, limits, drain, handler).await;
                         }
-                        Ok((Stream::Unix(stream), came_in_on)) => {
-                            connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
+                        // Boxed, so that plain connections do not carry the room for it.
+                        (Ok((Stream::Tcp(stream), on)), Some(tls)) => {
+                            Box::pin(secured(stream, on, tls, limits, drain, handler)).await;
                         }
-                        Err(error) => tracing::warn!(%error, "a connection cannot be served"),
+                        (Ok((Stream::Unix(stream), _)), _) => {
+                            connection(TokioIo::new(stream), CameIn::default(), limits, drain, handler).await;
+                        }
+                        (Err(error), _) => tracing::warn!(%error, "a connection cannot be served"),
                     }
                     drop(held);
                 });
@@ -168,13 +185,13 @@ enum Stream {
 
 impl Accepted {
     /// Lets the event loop of this thread watch the connection.
-    fn here(self) -> io::Result<(Stream, CameInOn)> {
+    fn here(self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
             Accepted::Tcp(stream) => {
-                let came_in_on = CameInOn(stream.local_addr().ok().map(|address| address.ip()));
-                Ok((Stream::Tcp(TcpStream::from_std(stream)?), came_in_on))
+                let on = stream.local_addr().ok().map(|address| address.ip());
+                Ok((Stream::Tcp(TcpStream::from_std(stream)?), on))
             }
-            Accepted::Unix(stream) => Ok((Stream::Unix(UnixStream::from_std(stream)?), CameInOn(None))),
+            Accepted::Unix(stream) => Ok((Stream::Unix(UnixStream::from_std(stream)?), None)),
         }
     }
 }
@@ -201,15 +218,29 @@ struct Activity {
     ended: AtomicU64,
 }
 
-async fn connection<I, H, F, R>(
-    io: I,
-    came_in_on: CameInOn,
+/// A connection within TLS, once both sides have shaken hands.
+async fn secured<H, F, R>(
+    stream: TcpStream,
+    on: Option<IpAddr>,
+    tls: Arc<Tls>,
     limits: Limits,
-    mut drain: watch::Receiver<bool>,
+    drain: watch::Receiver<bool>,
     handler: H,
 ) where
+    H: Fn(Request<Incoming>, CameIn) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<R>> + Send + 'static,
+    R: Body<Data = Bytes> + Send + Unpin + 'static,
+    R::Error: std::error::Error + Send + Sync,
+{
+    if let Some((stream, certificate)) = tls.accept(stream, limits.header_timeout).await {
+        connection(TokioIo::new(stream), CameIn { on, certificate }, limits, drain, handler).await;
+    }
+}
+
+async fn connection<I, H, F, R>(io: I, came_in: CameIn, limits: Limits, mut drain: watch::Receiver<bool>, handler: H)
+where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>, CameInOn) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, CameIn) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -219,7 +250,7 @@ async fn connection<I, H, F, R>(
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| Answering {
             running: Some(Running::new(&activity)),
-            answer: handler(request, came_in_on),
+            answer: handler(request, came_in.clone()),
         })
     };
     let mut builder = auto::Builder::new(InBoxes);
@@ -240,6 +271,7 @@ async fn connection<I, H, F, R>(
         .max_header_list_size(HEAD_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut idle = pin!(until_idle(&activity, limits));
+    let mut old = pin!(until_old(limits.age_max));
     let mut told = false;
     loop {
         tokio::select! {
@@ -255,6 +287,10 @@ async fn connection<I, H, F, R>(
                     tracing::debug!("a connection sent no request in time");
                     return;
                 }
+                connection.as_mut().graceful_shutdown();
+            }
+            () = old.as_mut(), if !told => {
+                told = true;
                 connection.as_mut().graceful_shutdown();
             }
             _ = drain.wait_for(|drain| *drain), if !told => {
@@ -274,6 +310,16 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for InBoxes
     fn execute(&self, request: F) {
         tokio::spawn(Box::pin(request));
     }
+}
+
+/// Ends when a connection is old; never where the age is zero. Spread over the last tenth, so that connections that began
+/// together do not all come again together.
+async fn until_old(age_max: Duration) {
+    if age_max.is_zero() {
+        return std::future::pending().await;
+    }
+    let spread = RandomState::new().hash_one(()) as f64 / u64::MAX as f64;
+    tokio::time::sleep(age_max.mul_f64(1.0 - spread / 10.0)).await;
 }
 
 /// Ends when no request came for too long: sooner before the first one.

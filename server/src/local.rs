@@ -27,7 +27,15 @@ impl Local {
             ModelControl::Explicit => ModelControl::Explicit,
             ModelControl::Watch | ModelControl::None => ModelControl::None,
         };
-        let config = Config { model_control, ..config.clone() };
+        // Whoever runs this may read the models anyway: locks are for doors.
+        let config = Config {
+            model_control,
+            access_file: None,
+            oidc_issuer: None,
+            oidc_audience: Vec::new(),
+            oidc_jwks: None,
+            ..config.clone()
+        };
         let logs = Logs::start(LogFormat::Human, LogLevel::Error);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
@@ -57,7 +65,7 @@ impl Local {
     /// Answers one request of any protocol, its head as a listener would hand it over. Blocks until the answer is whole.
     pub fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Collected<Bytes>>, String> {
         self.runtime.block_on(async {
-            let (head, body) = protocol::answer(Arc::clone(&self.service), request).await.into_parts();
+            let (head, body) = protocol::answer(Arc::clone(&self.service), request, None).await.into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok(Response::from_parts(head, body))
         })

@@ -10,6 +10,7 @@ use tiltyard_runtime::repository::policy::VersionPolicy;
 use crate::config::ModelControl;
 use crate::infer::Inference;
 use crate::ledger::Ledger;
+use crate::locks::access::Access;
 use crate::logs::Logs;
 use crate::telemetry::Totals;
 use crate::writer::Writer;
@@ -28,6 +29,8 @@ pub struct Service {
     pub totals: Totals,
     /// What deployments counted, those that are gone included.
     pub ledger: Arc<Ledger>,
+    /// Who may do what; none where anybody may do anything.
+    pub access: Option<Arc<Access>>,
     /// The largest body on any protocol.
     pub body_bytes_max: usize,
     /// The time a request has where its client gave none, and in which its body must arrive.

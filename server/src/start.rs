@@ -15,6 +15,7 @@ use crate::config::{Amount, Config};
 use crate::engines::{self, Engines};
 use crate::infer::Inference;
 use crate::ledger::Ledger;
+use crate::locks::access::Access;
 use crate::logs::Logs;
 use crate::reaper::Reaper;
 use crate::service::Service;
@@ -50,6 +51,7 @@ fn queue_defaults(config: &Config, threads: usize) -> QueuePolicy {
 
 /// Starts everything but the listeners. The first look at the repository begins at once.
 pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
+    let access = Access::open(config)?.map(Arc::new);
     let Engines { found, missing } = engines::find(config)?;
     for engine in &found {
         let build = engine.build();
@@ -110,6 +112,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         logs,
         totals: Totals::default(),
         ledger,
+        access,
         body_bytes_max: config.body_bytes_max,
         request_timeout: config.request_timeout,
         control: config.model_control,

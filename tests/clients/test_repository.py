@@ -425,6 +425,28 @@ def test_broken_models_harm_no_neighbour(among_broken):
     assert reply.kind is None and reply.outputs["sum"].tolist() == [[2, 4, 6, 8]], reply
 
 
+def linked_out(folder):
+    """A repository whose models reach out of their folders by links: weights, and labels that clients get to see."""
+    (folder / "secret").mkdir(parents=True)
+    for name, source in (("weights", "external_data"), ("labels", "two_in_two_out")):
+        shutil.copytree(serving.FIXTURES / source, folder / "models" / name)
+    weights = next(file for file in (folder / "models" / "weights" / "1").iterdir() if file.suffix not in (".onnx", ""))
+    shutil.move(weights, folder / "secret" / "weights")
+    weights.symlink_to(folder / "secret" / "weights")
+    (folder / "secret" / "labels").write_text("a\nb\nc\nd\n")
+    (folder / "models" / "labels" / "labels.txt").symlink_to(folder / "secret" / "labels")
+    (folder / "models" / "labels" / "config.pbtxt").write_text(
+        'output [{ name: "sum" data_type: TYPE_FP32 dims: [-1, 4] label_filename: "labels.txt" }]\n')
+    return folder / "models"
+
+
+@pytest.mark.parametrize("model", ["weights", "labels"])
+def test_links_out_of_a_model_are_not_followed(tmp_path, model):
+    with serving.Server(linked_out(tmp_path), tmp_path / "server") as server:
+        state, reason = reason_of(server, model)
+        assert state == "UNAVAILABLE" and ("not inside" in reason or "link out of" in reason), reason
+
+
 @pytest.mark.parametrize("model", ["truncated", "wrong_golden", "bad_toml"])
 def test_strict_refuses_to_start(tmp_path, model):
     models = serving.link_models(tmp_path / "models", serving.BROKEN / model, serving.FIXTURES / "two_in_two_out")

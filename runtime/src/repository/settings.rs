@@ -248,6 +248,13 @@ impl Settings {
             if !inside {
                 return Err(format!("config.pbtxt: label file {file:?} is not inside the model's folder"));
             }
+            // A link may lead through the folder, as mounted volumes have them, but not out of it: clients get to see labels.
+            let real = (folder.join(&file).canonicalize(), folder.canonicalize());
+            if let (Ok(file_path), Ok(home)) = &real
+                && !file_path.starts_with(home)
+            {
+                return Err(format!("config.pbtxt: label file {file:?} is a link out of the model's folder"));
+            }
             let text =
                 fs::read_to_string(folder.join(&file)).map_err(|error| format!("label file {file:?}: {error}"))?;
             *labels = text.lines().map(str::to_owned).collect();

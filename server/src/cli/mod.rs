@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod completions;
 mod config;
+mod credentials;
 mod engine;
 pub mod exit;
 mod models;
@@ -13,6 +14,7 @@ mod progress;
 pub(crate) mod serve;
 mod settings;
 mod target;
+mod token;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ Examples:
   tiltyard predict risk --file patients.csv     ask a running server
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
+  tiltyard token new app scorer:risk            a token for a caller of one model
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
 
@@ -70,6 +73,7 @@ fn command() -> Command {
         .subcommand(bench::command())
         .subcommand(engine::command())
         .subcommand(config::command())
+        .subcommand(token::command())
         .subcommand(completions::command())
         .after_help(HELP_END)
 }
@@ -115,6 +119,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
         Some(("config", matches)) => config::run(matches).map(done),
+        Some(("token", matches)) => token::run(matches).map(done),
         Some(("completions", matches)) => completions::run(matches).map(done),
         Some((unknown, _)) => Err(Failure::usage(format!("unknown command {unknown:?}"))),
     }
@@ -179,6 +184,8 @@ mod tests {
         check("tiltyard check m --engines tract,onnxruntime", "check");
         check("tiltyard bench risk --models m --output json", "bench json");
         check("tiltyard completions bash", "completions");
+        check("tiltyard token new app scorer:risk viewer", "token");
+        check("tiltyard models --server https://h --token-file t --ca c --output json", "models json");
     }
 
     #[test]
@@ -198,5 +205,7 @@ mod tests {
         check("tiltyard engine install", "MissingRequiredArgument");
         check("tiltyard engine install triton", "InvalidValue");
         check("tiltyard completions cmd", "InvalidValue");
+        check("tiltyard token new app", "MissingRequiredArgument");
+        check("tiltyard models --token secret", "UnknownArgument");
     }
 }

@@ -16,10 +16,11 @@ use tokio::task::JoinSet;
 use crate::catalog::{Catalog, VersionState};
 use crate::config::{Config, Loaded};
 use crate::fronts::Fronts;
-use crate::listen::{self, Limits, Listener};
+use crate::listen::{self, CameIn, Limits, Listener};
+use crate::locks::{self, tls::Tls};
 use crate::logs::Logs;
 use crate::service::Service;
-use crate::{admin, cores, protocol, start};
+use crate::{admin, cores, descriptors, protocol, start};
 
 /// Serves until told to end. The exit code says whether requests were cut off.
 pub(crate) fn run(loaded: Loaded) -> ExitCode {
@@ -51,16 +52,24 @@ pub(crate) fn run(loaded: Loaded) -> ExitCode {
 async fn serve(config: &Config, logs: Logs) -> Result<ExitCode, String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    descriptors::ask_for(config.connections_max);
     let bound = Bound::bind(config).await?;
     let addresses = bound.addresses();
+    let tls = Tls::open(config)?.map(Arc::new);
     let service = start::start(config, logs)?;
+    locks::follow(tls.clone(), service.access.clone())
+        .map_err(|error| format!("a thread cannot be started: {error}"))?;
+    for warning in locks::warnings(config) {
+        tracing::warn!("{warning}");
+    }
     let (drain, draining) = watch::channel(false);
     let threads = config.frontend_threads.or((cores::granted() / 4).max(1));
     let fronts = Fronts::start(threads, &service.inference.pool)
         .map_err(|error| format!("the front end cannot start: {error}"))?;
-    let mut listeners = bound.serve(config, &service, &Arc::new(fronts), &draining);
+    let mut listeners = bound.serve(config, &service, &Arc::new(fronts), &draining, tls.as_ref());
     if let Some(path) = &config.ports_file {
-        write_ports(path, &addresses).map_err(|error| format!("ports file {}: {error}", path.display()))?;
+        write_ports(path, &addresses, tls.is_some())
+            .map_err(|error| format!("ports file {}: {error}", path.display()))?;
     }
 
     let mut done = service.writer.first_look_done.clone();
@@ -78,7 +87,7 @@ async fn serve(config: &Config, logs: Logs) -> Result<ExitCode, String> {
         return Err(format!("{reason} (--strict)"));
     }
     // A reader that has gone does not matter to the server.
-    drop(announce(&service, &addresses));
+    drop(announce(&service, &addresses, tls.is_some()));
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -145,28 +154,31 @@ impl Bound {
         service: &Arc<Service>,
         fronts: &Arc<Fronts>,
         draining: &watch::Receiver<bool>,
+        tls: Option<&Arc<Tls>>,
     ) -> JoinSet<()> {
         let limits = Limits {
             connections_max: config.connections_max,
             header_timeout: config.header_timeout,
             idle_timeout: config.idle_timeout,
+            age_max: config.connection_age_max,
         };
         let open = Arc::clone(&service.totals.connections);
         let mut listeners = JoinSet::new();
         for listener in std::iter::once(self.http).chain(self.grpc).chain(self.sockets) {
             let service = Arc::clone(service);
-            let handler = move |request, _| protocol::answer(Arc::clone(&service), request);
+            let handler =
+                move |request, came_in: CameIn| protocol::answer(Arc::clone(&service), request, came_in.certificate);
             let (open, fronts) = (Arc::clone(&open), Arc::clone(fronts));
-            listeners.spawn(listen::serve(listener, limits, open, draining.clone(), fronts, handler));
+            listeners.spawn(listen::serve(listener, limits, open, draining.clone(), fronts, tls.cloned(), handler));
         }
         for listener in std::iter::once(self.admin).chain(self.metrics) {
             let (service, admin_host, triton) = (Arc::clone(service), config.admin_host.clone(), config.triton_metrics);
-            let handler = move |request, came_in_on| {
-                let response = admin::answer(&service, &admin_host, triton, &request, came_in_on);
+            let handler = move |request, came_in| {
+                let response = admin::answer(&service, &admin_host, triton, &request, &came_in);
                 async move { response }
             };
             let (open, here) = (Arc::clone(&open), Arc::new(Fronts::here()));
-            listeners.spawn(listen::serve(listener, limits, open, draining.clone(), here, handler));
+            listeners.spawn(listen::serve(listener, limits, open, draining.clone(), here, tls.cloned(), handler));
         }
         listeners
     }
@@ -197,9 +209,9 @@ async fn bind(what: &str, host: &str, port: u16) -> Result<Listener, String> {
 }
 
 /// Written whole or not at all, so that whoever waits for the file reads all of it.
-fn write_ports(path: &Path, addresses: &Addresses) -> io::Result<()> {
+fn write_ports(path: &Path, addresses: &Addresses, tls: bool) -> io::Result<()> {
     let ports = json!({
-        "http": addresses.http.port(), "grpc": addresses.grpc.port(), "admin": addresses.admin.port(),
+        "http": addresses.http.port(), "grpc": addresses.grpc.port(), "admin": addresses.admin.port(), "tls": tls,
     });
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, ports.to_string())?;
@@ -216,13 +228,14 @@ fn first_failure(catalog: &Catalog) -> Option<String> {
 }
 
 /// Tells on standard output what is served where, and one command to try.
-fn announce(service: &Service, addresses: &Addresses) -> io::Result<()> {
+fn announce(service: &Service, addresses: &Addresses, tls: bool) -> io::Result<()> {
+    let scheme = if tls { "https" } else { "http" };
     let catalog = service.inference.catalog.load();
     let mut out = io::stdout().lock();
     writeln!(out, "Tiltyard {} is ready", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "  REST   http://{}    (docs at /docs)", addresses.http)?;
-    writeln!(out, "  gRPC   {}", addresses.grpc)?;
-    writeln!(out, "  admin  http://{}/metrics", addresses.admin)?;
+    writeln!(out, "  REST   {scheme}://{}    (docs at /docs)", addresses.http)?;
+    writeln!(out, "  gRPC   {}{}", addresses.grpc, if tls { "    (TLS)" } else { "" })?;
+    writeln!(out, "  admin  {scheme}://{}/metrics", addresses.admin)?;
     writeln!(out)?;
     let mut any = false;
     for (name, model) in &catalog.models {
@@ -241,7 +254,11 @@ fn announce(service: &Service, addresses: &Addresses) -> io::Result<()> {
     if !any {
         writeln!(out, "  no models yet: put one at <models>/<name>/1/model.onnx")?;
     }
-    if let Some(command) = protocol::docs::try_me(&catalog, &addresses.http.to_string()) {
+    // With locks there is no one line that works for everybody.
+    if !tls
+        && service.access.is_none()
+        && let Some(command) = protocol::docs::try_me(&catalog, &addresses.http.to_string())
+    {
         writeln!(out, "\nTry it:\n  {command}")?;
     }
     out.flush()

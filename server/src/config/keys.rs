@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tiltyard_runtime::repository::policy::VersionPolicy;
 
-use super::kinds::{self, Amount, Form, Host, LogFormat, LogLevel, ModelControl};
+use super::kinds::{self, Algorithm, Amount, ClientAuth, Form, Host, LogFormat, LogLevel, ModelControl, OpenCall};
 use super::{ConfigError, RawConfig};
 
 /// One setting, as the table defines it.
@@ -135,6 +135,35 @@ keys! {
         ports_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
             "A file to write the bound ports to, once the server listens.";
     }
+    "Locks" {
+        tls_cert: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The certificate that every TCP port shows, with those between it and its authority, in PEM. With it the \
+             ports speak TLS 1.2 and 1.3 and nothing else. A file that changes is used within seconds.";
+        tls_key: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The private key that belongs to tls_cert, in PEM.";
+        tls_client_ca: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The authorities that may have signed the certificates of clients, in PEM: mutual TLS.";
+        tls_client_auth: ClientAuth = CLIENT_AUTH, Text("required"),
+            "Whether every client must show a certificate, where there is a tls_client_ca. Probes of Kubernetes have none.";
+        access_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The list of who may do what: tokens, groups and names of certificates with their roles. With it every call \
+             needs credentials, open_calls aside. `tiltyard token new` makes a line of it.";
+        open_calls: Vec<OpenCall> = OPEN_CALLS, Text("health"),
+            "Calls that need no credentials where there is an access_file.";
+        oidc_issuer: Option<String> = OPTIONAL_TEXT, Text(""),
+            "The OpenID Connect provider whose JSON web tokens are taken, as their iss claim has it; needs an access_file, \
+             which gives roles to groups.";
+        oidc_audience: Vec<String> = NAMES, Text(""),
+            "Audiences of which a JSON web token must name one: what the provider knows this server by.";
+        oidc_jwks: Option<String> = OPTIONAL_TEXT, Text(""),
+            "Where the provider's keys are: a URL or a file. Unless it is said, the provider is asked.";
+        oidc_ca: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The authorities for connections to the provider, in PEM, where they are not those of the system.";
+        oidc_algorithms: Vec<Algorithm> = ALGORITHMS, Text("RS256,ES256,EdDSA"),
+            "Signatures of JSON web tokens that are taken.";
+        oidc_groups_claim: String = TEXT, Text("groups"),
+            "The claim that lists a caller's groups; dots go into objects, as in realm_access.roles.";
+    }
     "Engines" {
         engines: Vec<String> = ENGINES, Text("auto"),
             "The engines that may be used, in order of preference; auto stands for all that are found.";
@@ -169,6 +198,9 @@ keys! {
             "The time from a connection's start to the end of its first request's head.";
         idle_timeout: Duration = DURATION_ABOVE_ZERO, Text("75s"),
             "How long a connection may stay open between requests.";
+        connection_age_max: Duration = DURATION, Text("0"),
+            "How old a connection may become before its client is told to come again, so that load spreads over replicas; \
+             0 for no limit. Requests in flight are finished.";
     }
     "Shutdown" {
         drain_notice: Duration = DURATION, Text("0s"),

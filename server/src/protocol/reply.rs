@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
-use tiltyard_types::Error;
+use tiltyard_types::{Error, ErrorKind};
 
 use super::status::http_status;
 
@@ -48,6 +48,9 @@ impl Reply {
 pub(crate) fn failure(error: &Error) -> Reply {
     let mut reply = Reply::json(&json!({ "error": error.message() }));
     reply.status = http_status(error.kind());
+    if error.kind() == ErrorKind::Unauthenticated {
+        reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tiltyard\""));
+    }
     if let Some(wait) = error.wait() {
         reply.headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
     }

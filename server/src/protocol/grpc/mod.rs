@@ -1,5 +1,7 @@
 //! Which gRPC method does what? The inference service, with health and reflection beside it.
 
+mod bounds;
+mod callers;
 mod convert;
 pub(crate) mod health;
 mod manage;
@@ -20,8 +22,11 @@ use tiltyard_types::{Error, InferRequest, Moment, Result, Tensor};
 
 use super::{beside_the_loop, classification, is_light, parse_version, status};
 use crate::infer::{Accepted, Outcome, log_failure};
+use crate::locks::calls::Call;
+use crate::locks::certificate::ClientCertificate;
 use crate::service::Service;
 use crate::{clock, deadlines};
+use callers::Known;
 use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
@@ -42,7 +47,11 @@ impl From<Error> for Status {
 }
 
 /// Answers one gRPC request, whatever happens.
-pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>) -> Response<GrpcBody>
+pub(crate) async fn answer<B>(
+    service: Arc<Service>,
+    request: Request<B>,
+    certificate: Option<Arc<ClientCertificate>>,
+) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
@@ -53,12 +62,20 @@ where
         return refusal;
     }
     let path = parts.uri.path();
+    // Before anything of the body is read; whom the message names is asked about once that is known.
+    let caller = match callers::known(&service, path, &parts.headers, certificate.as_deref()) {
+        Ok(caller) => caller,
+        Err(error) => {
+            service.totals.note_failure(error.kind());
+            return refused(error.into());
+        }
+    };
     if let Some(method) = path.strip_prefix(INFERENCE) {
         return match method {
-            "ModelInfer" => model_infer(&service, &head, body).await.unwrap_or_else(refused),
-            "ModelStreamInfer" => model_stream_infer(service, &head, body),
+            "ModelInfer" => model_infer(&service, &caller, &head, body).await.unwrap_or_else(refused),
+            "ModelStreamInfer" => model_stream_infer(service, caller, &head, body),
             // Rare calls are boxed, here and below, so that the future that every request is moved about with stays small.
-            method => Box::pin(unary(&service, method, &head, body)).await,
+            method => Box::pin(unary(&service, &caller, method, &head, body)).await,
         };
     }
     if let Some(method) = path.strip_prefix(health::PATH_PREFIX) {
@@ -84,7 +101,12 @@ fn reflection() -> Option<&'static reflection::Reflection> {
 // A future that is kept in a variable before it is awaited has room there and where it is awaited: each is awaited where
 // it is made.
 
-async fn model_infer<B>(service: &Service, head: &Head<'_>, body: B) -> Result<Response<GrpcBody>, Status>
+async fn model_infer<B>(
+    service: &Service,
+    caller: &Known,
+    head: &Head<'_>,
+    body: B,
+) -> Result<Response<GrpcBody>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -98,7 +120,7 @@ where
         true => Incoming::read(message)?,
         false => beside_the_loop(accepted.bytes, move || Incoming::read(message)).await?,
     };
-    let outcome = infer(service, &mut incoming, accepted).await?;
+    let outcome = infer(service, caller, &mut incoming, accepted).await?;
     let headers = outcome.arm.grpc_headers(accepted.id);
     let (encoder, request) = (Encoder::negotiate(head, COMPRESSION), incoming.request);
     let bytes = outcome.outputs.iter().map(Tensor::size).sum();
@@ -123,8 +145,13 @@ impl Incoming {
     fn read(message: Bytes) -> Result<Incoming, Status> {
         match quick::read(&message) {
             Some(request) => Ok(Incoming { request, version: Ok(()), asked: Ok(()) }),
-            None => decode(message).map(Incoming::of),
+            None => Incoming::decode(message),
         }
+    }
+
+    fn decode(message: Bytes) -> Result<Incoming, Status> {
+        bounds::check(&message)?;
+        decode(message).map(Incoming::of)
     }
 
     fn of(message: pb::ModelInferRequest) -> Incoming {
@@ -158,16 +185,17 @@ fn refused(status: Status) -> Response<GrpcBody> {
     status.into_response()
 }
 
-async fn infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
-    let answered = try_infer(service, incoming, accepted).await;
+async fn infer(service: &Service, caller: &Known, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
+    let answered = try_infer(service, caller, incoming, accepted).await;
     answered.inspect_err(|error: &Error| {
         service.totals.note_failure(error.kind());
         log_failure(accepted.id, &incoming.request.model, &incoming.request.id, error);
     })
 }
 
-async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
+async fn try_infer(service: &Service, caller: &Known, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
     let Incoming { request, version, asked } = incoming;
+    caller.may(Call::Score(&request.model))?;
     // A model that is not there is told before a mistake in the inputs.
     std::mem::replace(version, Ok(()))?;
     let arm = service.inference.catalog.load().route(&request.model, request.version)?;
@@ -185,7 +213,7 @@ async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepte
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
-fn model_stream_infer<B>(service: Arc<Service>, head: &Head<'_>, body: B) -> Response<GrpcBody>
+fn model_stream_infer<B>(service: Arc<Service>, caller: Known, head: &Head<'_>, body: B) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
@@ -199,12 +227,13 @@ where
         while let Some(message) = messages.next().await? {
             let accepted = Accepted::now(None, message.len());
             let read = move || {
+                bounds::check(&message)?;
                 let request: pb::ModelInferRequest = decode(message)?;
                 let wants_final = asks_for_final_marker(&request);
                 Ok::<_, Status>((wants_final, Incoming::of(request)))
             };
             let (wants_final, mut incoming) = beside_the_loop(accepted.bytes, read).await?;
-            let answer = match infer(&service, &mut incoming, accepted).await {
+            let answer = match infer(&service, &caller, &mut incoming, accepted).await {
                 Ok(outcome) => {
                     let mut response = convert::response(&incoming.request, &outcome);
                     if wants_final {
@@ -232,7 +261,7 @@ fn asks_for_final_marker(request: &pb::ModelInferRequest) -> bool {
 }
 
 /// The methods that answer about the server and its models.
-async fn unary<B>(service: &Arc<Service>, method: &str, head: &Head<'_>, body: B) -> Response<GrpcBody>
+async fn unary<B>(service: &Arc<Service>, caller: &Known, method: &str, head: &Head<'_>, body: B) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -240,7 +269,7 @@ where
     let encoder = Encoder::negotiate(head, COMPRESSION);
     let answer = async {
         let message = read(service, clock::now(), head, body).await?;
-        manage::answer(service, method, message, encoder).await
+        manage::answer(service, caller, method, message, encoder).await
     };
     match answer.await {
         Ok(framed) => wire::unary_response(framed),

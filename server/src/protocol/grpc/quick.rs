@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use tiltyard_types::json::AXES_MAX;
 use tiltyard_types::{DataType, InferRequest, NamedTensor, RequestedOutput, Shape, Tensor};
 
+use super::bounds::PARTS_MAX;
 use super::wire;
 use crate::protocol::{parse_version, strings};
 
@@ -29,6 +30,8 @@ pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
             1 => request.model = text(message, range)?.to_owned(),
             2 => request.version = parse_version(text(message, range)?).ok()?,
             3 => request.id = text(message, range)?.to_owned(),
+            // Too many are for the generated code, or rather for who looks before it.
+            5 | 6 if inputs.len() + request.outputs.len() >= PARTS_MAX => return None,
             5 => inputs.push(Input::read(message, range)?),
             6 => request.outputs.push(output(message, range)?),
             7 => {
@@ -103,18 +106,18 @@ fn text(message: &[u8], range: Range<usize>) -> Option<&str> {
 }
 
 /// The fields of a message, one after the other.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     message: &'a [u8],
     at: usize,
     end: usize,
 }
 
 impl<'a> Fields<'a> {
-    fn new(message: &'a [u8]) -> Fields<'a> {
+    pub(super) fn new(message: &'a [u8]) -> Fields<'a> {
         Fields { message, at: 0, end: message.len() }
     }
 
-    fn within(message: &'a [u8], range: Range<usize>) -> Fields<'a> {
+    pub(super) fn within(message: &'a [u8], range: Range<usize>) -> Fields<'a> {
         Fields { message, at: range.start, end: range.end }
     }
 
@@ -132,11 +135,34 @@ impl<'a> Fields<'a> {
         if key & 7 != LENGTH_DELIMITED {
             return None;
         }
+        self.delimited().map(|range| Some((key >> 3, range)))
+    }
+
+    /// The same for fields of every kind: those without a length have an empty range.
+    pub(super) fn next_of_any_kind(&mut self) -> Option<Option<(u64, Range<usize>)>> {
+        if self.is_over() {
+            return Some(None);
+        }
+        let key = self.varint()?;
+        let skipped = match key & 7 {
+            LENGTH_DELIMITED => return self.delimited().map(|range| Some((key >> 3, range))),
+            0 => {
+                self.varint()?;
+                0
+            }
+            1 => 8,
+            5 => 4,
+            _ => return None,
+        };
+        self.at = self.at.checked_add(skipped).filter(|&at| at <= self.end)?;
+        Some(Some((key >> 3, 0..0)))
+    }
+
+    fn delimited(&mut self) -> Option<Range<usize>> {
         let length = usize::try_from(self.varint()?).ok()?;
         let start = self.at;
-        let end = start.checked_add(length).filter(|&end| end <= self.end)?;
-        self.at = end;
-        Some(Some((key >> 3, start..end)))
+        self.at = start.checked_add(length).filter(|&end| end <= self.end)?;
+        Some(start..self.at)
     }
 
     fn varint(&mut self) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! Which REST path does what? The Open Inference Protocol v2 with the extensions that Triton's clients use.
 
+mod calls;
 mod forms;
 mod headers;
 mod infer;
@@ -21,6 +22,7 @@ use super::reply::{Reply, failure};
 use super::{beside_the_loop, docs, parse_version, score};
 use crate::catalog::Arm;
 use crate::describe;
+use crate::locks::certificate::ClientCertificate;
 use crate::service::Service;
 
 /// Answers smaller than this stay plain even where the client accepts compression.
@@ -38,7 +40,11 @@ pub(crate) struct Head<'a> {
 const PARTS: usize = 6;
 
 /// Answers one REST request, whatever happens.
-pub(crate) async fn answer<B>(service: &Arc<Service>, request: Request<B>) -> Response<ReplyBody>
+pub(crate) async fn answer<B>(
+    service: &Arc<Service>,
+    request: Request<B>,
+    certificate: Option<&ClientCertificate>,
+) -> Response<ReplyBody>
 where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
@@ -54,7 +60,15 @@ where
         path = decoded.iter().map(String::as_str).collect();
     }
     let head = Head { method: &parts.method, path: &path, headers: &parts.headers };
-    let reply = match dispatch(service, &head, body).await {
+    let answered = match &service.access {
+        None => dispatch(service, &head, body).await,
+        // Before anything of the body is read.
+        Some(access) => match calls::allow(access, &head, certificate) {
+            Ok(()) => dispatch(service, &head, body).await,
+            Err(error) => Err(error),
+        },
+    };
+    let reply = match answered {
         Ok(reply) => reply,
         Err(error) => {
             service.totals.note_failure(error.kind());
