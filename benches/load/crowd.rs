@@ -189,13 +189,14 @@ impl Clients {
             runtime.block_on(async {
                 let doors = Arc::new(tokio::sync::Semaphore::new(OPENING_MAX));
                 let mut clients = JoinSet::new();
-                for _ in 0..wanted {
+                for number in 0..wanted {
                     let client =
                         Client { address, doors: doors.clone(), there: there.clone(), cut_off: cut_off.clone() };
                     clients.spawn(async move {
                         match kind {
                             Kind::Idle => client.idle().await,
-                            Kind::Slow => client.slow().await,
+                            // Not all at the same moment of each second.
+                            Kind::Slow => client.slow(BYTE_PAUSE.mul_f64(number as f64 / wanted as f64)).await,
                         }
                     });
                 }
@@ -261,7 +262,8 @@ impl Client {
     }
 
     /// Sends the head of a request, a byte at a time, and begins anew when it is cut off.
-    async fn slow(self) {
+    async fn slow(self, offset: Duration) {
+        tokio::time::sleep(offset).await;
         let mut known = false;
         loop {
             let Some(mut stream) = self.connect().await else {

@@ -62,6 +62,8 @@ impl Fronts {
     pub fn deal<F: Future<Output = ()> + Send + 'static>(&self, connection: F) {
         let Some(front) = self.fronts.iter().min_by_key(|front| front.connections.load(Relaxed)) else { return };
         let open = Open::new(&front.connections);
+        // Boxed, since a future that waits for another has room for it twice, and idle connections are many.
+        let connection = Box::pin(connection);
         front.handle.spawn(async move {
             connection.await;
             drop(open);

@@ -1,5 +1,7 @@
 """Does a client that means harm cost more than its own connection?"""
 
+import pathlib
+import resource
 import socket
 import struct
 import time
@@ -169,6 +171,20 @@ def test_a_message_of_nothing_but_parts(server, still_serves):
 def resident_kb(server):
     with open(f"/proc/{server.process.pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+def test_as_many_files_as_connections_take(tmp_path):
+    """Shells and service managers grant a thousand; the server asks for what connections_max takes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+    try:
+        (tmp_path / "models").mkdir()
+        with serving.Server(tmp_path / "models", tmp_path, "--connections-max", "1000") as server:
+            limits = pathlib.Path(f"/proc/{server.process.pid}/limits").read_text()
+            granted = next(line.split()[3] for line in limits.splitlines() if line.startswith("Max open files"))
+            assert granted == "unlimited" or int(granted) >= min(2024, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # --- Connections that are old ---------------------------------------------------------------------------------------

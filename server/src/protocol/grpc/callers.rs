@@ -38,7 +38,12 @@ pub(super) fn known(
         // Nothing else is asked of a caller of these.
         return Ok(Known(None));
     }
-    Ok(Known(Some(access.who(headers, certificate)?)))
+    let caller = access.who(headers, certificate)?;
+    // Reflection, and what is nothing at all. The methods of inference ask for themselves, some once they know the model.
+    if !path.starts_with(INFERENCE) {
+        caller.may(Call::Server)?;
+    }
+    Ok(Known(Some(caller)))
 }
 
 fn is_health(path: &str) -> bool {
