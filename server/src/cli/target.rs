@@ -3,6 +3,7 @@
 //! Over REST, or in this process: both answer the same calls.
 
 use std::fs;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches};
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::credentials::{self, Credentials};
 use super::exit::Failure;
-use super::output::variable;
+use super::output::{self, variable};
 use crate::local::Local;
 
 /// Where a server listens unless it was told otherwise.
@@ -81,11 +82,17 @@ impl Http {
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_MAX))
             .timeout_global(Some(ANSWER_MAX));
+        let authorization = credentials.authorization();
         let settings = match address.starts_with("https://") {
             true => settings.tls_config(credentials.tls()?),
-            false => settings,
+            false => {
+                if authorization.is_some() && !is_near(&address) {
+                    output::note(format_args!("warning: the token travels to {address} in the clear: use https://"));
+                }
+                settings
+            }
         };
-        Ok(Http { agent: settings.build().new_agent(), authorization: credentials.authorization(), address })
+        Ok(Http { agent: settings.build().new_agent(), authorization, address })
     }
 }
 
@@ -148,6 +155,13 @@ fn address_of(text: &str) -> Result<String, Failure> {
         return Err(Failure::usage(format!("{text:?} is not the address of a server: expected http://HOST:PORT")));
     }
     Ok(format!("{scheme}://{rest}"))
+}
+
+/// Whether an address is this machine's own.
+fn is_near(address: &str) -> bool {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host);
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The flags that say which server is meant.
@@ -268,6 +282,16 @@ mod tests {
         check("ftp://models.example", Err(Exit::Usage));
         check("http://", Err(Exit::Usage));
         check("http://host/v2", Err(Exit::Usage));
+    }
+
+    #[test]
+    fn this_machine_and_others() {
+        let check = |address: &str, near: bool| assert_eq!(is_near(address), near, "{address}");
+        check("http://127.0.0.1:8000", true);
+        check("http://[::1]:8000", true);
+        check("http://localhost", true);
+        check("http://10.0.0.1:8000", false);
+        check("http://localhost.example.com:8000", false);
     }
 
     #[test]

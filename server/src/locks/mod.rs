@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Config, Host};
+use crate::config::{ClientAuth, Config, Host};
 use access::Access;
 use tls::Tls;
 
@@ -54,7 +54,8 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .map(ToString::to_string)
         .collect();
     let Some(host) = reachable.first() else { return Vec::new() };
-    let known = config.access_file.is_some() || config.tls_client_ca.is_some();
+    let certified = config.tls_client_ca.is_some() && config.tls_client_auth == ClientAuth::Required;
+    let known = config.access_file.is_some() || certified;
     if !known {
         return vec![format!(
             "nothing locks the doors: whoever reaches {host} may use every model; see access_file and tls_client_ca, or \
@@ -90,6 +91,15 @@ mod tests {
         check(Config::default(), &[]);
         check(Config { host: everywhere(), ..Config::default() }, &["nothing locks the doors"]);
         check(Config { admin_host: everywhere(), ..Config::default() }, &["nothing locks the doors"]);
+        let asked = |tls_client_auth| Config {
+            host: everywhere(),
+            tls_cert: Some("c".into()),
+            tls_client_ca: Some("a".into()),
+            tls_client_auth,
+            ..Config::default()
+        };
+        check(asked(ClientAuth::Required), &[]);
+        check(asked(ClientAuth::Optional), &["nothing locks the doors"]);
         let access_file = Some("access".into());
         check(Config { host: everywhere(), access_file: access_file.clone(), ..Config::default() }, &["in the clear"]);
         check(Config { host: everywhere(), access_file, tls_cert: Some("c".into()), ..Config::default() }, &[]);

@@ -25,9 +25,10 @@ pub(super) async fn answer(
     encoder: Encoder,
 ) -> Result<Bytes, Status> {
     let answered = try_answer(service, caller, method, message, encoder).await;
-    answered.inspect_err(|status| match status.code() {
-        Code::PermissionDenied => service.totals.note_failure(ErrorKind::Forbidden),
-        _ => {}
+    answered.inspect_err(|status| {
+        if status.code() == Code::PermissionDenied {
+            service.totals.note_failure(ErrorKind::Forbidden);
+        }
     })
 }
 
