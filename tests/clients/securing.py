@@ -1,6 +1,7 @@
 """How does a test lock the doors of a server, and ask one whose doors are locked?"""
 
 import http.client
+import json
 import os
 import ssl
 import subprocess
@@ -52,7 +53,7 @@ class SecureServer(serving.Server):
         if self.token:
             headers.setdefault("Authorization", f"Bearer {self.token}")
         if body is not None and not isinstance(body, bytes):
-            body = serving.json.dumps(body).encode()
+            body = json.dumps(body).encode()
             headers.setdefault("Content-Type", "application/json")
         connection = http.client.HTTPSConnection(
             "localhost", port or self.http_port, timeout=timeout, context=self.context(shown))

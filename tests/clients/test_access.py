@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.grpc import service_pb2
 
 import asking
 import securing
@@ -152,7 +153,6 @@ def test_grpc_streams_reflection_and_health(locked):
     assert code_of(lambda: list(locked.stub.ModelStreamInfer(iter(requests), timeout=10))) == CODES[NOBODY]
     health = health_pb2_grpc.HealthStub(locked.channel())
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
-    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
     assert code_of(lambda: ProtoReflectionDescriptorDatabase(locked.channel()).get_services()) == CODES[NOBODY]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import asking
 import securing
@@ -169,7 +169,7 @@ def test_names_of_certificates_have_roles(mutual, authority):
 def test_grpc_with_a_certificate(mutual, authority):
     assert asking.ask_raw(mutual, QUESTION).kind is None
     nobody = authority.issue("nobody2", "nobody.local")
-    stub = securing.serving.service_pb2_grpc.GRPCInferenceServiceStub(mutual.channel(shown=nobody))
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(mutual.channel(shown=nobody))
     with pytest.raises(grpc.RpcError) as refused:
         stub.ModelMetadata(service_pb2.ModelMetadataRequest(name="identity_fp32"), timeout=10)
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
