@@ -42,7 +42,7 @@ fn tokens_open_doors_and_others_do_not() {
     check(&[format!("Bearer {}", &token[..token.len() - 1])], Err("not known"));
     check(&["Bearer ".to_owned()], Err("not known"));
     check(&["Bearer a.b.c".to_owned()], Err("not known"));
-    check(&[token.clone()], Err("must be: Bearer"));
+    check(std::slice::from_ref(&token), Err("must be: Bearer"));
     check(&[format!("Basic {token}")], Err("must be: Bearer"));
     check(&[format!("Bearer {token}"), format!("Bearer {token}")], Err("more than one"));
 }
