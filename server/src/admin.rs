@@ -15,6 +15,7 @@ use crate::catalog::Version;
 use crate::config::Host;
 use crate::listen::CameInOn;
 use crate::protocol::date;
+use crate::reload::Reload;
 use crate::service::Service;
 use crate::telemetry;
 
@@ -22,15 +23,17 @@ use crate::telemetry;
 /// connections that came in on the admin host.
 pub(crate) fn answer<B>(
     service: &Arc<Service>,
+    reload: &Reload,
     admin_host: &Host,
-    triton_metrics: bool,
     request: &Request<B>,
     CameInOn(came_in_on): CameInOn,
 ) -> Response<Full<Bytes>> {
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => {
-            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(service, triton_metrics))
-        }
+        (&Method::GET | &Method::HEAD, "/metrics") => (
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            telemetry::render(service, service.live.config().triton_metrics),
+        ),
         (&Method::GET | &Method::HEAD, "/health/live" | "/v2/health/live") => {
             (StatusCode::OK, "text/plain", String::new())
         }
@@ -44,6 +47,13 @@ pub(crate) fn answer<B>(
         }
         (&Method::GET | &Method::HEAD, "/admin/models") => {
             (StatusCode::OK, "application/json", Value::Array(models(service)).to_string())
+        }
+        (&Method::POST, "/admin/reload") => {
+            let (status, form) = match reload.now() {
+                Ok(report) => (StatusCode::OK, report.form()),
+                Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "error": error })),
+            };
+            (status, "application/json", form.to_string())
         }
         (method, path) => {
             let error = json!({ "error": format!("nothing is at {method} {path}") });

@@ -16,6 +16,7 @@ use tiltyard_types::{
 
 use crate::admission::Admission;
 use crate::catalog::{Arm, Catalog};
+use crate::reload::Live;
 use crate::{clock, deadlines, ids};
 
 /// What answers requests: shared by all connections.
@@ -26,8 +27,8 @@ pub struct Inference {
     pub pool: Arc<Pool>,
     /// How much may be in flight.
     pub admission: Arc<Admission>,
-    /// The time a request has where its client gave none.
-    pub timeout_default: Duration,
+    /// The settings that hold now, with the time that a request has where its client gave none.
+    pub live: Arc<Live>,
 }
 
 /// A request that was accepted: its name and its time.
@@ -111,7 +112,7 @@ impl Inference {
             Some(Err(_)) => Err(Error::new(ErrorKind::Engine, "the worker ended without an answer")),
             None => {
                 let after = deadline.since(accepted.at);
-                Err(Error::new(ErrorKind::Deadline, format!("no answer within {after:.0?}")))
+                Err(deadlines::late(format!("no answer within {after:.0?}")))
             }
         }
     }
@@ -129,7 +130,8 @@ impl Inference {
             }
         };
         let parameter = parameter.filter(|&micros| micros > 0).map(Duration::from_micros);
-        let timeout = [accepted.timeout, parameter].into_iter().flatten().min().unwrap_or(self.timeout_default);
+        let timeout =
+            [accepted.timeout, parameter].into_iter().flatten().min().unwrap_or_else(|| self.live.request_timeout());
         Ok(accepted.at + timeout)
     }
 }

@@ -1,16 +1,16 @@
 //! What do the protocols stand on?
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use tiltyard_runtime::measure::idle::Measurer;
-use tiltyard_runtime::repository::policy::VersionPolicy;
+use tokio::sync::watch;
 
 use crate::config::ModelControl;
+use crate::drain::Phase;
 use crate::infer::Inference;
 use crate::ledger::Ledger;
 use crate::logs::Logs;
+use crate::reload::Live;
 use crate::telemetry::Totals;
 use crate::writer::Writer;
 
@@ -28,23 +28,24 @@ pub struct Service {
     pub totals: Totals,
     /// What deployments counted, those that are gone included.
     pub ledger: Arc<Ledger>,
-    /// The largest body on any protocol.
-    pub body_bytes_max: usize,
-    /// The time a request has where its client gave none, and in which its body must arrive.
-    pub request_timeout: Duration,
+    /// The settings that hold now.
+    pub live: Arc<Live>,
     /// Who decides what is loaded.
     pub control: ModelControl,
-    /// Which versions are served where the model does not say.
-    pub version_policy: VersionPolicy,
-    /// Set once shutdown has begun.
-    pub draining: AtomicBool,
+    /// Where the process stands between its start and its end.
+    pub phase: watch::Sender<Phase>,
 }
 
 impl Service {
     /// Whether load balancers shall send requests: bound, the first look is done, and not shutting down. One bad model
     /// does not change that.
     pub fn is_ready(&self) -> bool {
-        *self.writer.first_look_done.borrow() && !self.draining.load(Relaxed)
+        *self.writer.first_look_done.borrow() && !self.is_leaving()
+    }
+
+    /// Whether the process was told to end.
+    pub fn is_leaving(&self) -> bool {
+        *self.phase.borrow() > Phase::Serving
     }
 
     /// Whether clients may change what is loaded and how it is logged.

@@ -66,6 +66,7 @@ type Answer = oneshot::Sender<Result<()>>;
 enum Command {
     Load(String, Answer),
     Unload(String, Answer),
+    Follow(Box<VersionPolicy>, bool, Duration),
     Loaded(Box<LoadedVersion>),
 }
 
@@ -125,6 +126,11 @@ impl Writer {
     /// Takes a model out. Requests that reached it are still answered.
     pub async fn unload(&self, model: &str) -> Result<()> {
         self.ask(|answer| Command::Unload(model.to_owned(), answer)).await
+    }
+
+    /// Goes on with other settings, and looks at the repository with them where files are followed.
+    pub fn follow(&self, policy: VersionPolicy, strict: bool, poll_interval: Duration) {
+        drop(self.commands.send(Command::Follow(Box::new(policy), strict, poll_interval)));
     }
 
     async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<()> {
@@ -205,6 +211,12 @@ impl State {
                     look_in = self.look();
                 }
                 Ok(Command::Unload(model, answer)) => drop(answer.send(self.unload(&model))),
+                Ok(Command::Follow(policy, strict, poll_interval)) => {
+                    self.plan.policy = *policy;
+                    self.plan.strict = strict;
+                    self.plan.poll_interval = poll_interval;
+                    look_in = self.look();
+                }
                 Ok(Command::Loaded(loaded)) => {
                     if self.finish_load(*loaded) {
                         look_in = Some(LOOK_AGAIN);

@@ -10,6 +10,7 @@ mod models;
 mod output;
 mod predict;
 mod progress;
+mod reload;
 pub(crate) mod serve;
 mod settings;
 mod target;
@@ -33,6 +34,7 @@ Examples:
   tiltyard --models ~/models --http-port 9000   serve another folder on another port
   tiltyard check ~/models                       what would be served, and what is wrong
   tiltyard models                               what a running server serves
+  tiltyard reload                               have it read its settings anew
   tiltyard predict risk --file patients.csv     ask a running server
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
@@ -43,6 +45,9 @@ const SERVE_EXAMPLES: &str = "\
 A folder of models has a folder per model and in it one per version: models/risk/1/model.onnx. A single .onnx file, or
 a folder with one, is fine too. Every setting is also a variable and a key of ./tiltyard.toml; `tiltyard config` shows
 which value holds, and why.
+
+SIGTERM and SIGINT drain the server, a second one cuts that short: exit code 0 says that nothing was cut off, 1 that
+requests were. SIGHUP has it read the file of settings anew.
 
 Examples:
   tiltyard serve
@@ -66,6 +71,7 @@ fn command() -> Command {
         .subcommand(serve_command())
         .subcommand(predict::command())
         .subcommand(models::command())
+        .subcommand(reload::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
@@ -111,6 +117,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("serve", matches)) => serve(matches),
         Some(("predict", matches)) => predict::run(matches).map(done),
         Some(("models", matches)) => models::run(matches).map(done),
+        Some(("reload", matches)) => reload::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
@@ -121,7 +128,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
 }
 
 fn serve(matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    Ok(serve::run(settings::load(matches)?))
+    serve::run(matches)
 }
 
 /// Flags in a place where they would be silently without effect are mistakes.
@@ -172,6 +179,7 @@ mod tests {
         check("tiltyard --http-port 9000 --strict --models m", " 9000");
         check("tiltyard serve --http-port 9000 --load-model a --load-model b", "serve 9000");
         check("tiltyard models --output json", "models json");
+        check("tiltyard reload --ports-file ports.json", "reload");
         check("tiltyard --output json models", "models json");
         check("tiltyard config --http-port 9000", "config 9000");
         check("tiltyard engine list --output json", "engine json");

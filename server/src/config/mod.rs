@@ -8,6 +8,7 @@ mod environment;
 mod file;
 mod keys;
 mod kinds;
+mod live;
 mod reference;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use clap::ArgMatches;
 pub use keys::Config;
 pub(crate) use kinds::parse_duration;
 pub use kinds::{Amount, Host, LogFormat, LogLevel, ModelControl};
+pub use live::{Change, changes};
 pub use reference::{command_flags, reference_markdown};
 
 use keys::{Fallback, KEYS};

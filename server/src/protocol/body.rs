@@ -9,7 +9,7 @@ use http::Response;
 use http::header::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use tiltyard_types::{Error, ErrorKind, Result};
+use tiltyard_types::{Error, Result};
 
 use super::beside_the_loop;
 use super::compression::{Encoding, decompress};
@@ -81,7 +81,7 @@ where
     }
     let encoding = content_encoding.map(encoding).transpose()?.flatten();
     let Some(raw) = deadlines::within(clock::now() + time_max, collect(body, bytes_max)).await else {
-        return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}")));
+        return Err(deadlines::late(format!("the body did not arrive within {time_max:.0?}")));
     };
     let raw = raw?;
     match encoding {
@@ -150,6 +150,7 @@ mod tests {
     use super::*;
     use http_body_util::StreamBody;
     use std::io::Write;
+    use tiltyard_types::ErrorKind;
 
     async fn read_pieces(pieces: &[&[u8]], encoding: Option<&'static str>, bytes_max: usize) -> Result<Bytes> {
         let frames: Vec<Result<Frame<Bytes>, String>> =

@@ -65,8 +65,7 @@ fn route(service: &Service, name: &str, version: &str) -> Result<Arc<catalog::Ar
 
 fn model_ready(service: &Service, request: pb::ModelReadyRequest) -> Result<pb::ModelReadyResponse> {
     let version = parse_version(&request.version)?;
-    let draining = service.draining.load(std::sync::atomic::Ordering::Relaxed);
-    let ready = !draining && service.inference.catalog.load().route(&request.name, version).is_ok();
+    let ready = !service.is_leaving() && service.inference.catalog.load().route(&request.name, version).is_ok();
     Ok(pb::ModelReadyResponse { ready })
 }
 
@@ -79,7 +78,7 @@ fn model_metadata(service: &Service, request: pb::ModelMetadataRequest) -> Resul
 
 fn model_config(service: &Service, request: pb::ModelConfigRequest) -> Result<pb::ModelConfigResponse> {
     let route = route(service, &request.name, &request.version)?;
-    let config = describe::model_config(&request.name, &route.deployment, &service.version_policy);
+    let config = describe::model_config(&request.name, &route.deployment, &service.live.config().version_policy);
     Ok(pb::ModelConfigResponse { config: Some(config) })
 }
 

@@ -19,7 +19,9 @@ use tiltyard_proto::inference::infer_parameter::ParameterChoice;
 use tiltyard_types::{Error, InferRequest, Moment, Result, Tensor};
 
 use super::{beside_the_loop, classification, is_light, parse_version, status};
+use crate::drain::{self, Phase};
 use crate::infer::{Accepted, Outcome, log_failure};
+use crate::listen::STREAM_WINDOW_BYTES;
 use crate::service::Service;
 use crate::{clock, deadlines};
 use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status};
@@ -31,6 +33,10 @@ const HEALTH_SERVICES: &[&str] = &["", "inference.GRPCInferenceService"];
 
 /// Answers smaller than this stay plain even where the client accepts compression.
 const COMPRESSION: CompressionPolicy = CompressionPolicy { enabled: true, message_bytes_min: 512 };
+
+/// Bytes of requests that a stream takes once the server drains: as many as can be here already. A client that goes on
+/// sending would else never hear the end.
+const LATE_BYTES_MAX: usize = STREAM_WINDOW_BYTES as usize;
 
 /// Stream answers that may wait for a client to take them.
 const STREAM_WAITING_MAX: usize = 16;
@@ -62,14 +68,14 @@ where
         };
     }
     if let Some(method) = path.strip_prefix(health::PATH_PREFIX) {
-        let changes = service.writer.first_look_done.clone();
+        let (changes, phases) = (service.writer.first_look_done.clone(), service.phase.subscribe());
         let serving = move |name: &str| HEALTH_SERVICES.contains(&name).then(|| service.is_ready());
-        let health = health::Health::new(HEALTH_SERVICES, serving, changes);
+        let health = health::Health::new(HEALTH_SERVICES, serving, changes, phases);
         return Box::pin(health.answer(method, &parts, body)).await;
     }
     if reflection::PATHS.contains(&path) {
         return match reflection() {
-            Some(reflection) => reflection.answer(&parts, body),
+            Some(reflection) => reflection.answer(&parts, body, service.phase.subscribe()),
             None => Status::new(Code::Internal, "the descriptors cannot be read").into_response(),
         };
     }
@@ -185,18 +191,27 @@ async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepte
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
+///
+/// A server that ends answers what is here already and then ends the stream with UNAVAILABLE: what has no answer was not
+/// run, and may be asked for elsewhere.
 fn model_stream_infer<B>(service: Arc<Service>, head: &Head<'_>, body: B) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
 {
     let encoder = Encoder::negotiate(head, COMPRESSION);
-    let mut messages = match MessageStream::new(head, body, service.body_bytes_max) {
+    let mut messages = match MessageStream::new(head, body, service.live.body_bytes_max()) {
         Ok(messages) => messages,
         Err(status) => return status.into_response(),
     };
     wire::streaming_response(encoder, STREAM_WAITING_MAX, move |sender| async move {
-        while let Some(message) = messages.next().await? {
+        let mut phases = service.phase.subscribe();
+        let mut late_bytes = 0;
+        while messages.begins(drain::reached(&mut phases, Phase::Draining)).await? {
+            let Some(message) = messages.next().await? else { return Ok(()) };
+            if *service.phase.borrow() >= Phase::Draining {
+                late_bytes += message.len();
+            }
             let accepted = Accepted::now(None, message.len());
             let read = move || {
                 let request: pb::ModelInferRequest = decode(message)?;
@@ -220,8 +235,12 @@ where
                 },
             };
             sender.send(&answer).await?;
+            if late_bytes > LATE_BYTES_MAX || *service.phase.borrow() >= Phase::Cutting {
+                break;
+            }
         }
-        Ok(())
+        tokio::spawn(messages.discard());
+        Err(Status::shutting_down())
     })
 }
 
@@ -255,10 +274,10 @@ where
     B::Error: std::fmt::Display,
 {
     // Where it is, it stays: it is larger than what waits for it.
-    let read = pin!(wire::read_message(head, body, service.body_bytes_max));
-    match deadlines::within(now + service.request_timeout, read).await {
+    let read = pin!(wire::read_message(head, body, service.live.body_bytes_max()));
+    match deadlines::within(now + service.live.request_timeout(), read).await {
         Some(message) => message,
-        None => Err(Status::new(Code::DeadlineExceeded, "the message did not arrive in time")),
+        None => Err(deadlines::late("the message did not arrive in time".to_owned()).into()),
     }
 }
 

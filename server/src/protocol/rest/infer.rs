@@ -57,7 +57,9 @@ where
     check_content_type(headers.content_type)?;
     // What cannot be answered is refused before its body is read.
     let arm = service.inference.catalog.load().route(model, version)?;
-    let body = body::read(headers.content_encoding, body, service.body_bytes_max, service.request_timeout).await?;
+    let body =
+        body::read(headers.content_encoding, body, service.live.body_bytes_max(), service.live.request_timeout())
+            .await?;
     let accepted = Accepted { bytes: body.len(), ..started };
     let header_length = headers.header_length()?;
     let signature_of = Arc::clone(&arm);

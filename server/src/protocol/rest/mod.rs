@@ -90,7 +90,8 @@ where
     let path = head.path;
     let get = *head.method == Method::GET || *head.method == Method::HEAD;
     let encoding = head.headers.get(CONTENT_ENCODING);
-    let read = async |body| body::read(encoding, body, service.body_bytes_max, service.request_timeout).await;
+    let read =
+        async |body| body::read(encoding, body, service.live.body_bytes_max(), service.live.request_timeout()).await;
     // The allowed methods of what the path names, should this one not be among them.
     let allowed = match (path, get, *head.method == Method::POST) {
         (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["score"] | ["versions", _, "score"]) => {
@@ -153,10 +154,7 @@ fn readiness(ready: bool) -> Reply {
 
 fn model_ready(service: &Service, model: &str, version: &str) -> Result<Reply> {
     let version = parse_version(version)?;
-    Ok(readiness(
-        !service.draining.load(std::sync::atomic::Ordering::Relaxed)
-            && service.inference.catalog.load().route(model, version).is_ok(),
-    ))
+    Ok(readiness(!service.is_leaving() && service.inference.catalog.load().route(model, version).is_ok()))
 }
 
 /// Answers about the deployment that a path names.
@@ -172,7 +170,7 @@ fn metadata(service: &Service, name: &str, arm: &Arm) -> Value {
 }
 
 fn config(service: &Service, name: &str, arm: &Arm) -> Value {
-    forms::model_config(&describe::model_config(name, &arm.deployment, &service.version_policy))
+    forms::model_config(&describe::model_config(name, &arm.deployment, &service.live.config().version_policy))
 }
 
 /// Compresses where the client accepts it and it is worth it, and puts the head on.

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
@@ -10,6 +11,9 @@ use super::compression::Declared;
 use super::respond::{FLAG_COMPRESSED, FLAG_PLAIN, PREFIX_BYTES};
 use super::{Code, Head, Status};
 use crate::protocol::beside_the_loop;
+
+/// How long a client that still sends may take to hear that its call has ended.
+const HEARD_AFTER: Duration = Duration::from_secs(1);
 
 /// Memory taken for a message on its client's word; beyond it, only what arrives takes any.
 const TRUSTED_BYTES_MAX: usize = 1 << 20;
@@ -78,6 +82,30 @@ where
                 None => return self.check_whole().map(|()| None),
             }
         }
+    }
+
+    /// Waits until the next message begins, or the body ends. False where `end` comes first.
+    pub(crate) async fn begins(&mut self, end: impl Future<Output = ()>) -> Result<bool, Status> {
+        if !self.received.is_empty() || !matches!(self.state, State::Prefix { filled: 0, .. }) {
+            return Ok(true);
+        }
+        tokio::select! {
+            // What is here already counts, even where the end has come.
+            biased;
+            received = self.receive() => {
+                self.received = received?.unwrap_or_default();
+                Ok(true)
+            }
+            () = end => Ok(false),
+        }
+    }
+
+    /// Reads on for a moment, until the client has no more to say. To hang up on it at once would have proxies take the
+    /// call for broken, and not pass on the status at its end.
+    pub(crate) async fn discard(mut self) {
+        let read = async { while let Ok(Some(_)) = self.receive().await {} };
+        // A client that talks on has had its chance to hear.
+        drop(tokio::time::timeout(HEARD_AFTER, read).await);
     }
 
     /// Waits for the end of the body. Fails with `None` where there is more, without reading on.

@@ -60,6 +60,11 @@ impl Status {
         Status { code, message: message.into(), metadata: Vec::new() }
     }
 
+    /// The end of a stream that the server's end ends: the code says that it may go on elsewhere.
+    pub(crate) fn shutting_down() -> Status {
+        Status::new(Code::Unavailable, "the server is shutting down: ask again for what is not answered")
+    }
+
     /// Adds one entry of metadata, which the client sees among the trailers.
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Status {
         self.metadata.push((name, value));

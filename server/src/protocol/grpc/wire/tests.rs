@@ -34,6 +34,7 @@ use super::{
     Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status, frame, read_message, refusal,
     streaming_response, timeout, unary_response, unary_response_with,
 };
+use crate::drain::Phase;
 
 const LIMIT: usize = 1 << 20;
 
@@ -475,10 +476,13 @@ fn code_of(response: Response<GrpcBody>) -> HeaderValue {
     head.unwrap_or_else(|| collect(response.into_body()).1["grpc-status"].clone())
 }
 
-fn health(changes: watch::Receiver<bool>) -> Health<impl Fn(&str) -> Option<bool> + Clone + Send + Sync> {
+fn health(
+    changes: watch::Receiver<bool>,
+    phases: watch::Receiver<Phase>,
+) -> Health<impl Fn(&str) -> Option<bool> + Clone + Send + Sync> {
     let state = changes.clone();
     let serving = move |service: &str| ["", "known"].contains(&service).then(|| *state.borrow());
-    Health::new(&["", "known"], serving, changes)
+    Health::new(&["", "known"], serving, changes, phases)
 }
 
 fn asked(service: &str) -> Pieces {
@@ -488,7 +492,7 @@ fn asked(service: &str) -> Pieces {
 #[test]
 fn health_is_checked_and_listed() {
     let (change, changes) = watch::channel(true);
-    let health = health(changes);
+    let health = health(changes, watch::channel(Phase::Serving).1);
     let check = |service: &str, expected: i32| {
         let (data, trailers) = collect(ready(health.answer("Check", &parts(), asked(service))).into_body());
         assert_eq!(message_of::<HealthCheckResponse>(&data).status, expected);
@@ -509,7 +513,8 @@ fn health_is_checked_and_listed() {
 #[test]
 fn health_is_watched_until_the_server_ends() {
     let (change, changes) = watch::channel(false);
-    let health = health(changes);
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let health = health(changes, phases);
     let mut known = ready(health.answer("Watch", &parts(), asked("known"))).into_body();
     let mut other = ready(health.answer("Watch", &parts(), asked("other"))).into_body();
     let next = |body: &mut GrpcBody| {
@@ -521,9 +526,41 @@ fn health_is_watched_until_the_server_ends() {
     change.send_replace(true);
     assert_eq!((next(&mut known), next(&mut known)), (Some(1), None));
     change.send_replace(true);
+    phase.send_replace(Phase::Notice);
     assert_eq!(next(&mut known), None, "a state is told twice");
-    drop((change, health));
+    change.send_replace(false);
+    phase.send_replace(Phase::Draining);
+    assert_eq!(next(&mut known), Some(2), "the last state is told before the end");
     assert_eq!(collect(known).1["grpc-status"], "14");
+}
+
+#[test]
+fn a_message_that_has_begun_comes_before_the_end() {
+    let begins = |messages: &mut MessageStream<Pieces>| ready(messages.begins(std::future::ready(())));
+    let headers = headers(&[]);
+    let head = Head::of(&headers);
+    let message = framed(false, b"whole");
+    let mut messages = MessageStream::new(&head, Pieces::one(message.clone()), LIMIT).expect("no encoding");
+    assert_eq!(begins(&mut messages), Ok(true), "what is here is taken");
+    assert_eq!(ready(messages.next()).expect("a message").as_deref(), Some(&b"whole"[..]));
+    let (start, _) = message.split_at(3);
+    let mut messages =
+        MessageStream::new(&head, Waits(Some(Bytes::copy_from_slice(start))), LIMIT).expect("no encoding");
+    assert_eq!(ready(messages.begins(std::future::ready(()))), Ok(true), "what has begun is waited for");
+    let mut messages = MessageStream::new(&head, Waits(None), LIMIT).expect("no encoding");
+    assert_eq!(ready(messages.begins(std::future::ready(()))), Ok(false), "nothing has begun");
+}
+
+/// A body whose client has sent this, or nothing, and then says no more.
+struct Waits(Option<Bytes>);
+
+impl Body for Waits {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+    }
 }
 
 /// What reflection says to one request after another, on one stream.
@@ -533,7 +570,8 @@ fn reflected(requests: &[MessageRequest]) -> Vec<MessageResponse> {
         let message_request = Some(request.clone());
         frame(&ServerReflectionRequest { host: "here".to_owned(), message_request }).expect("small")
     });
-    let mut body = reflection.answer(&parts(), Pieces::new(frames)).into_body();
+    let phases = watch::channel(Phase::Serving).1;
+    let mut body = reflection.answer(&parts(), Pieces::new(frames), phases).into_body();
     let mut answers = Vec::new();
     while let Ok(data) = poll(&mut body).flatten().expect("an answer or the end").into_data() {
         let response: ServerReflectionResponse = message_of(&data);
