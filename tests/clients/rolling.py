@@ -35,7 +35,7 @@ import serving
 REPLICAS = 3
 NOTICE = "500ms"
 SMALL = asking.tensor("a", np.ones((1, 4), np.float32))
-# A request that takes a while to arrive and to be answered: 1 MB each way.
+# A request that takes a while to arrive and to be answered: two tensors of 1 MB each way.
 LARGE = asking.tensor("a", np.ones((1 << 16, 4), np.float32))
 QUESTIONS = {
     name: {"model": "two_in_two_out", "inputs": [tensor, tensor | {"name": "b"}]}
