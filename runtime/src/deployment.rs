@@ -1,5 +1,7 @@
 //! What is a version that is ready to answer?
 
+mod refuse;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
@@ -9,6 +11,7 @@ use smallvec::SmallVec;
 use tiltyard_types::live::{Kind, Live};
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
+use self::refuse::Outlook;
 use crate::batch::{BatchError, Extent, Layout, Pad};
 use crate::cost::{Cost, QUICK};
 use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
@@ -109,6 +112,7 @@ pub struct Deployment {
     compiled: Box<dyn CompiledModel>,
     sessions: Mutex<Vec<Opened>>,
     waiting: Mutex<Waiting>,
+    outlook: Outlook,
     _live: Live,
 }
 
@@ -165,6 +169,7 @@ impl Deployment {
             compiled: parts.compiled,
             sessions: Mutex::new(Vec::new()),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
+            outlook: Outlook::default(),
             _live: Live::new(Kind::Deployments),
         }
     }
@@ -190,10 +195,9 @@ impl Deployment {
         }
     }
 
-    /// How long a request that came now would wait at least; `None` while nobody knows what runs cost.
+    /// How long a request that came now would wait; `None` while nobody knows what runs cost.
     pub fn predicted_wait(&self) -> Option<Duration> {
-        let fit = self.cost.fit()?;
-        Some(lock(&self.waiting).queue.ahead(self.batch_axis == BatchAxis::Proved).wait(fit))
+        lock(&self.waiting).queue.ahead(self.layout.is_some()).wait(self.cost.fit())
     }
 
     /// Whether the model has inputs without rows, about which requests must agree to share a run.
@@ -266,7 +270,7 @@ impl Deployment {
 
     /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
     /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not.
-    /// Fails when the queue is full or draining, or when what waits already is known to take longer than the request has.
+    /// Fails when the queue is full or draining, or when the request would surely wait longer than it has time.
     pub fn enqueue(
         self: &Arc<Self>,
         inputs: Vec<Option<Tensor>>,
@@ -316,21 +320,23 @@ impl Deployment {
 
     /// Puts a job into the queue and sends a worker if one is of use.
     fn leave_to_workers(self: &Arc<Self>, job: Job, now: Moment, pool: &Pool) -> Result<()> {
-        let send_worker = {
+        let mut dead = Vec::new();
+        let (taken_in, send_worker) = {
             let mut waiting = lock(&self.waiting);
-            if let Some(error) = self.too_late(&waiting.queue, &job, now) {
-                job.reply.send(Err(error.clone()));
-                return Err(error);
-            }
-            let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
-            let send = useful && waiting.workers < self.policy.runs_max;
+            let taken_in = self.take_in(&mut waiting.queue, job, now, &mut dead);
+            self.outlook.tell(&waiting.queue, self.layout.is_some(), self.cost.fit());
+            let send = matches!(taken_in, Ok(true)) && waiting.workers < self.policy.runs_max;
             waiting.workers += usize::from(send);
-            send
+            (taken_in, send)
         };
         if send_worker {
             pool.send(Arc::clone(self));
         }
-        Ok(())
+        self.refuse_dead(dead, now);
+        match taken_in {
+            Ok(_) => Ok(()),
+            Err(unfit) => Err(self.refuse(unfit)),
+        }
     }
 
     /// Runs jobs that never waited on the thread that brought them, in batches that each take a moment, until `until`. The
@@ -360,7 +366,7 @@ impl Deployment {
             drop(finish);
             now = pool.now();
         }
-        refuse_late(dead, now);
+        self.refuse_dead(dead, now);
         for job in queue.into_jobs().chain(left) {
             // A refusal is answered where it is made.
             drop(self.leave_to_workers(job, now, pool));
@@ -389,7 +395,10 @@ impl Deployment {
         let now = pool.now();
         let (take, send_another) = {
             let mut waiting = lock(&self.waiting);
+            let fit = self.cost.fit();
+            waiting.queue.expect(fit, self.layout.is_some());
             let take = waiting.queue.take(now, &mut dead);
+            self.outlook.tell(&waiting.queue, self.layout.is_some(), fit);
             let send = match take {
                 // What is left may run at once, or has a time to wait for.
                 Take::Batch(_) => waiting.queue.calls_for_more() && waiting.workers < self.policy.runs_max,
@@ -404,7 +413,7 @@ impl Deployment {
         if send_another {
             pool.send(Arc::clone(self));
         }
-        refuse_late(dead, now);
+        self.refuse_dead(dead, now);
         match take {
             Take::Idle => Visit::Left,
             Take::Wait(until) => Visit::LeftUntil(until),
@@ -469,6 +478,10 @@ impl Deployment {
         wanted.sort_unstable();
         wanted.dedup();
         let assembled = pool.now();
+        let late = jobs.iter().filter(|job| job.demand.deadline.is_some_and(|deadline| deadline <= assembled)).count();
+        if late > 0 {
+            self.stats.late(late);
+        }
         let outputs =
             self.with_session(|session| session.run(&inputs, &wanted)).map_err(|error| self.failure(error))?;
         let ran = pool.now();
@@ -525,51 +538,6 @@ impl Deployment {
                 )
             }
         }
-    }
-
-    /// Why a request need not wait: it would still do so when its time is over, by what runs are known to cost. Where there
-    /// are levels of priority, nobody knows how many are before it.
-    fn too_late(&self, queue: &Queue<Job>, job: &Job, now: Moment) -> Option<Error> {
-        let left = job.demand.deadline.filter(|_| self.policy.levels.len() <= 1)? - now;
-        let wait = queue.ahead(job.layout.is_some()).outlasts(self.cost.fit()?, left)?;
-        let message = format!(
-            "the predicted wait for model {:?} is {wait:.0?}, and the request has {left:.0?} left",
-            self.identity.model
-        );
-        Some(Error::new(ErrorKind::Overloaded, message).retry_after(wait))
-    }
-
-    fn refusal(&self, refused: Refused<Job>) -> Error {
-        let Identity { model, version, .. } = &self.identity;
-        let full = |what: String| format!("{what} wait for model {model:?} already");
-        let (kind, message, job) = match refused {
-            Refused::Full(job) => {
-                let jobs_max = self.policy.jobs_max_at(job.demand.priority);
-                (ErrorKind::Overloaded, full(format!("{jobs_max} requests")), job)
-            }
-            Refused::FullOfBytes(job) => {
-                let bytes_max = self.policy.bytes_max;
-                (ErrorKind::Overloaded, full(format!("almost {bytes_max} bytes of requests")), job)
-            }
-            Refused::Draining(job) => {
-                (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job)
-            }
-        };
-        let error = Error::new(kind, message).retry_after(Duration::from_secs(1));
-        job.reply.send(Err(error.clone()));
-        error
-    }
-}
-
-/// Answers jobs that were not worth a run any more.
-fn refuse_late(dead: Vec<Job>, now: Moment) {
-    for job in dead {
-        // A cancelled job's client has gone: this answer then reaches nobody.
-        let late = match job.demand.deadline {
-            Some(deadline) if deadline <= now => "the deadline passed while the request waited",
-            _ => "the request waited longer than its model's queue allows",
-        };
-        job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
     }
 }
 

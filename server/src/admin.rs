@@ -13,7 +13,7 @@ use tiltyard_runtime::deployment::{BatchAxis, Padding};
 
 use crate::catalog::Version;
 use crate::config::Host;
-use crate::listen::CameInOn;
+use crate::listen::Ends;
 use crate::protocol::date;
 use crate::service::Service;
 use crate::telemetry;
@@ -25,7 +25,7 @@ pub(crate) fn answer<B>(
     admin_host: &Host,
     triton_metrics: bool,
     request: &Request<B>,
-    CameInOn(came_in_on): CameInOn,
+    Ends { came_in_on, .. }: Ends,
 ) -> Response<Full<Bytes>> {
     let (status, content_type, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {

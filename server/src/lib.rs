@@ -4,6 +4,7 @@ mod admin;
 pub mod admission;
 pub mod catalog;
 pub mod cli;
+pub mod clients;
 mod clock;
 pub mod config;
 pub mod cores;

@@ -4,7 +4,7 @@
 //! may idle for a while between requests, and is told to go when the server drains.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::clock;
 use crate::fronts::{Fronts, Open};
+use crate::logs::Seldom;
 
 /// Bytes a client may send before the server has taken them, per stream and per connection: large tensors would else
 /// wait for a round trip every 64 KiB.
@@ -39,9 +40,14 @@ const STREAMS_MAX: u32 = 1024;
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
-/// The address that a connection came in on; none on a Unix socket.
+/// The ends of a connection; a Unix socket has no addresses.
 #[derive(Clone, Copy, Debug)]
-pub struct CameInOn(pub Option<std::net::IpAddr>);
+pub struct Ends {
+    /// The address that it came in on.
+    pub came_in_on: Option<IpAddr>,
+    /// The address that it came from.
+    pub peer: Option<IpAddr>,
+}
 
 /// Bounds on connections.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +59,36 @@ pub struct Limits {
     /// Between requests.
     pub idle_timeout: Duration,
 }
+
+/// Connections over all listeners.
+#[derive(Default)]
+pub struct Connections {
+    open: Arc<AtomicUsize>,
+    refused: AtomicU64,
+}
+
+impl Connections {
+    /// Those that are open.
+    pub fn count(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Those that were closed at once, since there were too many.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    fn one_more(&self) -> Open {
+        Open::new(&self.open)
+    }
+
+    fn note_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+}
+
+/// The line about connections that were refused.
+static TOO_MANY: Seldom = Seldom::new();
 
 /// A bound socket.
 pub enum Listener {
@@ -104,12 +140,12 @@ impl Drop for Listener {
 pub async fn serve<H, F, R>(
     listener: Listener,
     limits: Limits,
-    open: Arc<AtomicUsize>,
+    open: Arc<Connections>,
     drain: watch::Receiver<bool>,
     fronts: Arc<Fronts>,
     handler: H,
 ) where
-    H: Fn(Request<Incoming>, CameInOn) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -123,20 +159,27 @@ pub async fn serve<H, F, R>(
             _ = draining.wait_for(|drain| *drain) => break,
         };
         match accepted {
-            Ok(_) if open.load(Relaxed) >= limits.connections_max => {
-                tracing::warn!(connections = limits.connections_max, "too many connections: a new one is closed");
+            Ok(_) if open.count() >= limits.connections_max => {
+                open.note_refused();
+                if let Some(refused) = TOO_MANY.note(clock::now()) {
+                    tracing::warn!(
+                        connections = limits.connections_max,
+                        refused,
+                        "too many connections: new ones are closed"
+                    );
+                }
             }
             Ok(stream) => {
-                let held = (Open::new(&open), alive.clone());
+                let held = (open.one_more(), alive.clone());
                 let (handler, drain) = (handler.clone(), drain.clone());
                 fronts.deal(async move {
                     // Fails only where the system is out of memory for its watch.
                     match stream.here() {
-                        Ok((Stream::Tcp(stream), came_in_on)) => {
-                            connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
+                        Ok((Stream::Tcp(stream), ends)) => {
+                            connection(TokioIo::new(stream), ends, limits, drain, handler).await;
                         }
-                        Ok((Stream::Unix(stream), came_in_on)) => {
-                            connection(TokioIo::new(stream), came_in_on, limits, drain, handler).await;
+                        Ok((Stream::Unix(stream), ends)) => {
+                            connection(TokioIo::new(stream), ends, limits, drain, handler).await;
                         }
                         Err(error) => tracing::warn!(%error, "a connection cannot be served"),
                     }
@@ -168,13 +211,18 @@ enum Stream {
 
 impl Accepted {
     /// Lets the event loop of this thread watch the connection.
-    fn here(self) -> io::Result<(Stream, CameInOn)> {
+    fn here(self) -> io::Result<(Stream, Ends)> {
         match self {
             Accepted::Tcp(stream) => {
-                let came_in_on = CameInOn(stream.local_addr().ok().map(|address| address.ip()));
-                Ok((Stream::Tcp(TcpStream::from_std(stream)?), came_in_on))
+                let came_in_on = stream.local_addr().ok().map(|address| address.ip());
+                let peer = stream.peer_addr().ok().map(|address| address.ip());
+                let ends = Ends { came_in_on, peer };
+                Ok((Stream::Tcp(TcpStream::from_std(stream)?), ends))
             }
-            Accepted::Unix(stream) => Ok((Stream::Unix(UnixStream::from_std(stream)?), CameInOn(None))),
+            Accepted::Unix(stream) => {
+                let ends = Ends { came_in_on: None, peer: None };
+                Ok((Stream::Unix(UnixStream::from_std(stream)?), ends))
+            }
         }
     }
 }
@@ -201,15 +249,10 @@ struct Activity {
     ended: AtomicU64,
 }
 
-async fn connection<I, H, F, R>(
-    io: I,
-    came_in_on: CameInOn,
-    limits: Limits,
-    mut drain: watch::Receiver<bool>,
-    handler: H,
-) where
+async fn connection<I, H, F, R>(io: I, ends: Ends, limits: Limits, mut drain: watch::Receiver<bool>, handler: H)
+where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>, CameInOn) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, Ends) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -219,7 +262,7 @@ async fn connection<I, H, F, R>(
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| Answering {
             running: Some(Running::new(&activity)),
-            answer: handler(request, came_in_on),
+            answer: handler(request, ends),
         })
     };
     let mut builder = auto::Builder::new(InBoxes);

@@ -57,7 +57,7 @@ impl Local {
     /// Answers one request of any protocol, its head as a listener would hand it over. Blocks until the answer is whole.
     pub fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Collected<Bytes>>, String> {
         self.runtime.block_on(async {
-            let (head, body) = protocol::answer(Arc::clone(&self.service), request).await.into_parts();
+            let (head, body) = protocol::answer(Arc::clone(&self.service), request, None).await.into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok(Response::from_parts(head, body))
         })

@@ -11,6 +11,7 @@ use tiltyard_runtime::queue::QueuePolicy;
 
 use crate::admission::Admission;
 use crate::catalog::Catalog;
+use crate::clients::Clients;
 use crate::config::{Amount, Config};
 use crate::engines::{self, Engines};
 use crate::infer::Inference;
@@ -70,6 +71,9 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         catalog: ArcSwap::from_pointee(Catalog::default()),
         pool,
         admission: Admission::new(config.requests_max, config.bytes_in_flight_max.or(bytes_in_flight_auto())),
+        clients: config
+            .client_rate
+            .map(|rate| Clients::new(rate, config.client_burst.or(rate), config.client_key.clone())),
         timeout_default: config.request_timeout,
     });
     let profiles = config.data_dir.join("profiles");

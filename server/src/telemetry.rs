@@ -4,23 +4,24 @@ mod live;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot};
+use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Refusal, Snapshot, Way};
 use tiltyard_types::ErrorKind;
 
 use crate::catalog::{Catalog, Role, VersionState};
 use crate::clock;
 use crate::ledger::{Counts, Line};
+use crate::listen::Connections;
 use crate::service::Service;
 
 /// Counters that belong to no deployment.
 #[derive(Default)]
 pub struct Totals {
     refused: [AtomicU64; ErrorKind::ALL.len()],
-    /// Open connections over all listeners.
-    pub connections: Arc<AtomicUsize>,
+    /// Connections over all listeners.
+    pub connections: Arc<Connections>,
 }
 
 impl Totals {
@@ -37,7 +38,9 @@ pub fn render(service: &Service, triton: bool) -> String {
     catalog.deployments().for_each(|deployment| service.ledger.open(deployment));
     let lines = service.ledger.lines(clock::now());
     let mut page = Page::default();
-    requests(&mut page, &lines.iter().flat_map(Row::of).collect::<Vec<_>>());
+    let rows: Vec<Row> = lines.iter().flat_map(Row::of).collect();
+    requests(&mut page, &rows);
+    refusals(&mut page, &rows, &service.inference.admission.unknown().snapshot(&Way::ALL));
     page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
     for deployment in catalog.deployments() {
         let labels = arm_labels(deployment, Role::Champion);
@@ -168,6 +171,26 @@ fn requests(page: &mut Page, rows: &[Row]) {
     }
 }
 
+/// What was refused for want of room or time, and what was run for nothing. Those whose model was not known yet have none.
+fn refusals(page: &mut Page, rows: &[Row], unknown: &Snapshot) {
+    let name = "tiltyard_requests_refused_total";
+    page.family(name, "counter", "Inference requests refused for want of room or time, by reason.");
+    let nobody = "endpoint=\"\",model=\"\",version=\"\",arm=\"\"";
+    let known = rows.iter().map(|row| (row.labels.as_str(), &row.sum));
+    for (labels, sum) in known.chain(std::iter::once((nobody, unknown))) {
+        for (reason, count) in Refusal::ALL.iter().zip(sum.refused) {
+            if count > 0 {
+                page.sample(name, &format!("{labels},reason=\"{}\"", reason.name()), count as f64);
+            }
+        }
+    }
+    let name = "tiltyard_requests_late_total";
+    page.family(name, "counter", "Requests whose run began although their time was over.");
+    for row in rows {
+        page.sample(name, &row.labels, row.sum.late as f64);
+    }
+}
+
 fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
     page.family(
         "tiltyard_refused_total",
@@ -177,8 +200,15 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
     for (kind, count) in ErrorKind::ALL.iter().zip(&service.totals.refused) {
         page.sample("tiltyard_refused_total", &format!("kind=\"{}\"", kind.name()), count.load(Relaxed) as f64);
     }
+    page.family("tiltyard_connections_refused_total", "counter", "Connections closed at once: there were too many.");
+    page.sample("tiltyard_connections_refused_total", "", service.totals.connections.refused() as f64);
     let gauges = [
-        ("tiltyard_connections", "Open connections.", service.totals.connections.load(Relaxed) as f64),
+        (
+            "tiltyard_bytes_in_flight",
+            "Bytes of request bodies in memory, those that still arrive included.",
+            service.inference.admission.bytes() as f64,
+        ),
+        ("tiltyard_connections", "Open connections.", service.totals.connections.count() as f64),
         (
             "tiltyard_requests_in_flight",
             "Requests between admission and answer.",

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::catalog::{Catalog, VersionState};
 use crate::config::{Config, Loaded};
 use crate::fronts::Fronts;
-use crate::listen::{self, Limits, Listener};
+use crate::listen::{self, Ends, Limits, Listener};
 use crate::logs::Logs;
 use crate::service::Service;
 use crate::{admin, cores, protocol, start};
@@ -155,14 +155,14 @@ impl Bound {
         let mut listeners = JoinSet::new();
         for listener in std::iter::once(self.http).chain(self.grpc).chain(self.sockets) {
             let service = Arc::clone(service);
-            let handler = move |request, _| protocol::answer(Arc::clone(&service), request);
+            let handler = move |request, ends: Ends| protocol::answer(Arc::clone(&service), request, ends.peer);
             let (open, fronts) = (Arc::clone(&open), Arc::clone(fronts));
             listeners.spawn(listen::serve(listener, limits, open, draining.clone(), fronts, handler));
         }
         for listener in std::iter::once(self.admin).chain(self.metrics) {
             let (service, admin_host, triton) = (Arc::clone(service), config.admin_host.clone(), config.triton_metrics);
-            let handler = move |request, came_in_on| {
-                let response = admin::answer(&service, &admin_host, triton, &request, came_in_on);
+            let handler = move |request, ends| {
+                let response = admin::answer(&service, &admin_host, triton, &request, ends);
                 async move { response }
             };
             let (open, here) = (Arc::clone(&open), Arc::new(Fronts::here()));

@@ -10,6 +10,7 @@ use tiltyard_runtime::repository::policy::VersionPolicy;
 
 use super::kinds::{self, Amount, Form, Host, LogFormat, LogLevel, ModelControl};
 use super::{ConfigError, RawConfig};
+use crate::clients::ClientKey;
 
 /// One setting, as the table defines it.
 pub(super) struct KeyDefinition {
@@ -157,12 +158,22 @@ keys! {
         body_bytes_max: usize = SIZE, Text("64MiB"),
             "The largest request, on every protocol.";
         request_timeout: Duration = DURATION_ABOVE_ZERO, Text("30s"),
-            "The time a request has where the client gave none.";
+            "The time a request has where the client gave none. Where that much waits already, a request without a \
+             deadline in its head is refused before it is read.";
         requests_max: usize = COUNT, Text("4096"),
-            "The most requests in flight; more are refused at once.";
+            "The most requests in flight; more are refused at once. One model version may have up to four times of what \
+             is free, alone 80 %, so that a flood on it leaves room for others.";
         bytes_in_flight_max: Amount = AMOUNT_OF_BYTES, Text("0"),
-            "The most bytes of request bodies in memory; more are refused at once. 0 takes a quarter of the memory that \
-             the control group grants, 1GiB at most.";
+            "The most bytes of request bodies in memory, those that still arrive included; more are refused at once. \
+             Model versions share it as they do requests_max. 0 takes a quarter of the memory that the control group \
+             grants, 1GiB at most.";
+        client_rate: Option<usize> = COUNT_OR_NONE, Text("0"),
+            "Inference requests per second that each client may send; more are refused at once. 0 is no bound.";
+        client_burst: Amount = AMOUNT, Text("0"),
+            "Requests that a client may send at once, after a pause. 0 takes as many as client_rate.";
+        client_key: ClientKey = CLIENT_KEY, Text("address"),
+            "What tells clients apart for client_rate: the address they come from (over IPv6 its first 64 bits), or the \
+             value of a header. Take a header only where a proxy sets it or checks it: clients write what they like.";
         connections_max: usize = COUNT, Text("10000"),
             "The most open connections.";
         header_timeout: Duration = DURATION_ABOVE_ZERO, Text("10s"),

@@ -8,7 +8,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::header::HeaderName;
 use tiltyard_runtime::repository::policy::VersionPolicy;
+
+use crate::clients::ClientKey;
 
 /// Durations above this are refused: sums of moments must stay far from the end of time.
 const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
@@ -55,6 +58,23 @@ pub(super) const COUNT: Kind<usize> = Kind {
     expected: "an integer from 1",
     form: Form::Integer,
     parse: |text| text.parse().ok().filter(|count| *count > 0),
+};
+
+pub(super) const COUNT_OR_NONE: Kind<Option<usize>> = Kind {
+    placeholder: "COUNT",
+    expected: "an integer from 1, or 0 for no bound",
+    form: Form::Integer,
+    parse: |text| text.parse().ok().map(|count| Some(count).filter(|count| *count > 0)),
+};
+
+pub(super) const CLIENT_KEY: Kind<ClientKey> = Kind {
+    placeholder: "KEY",
+    expected: "address, or the name of a header such as x-api-key",
+    form: Form::Text,
+    parse: |text| match text {
+        "address" => Some(ClientKey::Address),
+        name => HeaderName::from_bytes(name.as_bytes()).ok().map(ClientKey::Header),
+    },
 };
 
 pub(super) const AMOUNT: Kind<Amount> = Kind {

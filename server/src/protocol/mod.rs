@@ -15,6 +15,7 @@ pub(crate) mod score;
 pub(crate) mod status;
 pub(crate) mod strings;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,17 +27,17 @@ use tiltyard_types::Result;
 use crate::service::Service;
 use body::ReplyBody;
 
-/// Answers one request of any protocol.
-pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>) -> Response<ReplyBody>
+/// Answers one request of any protocol, from `peer` if whoever sent it has an address.
+pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>, peer: Option<IpAddr>) -> Response<ReplyBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
 {
     if grpc::wire::is_grpc(request.headers()) {
-        return body::grpc(grpc::answer(service, request).await);
+        return body::grpc(grpc::answer(service, request, peer).await);
     }
     let version = request.version();
-    let mut response = rest::answer(&service, request).await;
+    let mut response = rest::answer(&service, request, peer).await;
     if version == Version::HTTP_2 {
         response.headers_mut().insert(DATE, date::header());
     }

@@ -44,7 +44,7 @@ where
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let message = match read_message(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX).await {
+        let message = match read_message(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX, None).await {
             Ok(message) => message,
             Err(status) => return status.into_response(),
         };

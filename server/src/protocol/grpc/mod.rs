@@ -7,6 +7,7 @@ mod quick;
 pub(crate) mod reflection;
 pub(crate) mod wire;
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
@@ -19,7 +20,10 @@ use tiltyard_proto::inference::infer_parameter::ParameterChoice;
 use tiltyard_types::{Error, InferRequest, Moment, Result, Tensor};
 
 use super::{beside_the_loop, classification, is_light, parse_version, status};
-use crate::infer::{Accepted, Outcome, log_failure};
+use crate::admission::Room;
+use crate::catalog::Arm;
+use crate::clients::Asker;
+use crate::infer::{Accepted, Outcome, count_refusal, log_failure};
 use crate::service::Service;
 use crate::{clock, deadlines};
 use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status};
@@ -37,12 +41,16 @@ const STREAM_WAITING_MAX: usize = 16;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
-        Status::new(status::codes(error.kind()).1, error.message().to_owned())
+        let status = Status::new(status::codes(error.kind()).1, error.message().to_owned());
+        match error.wait() {
+            Some(wait) => status.retry_after(wait),
+            None => status,
+        }
     }
 }
 
-/// Answers one gRPC request, whatever happens.
-pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>) -> Response<GrpcBody>
+/// Answers one gRPC request, whatever happens. `peer` is whom it came from, if that has an address.
+pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>, peer: Option<IpAddr>) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
@@ -55,8 +63,14 @@ where
     let path = parts.uri.path();
     if let Some(method) = path.strip_prefix(INFERENCE) {
         return match method {
-            "ModelInfer" => model_infer(&service, &head, body).await.unwrap_or_else(refused),
-            "ModelStreamInfer" => model_stream_infer(service, &head, body),
+            "ModelInfer" => {
+                let asker = service.inference.asker(&parts.headers, peer);
+                model_infer(&service, &head, asker, body).await.unwrap_or_else(refused)
+            }
+            "ModelStreamInfer" => {
+                let asker = service.inference.asker(&parts.headers, peer);
+                model_stream_infer(service, &head, asker, body)
+            }
             // Rare calls are boxed, here and below, so that the future that every request is moved about with stays small.
             method => Box::pin(unary(&service, method, &head, body)).await,
         };
@@ -84,21 +98,29 @@ fn reflection() -> Option<&'static reflection::Reflection> {
 // A future that is kept in a variable before it is awaited has room there and where it is awaited: each is awaited where
 // it is made.
 
-async fn model_infer<B>(service: &Service, head: &Head<'_>, body: B) -> Result<Response<GrpcBody>, Status>
+async fn model_infer<B>(
+    service: &Service,
+    head: &Head<'_>,
+    asker: Option<Asker>,
+    body: B,
+) -> Result<Response<GrpcBody>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     let timeout = wire::timeout(head)?;
     let started = Accepted::now(timeout, 0);
-    let message = read(service, started.at, head, body).await?;
+    service.inference.admit_client(asker, started.at).inspect_err(|error| note(service, started, "", "", error))?;
+    let mut room = service.inference.admission.room_for_unknown();
+    let message = read(service, started.at, head, body, &mut room).await?;
     let accepted = Accepted { bytes: message.len(), ..started };
+    let arm = receive(service, &message, accepted, &mut room)?;
     // What is light is done without being moved into a future first, here and below.
     let mut incoming = match is_light(accepted.bytes) {
-        true => Incoming::read(message)?,
-        false => beside_the_loop(accepted.bytes, move || Incoming::read(message)).await?,
+        true => Incoming::read(message, arm)?,
+        false => beside_the_loop(accepted.bytes, move || Incoming::read(message, arm)).await?,
     };
-    let outcome = infer(service, &mut incoming, accepted).await?;
+    let outcome = infer(service, &mut incoming, accepted, room).await?;
     let headers = outcome.arm.grpc_headers(accepted.id);
     let (encoder, request) = (Encoder::negotiate(head, COMPRESSION), incoming.request);
     let bytes = outcome.outputs.iter().map(Tensor::size).sum();
@@ -109,10 +131,29 @@ where
     Ok(wire::unary_response_with(framed, headers))
 }
 
+/// Finds out whom a message is for before it is decoded, and refuses it where it would be refused anyway. `None` where that
+/// can only be known from all of it, or there is nobody of the name.
+fn receive(service: &Service, message: &[u8], accepted: Accepted, room: &mut Room) -> Result<Option<Arc<Arm>>, Status> {
+    let Some((model, version)) = quick::names(message) else { return Ok(None) };
+    let Ok(arm) = service.inference.catalog.load().route(model, version) else { return Ok(None) };
+    let received = room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(&arm, accepted, error));
+    let received = received.and_then(|()| service.inference.foresee(&arm, accepted));
+    received.inspect_err(|error| note(service, accepted, model, "", error))?;
+    Ok(Some(arm))
+}
+
+/// Counts and logs a failure.
+fn note(service: &Service, accepted: Accepted, model: &str, id: &str, error: &Error) {
+    service.totals.note_failure(error.kind());
+    log_failure(accepted.id, model, id, error);
+}
+
 /// An inference as it was read.
 struct Incoming {
     /// Of one that asks what cannot be, only whom it names.
     request: InferRequest,
+    /// Whom it names, where that was looked up already.
+    arm: Option<Arc<Arm>>,
     /// What is wrong with the version it names.
     version: Result<()>,
     /// What is wrong with what it asks.
@@ -120,9 +161,10 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn read(message: Bytes) -> Result<Incoming, Status> {
+    fn read(message: Bytes, arm: Option<Arc<Arm>>) -> Result<Incoming, Status> {
         match quick::read(&message) {
-            Some(request) => Ok(Incoming { request, version: Ok(()), asked: Ok(()) }),
+            Some(request) => Ok(Incoming { request, arm, version: Ok(()), asked: Ok(()) }),
+            // It may name another model further on.
             None => decode(message).map(Incoming::of),
         }
     }
@@ -134,10 +176,10 @@ impl Incoming {
             Err(error) => (None, Err(error)),
         };
         match convert::request(message, version) {
-            Ok(request) => Incoming { request, version: wrong, asked: Ok(()) },
+            Ok(request) => Incoming { request, arm: None, version: wrong, asked: Ok(()) },
             Err(error) => {
                 let request = InferRequest { model, version, id, ..InferRequest::default() };
-                Incoming { request, version: wrong, asked: Err(error) }
+                Incoming { request, arm: None, version: wrong, asked: Err(error) }
             }
         }
     }
@@ -158,23 +200,27 @@ fn refused(status: Status) -> Response<GrpcBody> {
     status.into_response()
 }
 
-async fn infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
-    let answered = try_infer(service, incoming, accepted).await;
-    answered.inspect_err(|error: &Error| {
-        service.totals.note_failure(error.kind());
-        log_failure(accepted.id, &incoming.request.model, &incoming.request.id, error);
-    })
+async fn infer(service: &Service, incoming: &mut Incoming, accepted: Accepted, room: Room) -> Result<Outcome> {
+    let answered = try_infer(service, incoming, accepted, room).await;
+    answered.inspect_err(|error: &Error| note(service, accepted, &incoming.request.model, &incoming.request.id, error))
 }
 
-async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
-    let Incoming { request, version, asked } = incoming;
+async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepted, mut room: Room) -> Result<Outcome> {
+    let Incoming { request, arm, version, asked } = incoming;
     // A model that is not there is told before a mistake in the inputs.
     std::mem::replace(version, Ok(()))?;
-    let arm = service.inference.catalog.load().route(&request.model, request.version)?;
+    let arm = match arm.take() {
+        Some(arm) => arm,
+        None => {
+            let arm = service.inference.catalog.load().route(&request.model, request.version)?;
+            room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(&arm, accepted, error))?;
+            arm
+        }
+    };
     std::mem::replace(asked, Ok(()))?;
     let classes: Vec<Option<usize>> =
         request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
-    let mut outcome = service.inference.infer(request, arm, accepted).await?;
+    let mut outcome = service.inference.infer(request, arm, accepted, room).await?;
     // As many as were asked for by name, in that order.
     for ((output, tensor), count) in request.outputs.iter().zip(&mut outcome.outputs).zip(classes) {
         if let Some(count) = count {
@@ -185,7 +231,7 @@ async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepte
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
-fn model_stream_infer<B>(service: Arc<Service>, head: &Head<'_>, body: B) -> Response<GrpcBody>
+fn model_stream_infer<B>(service: Arc<Service>, head: &Head<'_>, asker: Option<Asker>, body: B) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
@@ -196,15 +242,22 @@ where
         Err(status) => return status.into_response(),
     };
     wire::streaming_response(encoder, STREAM_WAITING_MAX, move |sender| async move {
-        while let Some(message) = messages.next().await? {
+        let empty = || service.inference.admission.room_for_unknown();
+        let mut room = empty();
+        while let Some(message) = messages.next(Some(&mut room)).await? {
             let accepted = Accepted::now(None, message.len());
+            let room = std::mem::replace(&mut room, empty());
             let read = move || {
                 let request: pb::ModelInferRequest = decode(message)?;
                 let wants_final = asks_for_final_marker(&request);
                 Ok::<_, Status>((wants_final, Incoming::of(request)))
             };
             let (wants_final, mut incoming) = beside_the_loop(accepted.bytes, read).await?;
-            let answer = match infer(&service, &mut incoming, accepted).await {
+            let answered = match service.inference.admit_client(asker, accepted.at) {
+                Ok(()) => infer(&service, &mut incoming, accepted, room).await,
+                Err(refused) => Err(refused),
+            };
+            let answer = match answered {
                 Ok(outcome) => {
                     let mut response = convert::response(&incoming.request, &outcome);
                     if wants_final {
@@ -239,7 +292,8 @@ where
 {
     let encoder = Encoder::negotiate(head, COMPRESSION);
     let answer = async {
-        let message = read(service, clock::now(), head, body).await?;
+        let mut room = service.inference.admission.room_for_unknown();
+        let message = read(service, clock::now(), head, body, &mut room).await?;
         manage::answer(service, method, message, encoder).await
     };
     match answer.await {
@@ -249,13 +303,13 @@ where
 }
 
 /// The one message of a unary call, which must arrive within the time a request has.
-async fn read<B>(service: &Service, now: Moment, head: &Head<'_>, body: B) -> Result<Bytes, Status>
+async fn read<B>(service: &Service, now: Moment, head: &Head<'_>, body: B, room: &mut Room) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     // Where it is, it stays: it is larger than what waits for it.
-    let read = pin!(wire::read_message(head, body, service.body_bytes_max));
+    let read = pin!(wire::read_message(head, body, service.body_bytes_max, Some(room)));
     match deadlines::within(now + service.request_timeout, read).await {
         Some(message) => message,
         None => Err(Status::new(Code::DeadlineExceeded, "the message did not arrive in time")),

@@ -24,8 +24,11 @@ pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
     let mut request = InferRequest::default();
     let mut inputs: SmallVec<[Input<'_>; 2]> = SmallVec::new();
     let mut fields = Fields::new(message);
+    let mut named = false;
     while let Some((tag, range)) = fields.next_delimited()? {
         match tag {
+            // Whoever looked at the names alone must have seen the same.
+            1 | 2 if named => return None,
             1 => request.model = text(message, range)?.to_owned(),
             2 => request.version = parse_version(text(message, range)?).ok()?,
             3 => request.id = text(message, range)?.to_owned(),
@@ -41,8 +44,24 @@ pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
             }
             _ => return None,
         }
+        named |= tag > 2;
     }
     (request.inputs.len() == inputs.len()).then_some(request)
+}
+
+/// The model and the version that a message names, without a look at the rest; `None` where they do not come first, as all
+/// known clients have them, or are not what they must be.
+pub(super) fn names(message: &[u8]) -> Option<(&str, Option<u64>)> {
+    let (mut model, mut version) = (None, None);
+    let mut fields = Fields::new(message);
+    while let Some((tag, range)) = fields.next_delimited()? {
+        match tag {
+            1 => model = Some(text(message, range)?),
+            2 => version = parse_version(text(message, range)?).ok()?,
+            _ => break,
+        }
+    }
+    Some((model?, version))
 }
 
 /// An input without its data.
@@ -296,6 +315,9 @@ mod tests {
         fn what_is_read_is_what_the_generated_code_reads(message in message()) {
             let bytes = Bytes::from(message.encode_to_vec());
             let expected = by_generated(&bytes);
+            if let (Some(expected), Some(named)) = (&expected, names(&bytes)) {
+                prop_assert_eq!(named, (expected.model.as_str(), expected.version));
+            }
             match read(&bytes) {
                 Some(request) => prop_assert_eq!(Some(request), expected),
                 // Left to the generated code: only for what it refuses, or for what is not here.
@@ -315,6 +337,8 @@ mod tests {
             }
             let bytes = Bytes::from(bytes);
             if let Some(request) = read(&bytes) {
+                let seen = names(&bytes);
+                prop_assert!(seen.is_none_or(|seen| seen == (request.model.as_str(), request.version)));
                 prop_assert_eq!(Some(request), by_generated(&bytes));
             }
         }
@@ -355,5 +379,11 @@ mod tests {
     fn an_empty_message_has_no_inputs() {
         assert_eq!(read(&Bytes::new()), by_generated(&Bytes::new()));
         assert_eq!(read(&Bytes::from_static(&[0x08, 0])), None, "a number where a name is expected");
+        let named_later = Bytes::from_static(b"\x0a\x01a\x1a\x01i\x0a\x01b");
+        assert_eq!(names(&named_later), Some(("a", None)));
+        assert_eq!(
+            (read(&named_later), by_generated(&named_later).map(|read| read.model)),
+            (None, Some("b".to_owned()))
+        );
     }
 }

@@ -82,7 +82,7 @@ async fn converse<B>(index: Arc<Index>, mut requests: MessageStream<B>, sender: 
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    while let Some(message) = requests.next().await? {
+    while let Some(message) = requests.next(None).await? {
         let request = ServerReflectionRequest::decode(message).map_err(|error| {
             Status::new(Code::InvalidArgument, format!("the request is no reflection request: {error}"))
         })?;

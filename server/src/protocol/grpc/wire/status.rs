@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
+
+use super::retry;
 
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -63,6 +66,12 @@ impl Status {
     /// Adds one entry of metadata, which the client sees among the trailers.
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Status {
         self.metadata.push((name, value));
+        self
+    }
+
+    /// Adds when to try again.
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Status {
+        self.metadata.extend(retry::metadata(self.code, &self.message, wait));
         self
     }
 

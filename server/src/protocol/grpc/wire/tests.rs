@@ -131,7 +131,7 @@ fn zlib(payload: &[u8]) -> Vec<u8> {
 fn messages_of(headers: &HeaderMap, body: Pieces) -> Result<Vec<Bytes>, Status> {
     let mut stream = MessageStream::new(&Head::of(headers), body, LIMIT)?;
     let mut messages = Vec::new();
-    while let Some(message) = ready(stream.next())? {
+    while let Some(message) = ready(stream.next(None))? {
         messages.push(message);
     }
     Ok(messages)
@@ -213,14 +213,14 @@ fn unescaped(encoded: &[u8]) -> String {
 #[test]
 fn a_message_in_one_piece_is_not_copied() {
     let received = Bytes::from(framed(false, &[7; 4096]));
-    let message = ready(read_message(&Head::default(), Pieces::one(received.clone()), LIMIT)).expect("a message");
+    let message = ready(read_message(&Head::default(), Pieces::one(received.clone()), LIMIT, None)).expect("a message");
     assert_eq!(message.as_ptr(), received[5..].as_ptr());
 }
 
 #[test]
 fn unary_requests_that_are_refused() {
     fn check(entries: &[(&'static str, &str)], wire: Vec<u8>, code: Code, text: &str) {
-        let status = ready(read_message(&Head::of(&headers(entries)), Pieces::one(wire), 1000)).expect_err(text);
+        let status = ready(read_message(&Head::of(&headers(entries)), Pieces::one(wire), 1000, None)).expect_err(text);
         assert_eq!((status.code(), status.message()), (code, text));
     }
     let two = [framed(false, b"a"), framed(false, b"b")].concat();
@@ -245,7 +245,7 @@ fn a_message_at_the_limit_is_taken() {
     for (flag, encoding, payload) in [(false, "identity", vec![3; 1000]), (true, "gzip", gzip(&[3; 1000]))] {
         let body = Pieces::one(framed(flag, &payload));
         let message =
-            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, 1000)).expect(encoding);
+            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, 1000, None)).expect(encoding);
         assert_eq!(message, vec![3; 1000]);
     }
 }
@@ -255,7 +255,7 @@ fn an_oversized_message_is_refused_before_it_is_read() {
     let mut body = Pieces::new([Bytes::from(prefix(false, u32::MAX).to_vec())]);
     body.waiting.extend((0..100).map(|_| Bytes::from(vec![0; 1000])));
     let taken = Arc::clone(&body.taken);
-    let status = ready(read_message(&Head::default(), body, 1000)).expect_err("4 GiB");
+    let status = ready(read_message(&Head::default(), body, 1000, None)).expect_err("4 GiB");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(taken.load(Relaxed), 1, "data was read behind the length that was refused");
 }
@@ -265,8 +265,8 @@ fn a_compressed_bomb_is_refused() {
     for (encoding, bomb) in [("gzip", gzip(&vec![0; 100 * LIMIT])), ("deflate", zlib(&vec![0; 100 * LIMIT]))] {
         assert!(bomb.len() < LIMIT, "the bomb has to pass the first limit");
         let body = Pieces::one(framed(true, &bomb));
-        let status =
-            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT)).expect_err("a bomb");
+        let status = ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT, None))
+            .expect_err("a bomb");
         assert_eq!(status.code(), Code::ResourceExhausted);
         let sizes = format!("{} bytes compressed and more than the limit of {LIMIT} bytes plain", bomb.len());
         assert!(status.message().contains(&sizes), "{status}");
@@ -280,16 +280,20 @@ fn broken_compression_is_refused() {
     broken[middle] ^= 0xFF;
     for (encoding, payload) in [("gzip", broken), ("gzip", gzip(&[9; 500])[..20].to_vec()), ("deflate", gzip(b"a"))] {
         let body = Pieces::one(framed(true, &payload));
-        let status =
-            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT)).expect_err(encoding);
+        let status = ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT, None))
+            .expect_err(encoding);
         assert_eq!(status.code(), Code::Internal, "{status}");
     }
 }
 
 #[test]
 fn an_unknown_encoding_is_refused_with_the_known_ones() {
-    let outcome =
-        ready(read_message(&Head::of(&headers(&[("grpc-encoding", "zstd")])), Pieces::one(framed(true, b"a")), LIMIT));
+    let outcome = ready(read_message(
+        &Head::of(&headers(&[("grpc-encoding", "zstd")])),
+        Pieces::one(framed(true, b"a")),
+        LIMIT,
+        None,
+    ));
     let response = outcome.expect_err("not offered").into_response();
     assert_eq!(response.headers()["grpc-status"], "12");
     assert_eq!(response.headers()["grpc-accept-encoding"], "identity,deflate,gzip");
