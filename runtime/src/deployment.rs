@@ -124,21 +124,31 @@ struct Waiting {
     workers: usize,
 }
 
-/// Parts that only loading can make.
-pub(crate) struct Parts {
-    pub(crate) identity: Identity,
-    pub(crate) graph: Graph,
-    pub(crate) settings: Settings,
-    pub(crate) batch_axis: BatchAxis,
-    pub(crate) padding: Padding,
-    pub(crate) policy: QueuePolicy,
-    pub(crate) example: Option<crate::golden::Golden>,
-    pub(crate) learns_rows: bool,
-    pub(crate) compiled: Box<dyn CompiledModel>,
+/// What a deployment is made of. Loading finds it out; simulations make it up.
+pub struct Parts {
+    /// Who it is.
+    pub identity: Identity,
+    /// What the file says about itself.
+    pub graph: Graph,
+    /// What its owner says.
+    pub settings: Settings,
+    /// Whether rows may share a run.
+    pub batch_axis: BatchAxis,
+    /// Whether rows of different lengths may, too.
+    pub padding: Padding,
+    /// What the queue may hold, and how it batches.
+    pub policy: QueuePolicy,
+    /// An example request with its answer, where one is known.
+    pub example: Option<crate::golden::Golden>,
+    /// Whether the rows of a batch follow what is measured.
+    pub learns_rows: bool,
+    /// The model, ready to run.
+    pub compiled: Box<dyn CompiledModel>,
 }
 
 impl Deployment {
-    pub(crate) fn new(parts: Parts) -> Deployment {
+    /// A deployment that nobody has published yet.
+    pub fn new(parts: Parts) -> Deployment {
         let rows_taken_max = if parts.batch_axis == BatchAxis::Proved { parts.policy.rows_max } else { 0 };
         let signature = parts.compiled.signature().clone();
         let pad = match &parts.padding {
@@ -439,8 +449,14 @@ impl Deployment {
             }
             // One job's values may have failed the whole batch: strangers must not pay for them.
             Err(_) if jobs.len() > 1 => {
-                for job in jobs.into_iter().filter(|job| !job.reply.is_closed()) {
-                    self.run_batch(vec![job], taken, pool);
+                for job in jobs {
+                    let now = pool.now();
+                    match job.demand.deadline {
+                        _ if job.reply.is_closed() => {}
+                        // The run that failed took its time too.
+                        Some(deadline) if deadline <= now => refuse_late(vec![job], now),
+                        _ => self.run_batch(vec![job], taken, pool),
+                    }
                 }
             }
             Err(error) => jobs.into_iter().for_each(|job| job.reply.send(Err(error.clone()))),
@@ -472,10 +488,7 @@ impl Deployment {
         let outputs =
             self.with_session(|session| session.run(&inputs, &wanted)).map_err(|error| self.failure(error))?;
         let ran = pool.now();
-        if outputs.len() != wanted.len() {
-            let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
-            return Err(Error::new(ErrorKind::Engine, message));
-        }
+        self.check_outputs(&outputs, &wanted)?;
         // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
         let apart = match layout {
             Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(internal)?,
@@ -494,6 +507,24 @@ impl Deployment {
                 Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
             })
             .collect())
+    }
+
+    /// Whether an engine gave what was asked of it. Shapes are not compared: files declare some that are not true, and where
+    /// rows matter they are counted when they are cut apart.
+    fn check_outputs(&self, outputs: &[Tensor], wanted: &[usize]) -> Result<()> {
+        if outputs.len() != wanted.len() {
+            let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
+            return Err(Error::new(ErrorKind::Engine, message));
+        }
+        let mut specs = wanted.iter().filter_map(|&position| self.signature.outputs.get(position)).zip(outputs);
+        match specs.find(|(spec, output)| spec.dtype != output.dtype()) {
+            None => Ok(()),
+            Some((spec, output)) => {
+                let (name, got, expected) = (&spec.name, output.dtype(), spec.dtype);
+                let message = format!("the engine gave output {name:?} as {got}, expected {expected}");
+                Err(Error::new(ErrorKind::Engine, message))
+            }
+        }
     }
 
     /// Leases a session. One that panicked is not used again.

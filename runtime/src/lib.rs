@@ -24,6 +24,7 @@ pub mod prove;
 pub mod providers;
 pub mod queue;
 pub mod repository;
+pub mod retired;
 pub mod stats;
 mod sync;
 pub mod turn;

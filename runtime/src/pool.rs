@@ -3,8 +3,10 @@
 //! Thin shells around the queues: workers that visit deployments, and one timer for batches that wait for company.
 //! All of them sleep while nothing happens.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+#[cfg(not(shuttle))]
+mod by_hand;
+mod waits;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -13,6 +15,11 @@ use tiltyard_types::Moment;
 
 use crate::deployment::{Deployment, Visit};
 use crate::sync::{Receiver, RecvTimeoutError, Sender, thread, unbounded};
+
+#[cfg(not(shuttle))]
+pub use self::by_hand::{Timer, Workers};
+
+use self::waits::Waits;
 
 /// The process's clock, handed in by the server: only it may read one.
 pub type Clock = fn() -> Moment;
@@ -77,59 +84,46 @@ impl Pool {
 fn work(incoming: &Receiver<Arc<Deployment>>, pool: &Weak<Pool>) {
     while let Ok(deployment) = incoming.recv() {
         let Some(pool) = pool.upgrade() else { return };
-        loop {
-            // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are
-            // dropped, and the thread goes on.
-            let visit = catch_unwind(AssertUnwindSafe(|| deployment.visit(&pool))).unwrap_or(Visit::Ran);
-            match visit {
-                // After each batch the others have their turn.
-                Visit::Ran if incoming.is_empty() => {}
-                Visit::Ran => {
-                    pool.send(deployment);
-                    break;
-                }
-                Visit::Left => break,
-                Visit::LeftUntil(until) => {
-                    pool.send_at(until, &deployment);
-                    break;
-                }
-            }
+        attend(deployment, &pool, incoming);
+    }
+}
+
+/// What a worker does for one deployment it was sent to: batch after batch, until there is nothing to run or another
+/// deployment waits for a worker.
+fn attend(deployment: Arc<Deployment>, pool: &Arc<Pool>, incoming: &Receiver<Arc<Deployment>>) {
+    loop {
+        // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are
+        // dropped, and the thread goes on.
+        let visit = catch_unwind(AssertUnwindSafe(|| deployment.visit(pool))).unwrap_or(Visit::Ran);
+        match visit {
+            // After each batch the others have their turn.
+            Visit::Ran if incoming.is_empty() => {}
+            Visit::Ran => return pool.send(deployment),
+            Visit::Left => return,
+            Visit::LeftUntil(until) => return pool.send_at(until, &deployment),
         }
     }
 }
 
-fn keep_time(waits: &Receiver<(Moment, Weak<Deployment>)>, pool: &Weak<Pool>) {
-    let mut pending: BinaryHeap<Reverse<(Moment, usize)>> = BinaryHeap::new();
-    let mut deployments: Vec<Option<Weak<Deployment>>> = Vec::new();
+fn keep_time(incoming: &Receiver<(Moment, Weak<Deployment>)>, pool: &Weak<Pool>) {
+    let mut waits = Waits::default();
     loop {
-        let timeout = match (pending.peek(), pool.upgrade()) {
+        let timeout = match (waits.next(), pool.upgrade()) {
             (_, None) => return,
-            (Some(Reverse((until, _))), Some(pool)) => until.since(pool.now()),
+            (Some(until), Some(pool)) => until.since(pool.now()),
             (None, _) => Duration::MAX,
         };
         let received = if timeout == Duration::MAX {
-            waits.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            incoming.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
-            waits.recv_timeout(timeout)
+            incoming.recv_timeout(timeout)
         };
         match received {
-            Ok((until, deployment)) => {
-                let slot = deployments.iter().position(Option::is_none).unwrap_or_else(|| {
-                    deployments.push(None);
-                    deployments.len() - 1
-                });
-                deployments[slot] = Some(deployment);
-                pending.push(Reverse((until, slot)));
-            }
+            Ok((until, deployment)) => waits.add(until, deployment),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
         }
         let Some(pool) = pool.upgrade() else { return };
-        while pending.peek().is_some_and(|Reverse((until, _))| *until <= pool.now()) {
-            let slot = pending.pop().map(|Reverse((_, slot))| slot);
-            if let Some(deployment) = slot.and_then(|slot| deployments[slot].take()?.upgrade()) {
-                deployment.wake(&pool);
-            }
-        }
+        waits.wake_due(&pool);
     }
 }

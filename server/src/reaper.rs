@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::retired::Retired;
 
 use crate::clock;
 use crate::ledger::Ledger;
@@ -41,27 +42,18 @@ impl Reaper {
 }
 
 fn reap(retired: &Receiver<Arc<Deployment>>, ledger: &Ledger) {
-    let mut waiting: Vec<Arc<Deployment>> = Vec::new();
+    let mut waiting = Retired::default();
     loop {
         let received = match waiting.is_empty() {
             true => retired.recv().map_err(|_| RecvTimeoutError::Disconnected),
             false => retired.recv_timeout(LOOK_AGAIN),
         };
         match received {
-            Ok(deployment) => waiting.push(deployment),
+            Ok(deployment) => waiting.add(deployment),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        let before = waiting.len();
-        waiting.retain(|deployment| {
-            let used = Arc::strong_count(deployment) > 1;
-            if !used {
-                let id = &deployment.identity;
-                tracing::info!(model = id.model, version = id.version, digest = id.digest.short(), "freed");
-            }
-            used
-        });
-        if waiting.len() < before {
+        if waiting.free_unused() > 0 {
             ledger.close(clock::now());
         }
     }
