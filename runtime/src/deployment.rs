@@ -1,26 +1,34 @@
 //! What is a version that is ready to answer?
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod faults;
+mod leases;
+mod runs;
+
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use smallvec::SmallVec;
 use tiltyard_types::live::{Kind, Live};
 use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
 
-use crate::batch::{BatchError, Extent, Layout, Pad};
+use crate::batch::{Layout, Pad};
 use crate::cost::{Cost, QUICK};
-use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
-use crate::job::{Answer, Demand, Held, Job, Pending, Reply};
+use crate::engine::{CompiledModel, EngineBuild, EngineError};
+use crate::health::Health;
+use crate::job::{Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
 use crate::pool::Pool;
 use crate::providers::Placement;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
 use crate::repository::settings::Settings;
-use crate::stats::{RunTimes, Stats};
+use crate::stats::Stats;
 use crate::sync::{Mutex, MutexGuard};
 use crate::turn;
+
+pub use self::faults::Stuck;
+
+use self::leases::Leases;
+use self::runs::GivenUp;
 
 /// What the axes of an input without elements may multiply to, those of length 0 left out.
 const EMPTY_EXTENT_MAX: usize = 1 << 20;
@@ -106,15 +114,11 @@ pub struct Deployment {
     quick_row_bytes: AtomicUsize,
     /// How rows are put together; `None` where they may not be.
     layout: Option<Arc<Layout>>,
+    /// Whether it is fit to answer.
+    pub health: Health,
     compiled: Box<dyn CompiledModel>,
-    sessions: Mutex<Vec<Opened>>,
+    leases: Leases,
     waiting: Mutex<Waiting>,
-    _live: Live,
-}
-
-/// A session that counts as alive until it is closed.
-struct Opened {
-    session: Box<dyn Session>,
     _live: Live,
 }
 
@@ -173,7 +177,8 @@ impl Deployment {
             learns_rows: parts.learns_rows,
             layout,
             compiled: parts.compiled,
-            sessions: Mutex::new(Vec::new()),
+            health: Health::default(),
+            leases: Leases::default(),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
             _live: Live::new(Kind::Deployments),
         }
@@ -364,7 +369,11 @@ impl Deployment {
         while now < until && !queue.is_empty() && lock(&self.waiting).queue.pass() {
             let finish = Finish(self);
             if let Take::Batch(jobs) = queue.take(now, &mut dead) {
-                self.run_batch(jobs, now, pool);
+                if self.run_batch(jobs, now, true, pool).is_err() {
+                    // It was finished in its absence.
+                    std::mem::forget(finish);
+                    break;
+                }
                 queue.finish();
             }
             drop(finish);
@@ -419,9 +428,15 @@ impl Deployment {
             Take::Idle => Visit::Left,
             Take::Wait(until) => Visit::LeftUntil(until),
             Take::Batch(jobs) => {
-                let _finish = Finish(self);
-                self.run_batch(jobs, now, pool);
-                Visit::Ran
+                let finish = Finish(self);
+                match self.run_batch(jobs, now, false, pool) {
+                    Ok(()) => Visit::Ran,
+                    Err(GivenUp) => {
+                        // It was finished in its absence.
+                        std::mem::forget(finish);
+                        Visit::GivenUp
+                    }
+                }
             }
         }
     }
@@ -436,125 +451,6 @@ impl Deployment {
         };
         if send {
             pool.send(Arc::clone(self));
-        }
-    }
-
-    fn run_batch(&self, mut jobs: Vec<Job>, taken: Moment, pool: &Pool) {
-        jobs.iter_mut().for_each(Job::trim);
-        match self.run_together(&jobs, taken, pool) {
-            Ok(answers) => {
-                for (job, answer) in jobs.into_iter().zip(answers) {
-                    job.reply.send(Ok(answer));
-                }
-            }
-            // One job's values may have failed the whole batch: strangers must not pay for them.
-            Err(_) if jobs.len() > 1 => {
-                for job in jobs {
-                    let now = pool.now();
-                    match job.demand.deadline {
-                        _ if job.reply.is_closed() => {}
-                        // The run that failed took its time too.
-                        Some(deadline) if deadline <= now => refuse_late(vec![job], now),
-                        _ => self.run_batch(vec![job], taken, pool),
-                    }
-                }
-            }
-            Err(error) => jobs.into_iter().for_each(|job| job.reply.send(Err(error.clone()))),
-        }
-    }
-
-    /// Assemble, run, split.
-    fn run_together(&self, jobs: &[Job], taken: Moment, pool: &Pool) -> Result<Vec<Answer>> {
-        let internal = |error: BatchError| Error::new(ErrorKind::Engine, error.to_string());
-        let parts: SmallVec<[Extent; 1]> =
-            jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
-        let batch_rows = parts.iter().map(|part| part.rows).sum();
-        let layout = jobs.first().and_then(|job| job.layout.as_ref());
-        let frame = self.policy.frame(&parts, || jobs.iter().map(Job::size).sum());
-        let inputs = match (layout, jobs) {
-            (Some(layout), _) => {
-                let views: SmallVec<[&[Option<Tensor>]; 1]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
-                layout.gather(&views, frame).map_err(internal)?
-            }
-            (None, jobs) => {
-                let inputs = jobs.iter().flat_map(|job| &job.inputs);
-                inputs.map(|input| input.as_ref().map(Tensor::aligned)).collect()
-            }
-        };
-        let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let assembled = pool.now();
-        let outputs =
-            self.with_session(|session| session.run(&inputs, &wanted)).map_err(|error| self.failure(error))?;
-        let ran = pool.now();
-        self.check_outputs(&outputs, &wanted)?;
-        // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
-        let apart = match layout {
-            Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(internal)?,
-            None => vec![outputs],
-        };
-        let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
-        self.stats.executed(batch_rows, times);
-        self.observe(if layout.is_some() { frame.rows } else { batch_rows }, &inputs, times.run);
-        Ok(jobs
-            .iter()
-            .zip(apart)
-            .map(|(job, outputs)| {
-                let pick = |position: &usize| outputs.get(wanted.binary_search(position).ok()?).cloned();
-                // Most want all there is, in its order.
-                let outputs = if job.wanted == wanted { outputs } else { job.wanted.iter().filter_map(pick).collect() };
-                Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
-            })
-            .collect())
-    }
-
-    /// Whether an engine gave what was asked of it. Shapes are not compared: files declare some that are not true, and where
-    /// rows matter they are counted when they are cut apart.
-    fn check_outputs(&self, outputs: &[Tensor], wanted: &[usize]) -> Result<()> {
-        if outputs.len() != wanted.len() {
-            let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
-            return Err(Error::new(ErrorKind::Engine, message));
-        }
-        let mut specs = wanted.iter().filter_map(|&position| self.signature.outputs.get(position)).zip(outputs);
-        match specs.find(|(spec, output)| spec.dtype != output.dtype()) {
-            None => Ok(()),
-            Some((spec, output)) => {
-                let (name, got, expected) = (&spec.name, output.dtype(), spec.dtype);
-                let message = format!("the engine gave output {name:?} as {got}, expected {expected}");
-                Err(Error::new(ErrorKind::Engine, message))
-            }
-        }
-    }
-
-    /// Leases a session. One that panicked is not used again.
-    fn with_session<T>(&self, run: impl FnOnce(&mut dyn Session) -> Result<T, EngineError>) -> Result<T, EngineError> {
-        let idle = lock(&self.sessions).pop();
-        let mut opened = match idle {
-            Some(opened) => opened,
-            None => Opened { session: self.compiled.open()?, _live: Live::new(Kind::Sessions) },
-        };
-        match catch_unwind(AssertUnwindSafe(|| run(opened.session.as_mut()))) {
-            Ok(result) => {
-                lock(&self.sessions).push(opened);
-                result
-            }
-            Err(panic) => Err(EngineError::Failed(format!("the engine panicked: {}", panic_text(&*panic)))),
-        }
-    }
-
-    fn failure(&self, error: EngineError) -> Error {
-        let Identity { model, version, engine, .. } = &self.identity;
-        match error {
-            EngineError::BadInput(message) => {
-                Error::invalid(format!("model {model:?} version {version} cannot take these values: {message}"))
-            }
-            EngineError::Unsupported(message) | EngineError::BadModel(message) | EngineError::Failed(message) => {
-                Error::new(
-                    ErrorKind::Engine,
-                    format!("model {model:?} version {version} failed on {engine}: {message}"),
-                )
-            }
         }
     }
 
@@ -583,7 +479,8 @@ impl Deployment {
                 (ErrorKind::Overloaded, full(format!("almost {bytes_max} bytes of requests")), job)
             }
             Refused::Draining(job) => {
-                (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job)
+                let why = self.health.out().unwrap_or("is unloading");
+                (ErrorKind::NotReady, format!("model {model:?} version {version} {why}"), job)
             }
         };
         let error = Error::new(kind, message).retry_after(Duration::from_secs(1));
@@ -635,6 +532,8 @@ pub(crate) enum Visit {
     Left,
     /// There will be something at this moment; the worker is free.
     LeftUntil(Moment),
+    /// The run hung, and another worker has taken this one's place.
+    GivenUp,
 }
 
 /// The text of a panic, where it has one.
@@ -663,6 +562,9 @@ mod batching_tests;
 
 #[cfg(all(test, not(shuttle)))]
 mod turn_tests;
+
+#[cfg(all(test, not(shuttle)))]
+mod fault_tests;
 
 #[cfg(all(test, shuttle))]
 mod interleavings;

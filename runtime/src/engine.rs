@@ -142,6 +142,12 @@ pub enum EngineError {
     /// The values of this request are at fault, such as an index outside a table.
     #[error("{0}")]
     BadInput(String),
+    /// There is not enough memory for a run as large as this one.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// The library panicked, with this text, which is no client's to read.
+    #[error("the engine panicked: {0}")]
+    Panicked(String),
     /// The run failed for another reason.
     #[error("{0}")]
     Failed(String),

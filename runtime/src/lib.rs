@@ -5,6 +5,7 @@
 
 pub mod artifact;
 pub mod batch;
+pub mod breaker;
 pub mod choose;
 pub mod compare;
 pub mod cost;
@@ -12,6 +13,7 @@ pub mod deployment;
 pub mod engine;
 pub mod forecast;
 pub mod golden;
+pub mod health;
 pub mod job;
 mod join;
 pub mod load;

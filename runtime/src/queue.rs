@@ -171,6 +171,13 @@ impl<J: Waiting> Queue<J> {
         self.draining = true;
     }
 
+    /// Takes out all that waits, each level in its order, and refuses jobs from now on: nobody is going to run any.
+    pub fn abandon(&mut self) -> Vec<J> {
+        self.draining = true;
+        (self.jobs, self.rows, self.bytes) = (0, 0, 0);
+        self.lanes.iter_mut().flat_map(|lane| lane.drain(..)).map(|entry| entry.job).collect()
+    }
+
     /// Whether nothing waits and nothing runs.
     pub fn is_idle(&self) -> bool {
         self.jobs == 0 && self.running == 0

@@ -110,6 +110,8 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             "loaded": identity.loaded.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             "load_seconds": identity.load_time.as_secs_f64(),
             "goldens": identity.goldens,
+            "runs_stuck": deployment.health.runs_stuck(),
+            "out_of_service": deployment.health.out().map(|_| deployment.health.reason()),
         });
         if let (Some(form), Value::Object(facts)) = (form.as_object_mut(), facts) {
             form.extend(facts);

@@ -11,6 +11,7 @@ mod deadlines;
 pub mod describe;
 pub mod engines;
 pub mod fronts;
+mod guard;
 mod ids;
 pub mod infer;
 pub mod ledger;

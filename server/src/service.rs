@@ -36,15 +36,23 @@ pub struct Service {
     pub control: ModelControl,
     /// Which versions are served where the model does not say.
     pub version_policy: VersionPolicy,
+    /// Whether a run hangs on a thread that reads requests.
+    pub loop_hangs: Arc<AtomicBool>,
     /// Set once shutdown has begun.
     pub draining: AtomicBool,
 }
 
 impl Service {
-    /// Whether load balancers shall send requests: bound, the first look is done, and not shutting down. One bad model
-    /// does not change that.
+    /// Whether load balancers shall send requests: bound, the first look is done, not shutting down, and able to
+    /// answer. One bad model does not change that.
     pub fn is_ready(&self) -> bool {
-        *self.writer.first_look_done.borrow() && !self.draining.load(Relaxed)
+        *self.writer.first_look_done.borrow() && !self.draining.load(Relaxed) && self.can_answer()
+    }
+
+    /// Whether anybody is answered: not where runs that hang hold an event loop or every worker, nor where each version that
+    /// is loaded is out of service.
+    fn can_answer(&self) -> bool {
+        !self.inference.pool.is_lost() && !self.loop_hangs.load(Relaxed) && !self.inference.catalog.load().is_out()
     }
 
     /// Whether clients may change what is loaded and how it is logged.

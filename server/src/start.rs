@@ -20,7 +20,7 @@ use crate::reaper::Reaper;
 use crate::service::Service;
 use crate::telemetry::Totals;
 use crate::writer::{Plan, Writer};
-use crate::{clock, cores};
+use crate::{clock, cores, guard};
 
 /// Rows in one batch where neither model nor operator says.
 const BATCH_ROWS_MAX: usize = 64;
@@ -96,6 +96,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         control: config.model_control,
         load_models: config.load_model.clone(),
         policy: config.version_policy.clone(),
+        on_failure: config.on_failure,
         strict: config.strict,
         poll_interval: config.poll_interval,
         loader_threads: threads,
@@ -103,8 +104,10 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let ledger = Arc::new(Ledger::default());
     let reaper = Reaper::start(Arc::clone(&ledger)).map_err(text)?;
     let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper).map_err(text)?;
+    let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
+        loop_hangs,
         writer,
         measurer,
         logs,

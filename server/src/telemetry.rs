@@ -44,6 +44,7 @@ pub fn render(service: &Service, triton: bool) -> String {
         page.sample("tiltyard_queue_length", &labels, deployment.queue_len() as f64);
     }
     costs(&mut page, &catalog);
+    faults(&mut page, &catalog);
     page.family("tiltyard_deployment_info", "gauge", "Always 1: which artifact on which engine answers.");
     for deployment in catalog.deployments() {
         page.sample("tiltyard_deployment_info", &info_labels(deployment), 1.0);
@@ -131,6 +132,34 @@ fn costs(page: &mut Page, catalog: &Catalog) {
     }
 }
 
+/// What went wrong by the engines' fault.
+fn faults(page: &mut Page, catalog: &Catalog) {
+    type Pick = fn(&Deployment) -> f64;
+    let families: [(&str, &str, &str, Pick); 3] = [
+        (
+            "tiltyard_runs_stuck",
+            "gauge",
+            "Runs that were given up and have not come back: each keeps a thread.",
+            |deployment| deployment.lost_runs().0 as f64,
+        ),
+        ("tiltyard_runs_given_up_total", "counter", "Runs that were given up as stuck.", |deployment| {
+            deployment.health.runs_stuck() as f64
+        }),
+        (
+            "tiltyard_out_of_service_total",
+            "counter",
+            "Times that the version was taken out of service.",
+            |deployment| deployment.health.times_out() as f64,
+        ),
+    ];
+    for (name, kind, help, pick) in families {
+        page.family(name, kind, help);
+        for deployment in catalog.deployments() {
+            page.sample(name, &arm_labels(deployment, Role::Champion), pick(deployment));
+        }
+    }
+}
+
 fn requests(page: &mut Page, rows: &[Row]) {
     page.family("tiltyard_requests_total", "counter", "Requests that reached a deployment, by outcome.");
     for row in rows {
@@ -197,6 +226,7 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
     for (state, matches) in [
         ("ready", (|state| matches!(state, VersionState::Ready)) as fn(&VersionState) -> bool),
         ("loading", |state| matches!(state, VersionState::Loading)),
+        ("out", |state| matches!(state, VersionState::Out(_))),
         ("failed", |state| matches!(state, VersionState::Failed(_))),
         ("unloaded", |state| matches!(state, VersionState::Unloaded)),
     ] {

@@ -21,7 +21,7 @@ use tiltyard_types::{Error, ErrorKind, Result};
 use tokio::sync::{oneshot, watch};
 
 use crate::catalog::{Catalog, Model, Version, VersionState};
-use crate::config::ModelControl;
+use crate::config::{ModelControl, OnFailure};
 use crate::infer::Inference;
 use crate::reaper::Reaper;
 
@@ -44,6 +44,8 @@ pub struct Plan {
     pub load_models: Vec<String>,
     /// Which versions, where the model does not say.
     pub policy: VersionPolicy,
+    /// Who answers for a version that is out of service.
+    pub on_failure: OnFailure,
     /// Whether new bytes under an old number are refused.
     pub strict: bool,
     /// How often the folder is looked at.
@@ -67,6 +69,8 @@ enum Command {
     Load(String, Answer),
     Unload(String, Answer),
     Loaded(Box<LoadedVersion>),
+    /// Versions went out of service, or came back.
+    Judge,
 }
 
 struct LoadedVersion {
@@ -125,6 +129,11 @@ impl Writer {
     /// Takes a model out. Requests that reached it are still answered.
     pub async fn unload(&self, model: &str) -> Result<()> {
         self.ask(|answer| Command::Unload(model.to_owned(), answer)).await
+    }
+
+    /// Says that versions went out of service, or came back.
+    pub(crate) fn judge(&self) {
+        drop(self.commands.send(Command::Judge));
     }
 
     async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<()> {
@@ -210,6 +219,7 @@ impl State {
                         look_in = Some(LOOK_AGAIN);
                     }
                 }
+                Ok(Command::Judge) => self.judge(),
                 Err(RecvTimeoutError::Timeout) => look_in = self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -446,7 +456,8 @@ impl State {
                 }
             }
             Ok(new) => match &version.deployment {
-                Some(old) if old.identity.digest == new.identity.digest => return false,
+                // One that is out of service is worth a fresh start, with the same bytes too.
+                Some(old) if old.identity.digest == new.identity.digest && old.health.out().is_none() => return false,
                 Some(old) if self.plan.strict => {
                     let (old, new) = (old.identity.artifact.short(), new.identity.artifact.short());
                     tracing::error!(
@@ -475,6 +486,14 @@ impl State {
         self.publish(catalog);
         retired.into_iter().for_each(|deployment| self.reaper.retire(deployment));
         false
+    }
+
+    /// Publishes who is out of service now, and who is not any more.
+    fn judge(&mut self) {
+        let mut catalog = self.catalog();
+        if catalog.judge() {
+            self.publish(catalog);
+        }
     }
 
     /// Whether none of a model's versions is with a loader, or waits for its files to rest.
@@ -544,7 +563,7 @@ impl State {
 
     fn publish(&self, mut catalog: Catalog) {
         catalog.revision += 1;
-        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name));
+        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name, self.plan.on_failure));
         self.inference.catalog.store(Arc::new(catalog));
     }
 }

@@ -223,9 +223,18 @@ fn run_error(error: RunError) -> EngineError {
         RunError::Shape(what) => EngineError::Failed(what),
         RunError::Library(error) => match error.code() {
             ErrorCode::InvalidArgument => EngineError::BadInput(error.message().to_owned()),
+            _ if is_lack_of_memory(error.message()) => EngineError::OutOfMemory(error.message().to_owned()),
             _ => EngineError::Failed(error.message().to_owned()),
         },
     }
+}
+
+/// Whether the library says that there was not enough memory: it has no code of its own for that. The words are those of
+/// the C++ runtime, of its own arena, and of CUDA.
+fn is_lack_of_memory(message: &str) -> bool {
+    ["bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory"]
+        .iter()
+        .any(|words| message.contains(words))
 }
 
 /// What the library's messages say where its codes do not: one code stands for "this graph is wrong", "too new for

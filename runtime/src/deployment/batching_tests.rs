@@ -8,6 +8,8 @@ use tiltyard_types::{DataType, Dim, TensorSpec};
 
 use super::*;
 use crate::batch::PadDeclaration;
+use crate::engine::Session;
+use crate::job::Answer;
 use crate::queue::{Level, PadPolicy};
 
 /// A value that no run with it survives.

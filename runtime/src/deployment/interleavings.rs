@@ -8,6 +8,7 @@ use shuttle::thread;
 use tiltyard_types::{DataType, Dim, TensorSpec};
 
 use super::*;
+use crate::engine::Session;
 
 /// Orders tried of each scene.
 const ORDERS: usize = 20_000;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tiltyard_types::{DataType, Dim, TensorSpec};
 
 use super::*;
+use crate::engine::Session;
 
 /// Doubles its input. Some values are orders: what the engine shall do instead.
 const PANIC: f32 = -1.0;

@@ -11,6 +11,7 @@ use tiltyard_types::{DataType, Dim, TensorSpec};
 use tokio::task::yield_now;
 
 use super::*;
+use crate::engine::Session;
 use crate::queue::Level;
 
 /// Doubles its input. Some values are orders: what the engine shall do instead.

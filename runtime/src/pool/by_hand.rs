@@ -29,7 +29,8 @@ impl Pool {
     /// A pool whose workers and timer go when they are told to.
     pub fn by_hand(clock: Clock) -> (Arc<Pool>, Workers, Timer) {
         let ((visits, visitors), (waits, waiting)) = (unbounded(), unbounded());
-        let pool = Arc::new(Pool { clock, visits, waits: OnceLock::from(waits), threads: 0 });
+        let pool = Pool { waits: OnceLock::from(waits), ..Pool::of(clock, visits, visitors.clone(), 0) };
+        let pool = Arc::new(pool);
         let workers = Workers { pool: Arc::clone(&pool), incoming: visitors };
         let timer = Timer { pool: Arc::clone(&pool), incoming: waiting, waits: Waits::default() };
         (pool, workers, timer)
@@ -46,7 +47,9 @@ impl Workers {
     /// where none has called.
     pub fn attend(&self) -> bool {
         let called = self.incoming.try_recv();
-        called.map(|deployment| attend(deployment, &self.pool, &self.incoming)).is_ok()
+        let Ok(deployment) = called else { return false };
+        attend(deployment, &self.pool, &self.incoming);
+        true
     }
 }
 

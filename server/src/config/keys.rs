@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tiltyard_runtime::repository::policy::VersionPolicy;
 
-use super::kinds::{self, Amount, Form, Host, LogFormat, LogLevel, ModelControl};
+use super::kinds::{self, Amount, Form, Host, LogFormat, LogLevel, ModelControl, OnFailure};
 use super::{ConfigError, RawConfig};
 
 /// One setting, as the table defines it.
@@ -112,6 +112,9 @@ keys! {
             "Which versions of a model are loaded where the model itself does not say.";
         poll_interval: Duration = DURATION_ABOVE_ZERO, Text("1s"),
             "How often the folder is looked at under model_control watch.";
+        on_failure: OnFailure = ON_FAILURE, Text("previous"),
+            "Who answers requests without a version while the newest one is out of service because its runs keep failing or \
+             hang: previous takes the one before it that is still loaded, refuse none.";
         strict: bool = BOOLEAN, Text("false"),
             "Refuse to start when a model fails to load, instead of serving the others.";
     }
@@ -158,6 +161,9 @@ keys! {
             "The largest request, on every protocol.";
         request_timeout: Duration = DURATION_ABOVE_ZERO, Text("30s"),
             "The time a request has where the client gave none.";
+        run_timeout: Duration = DURATION, Text("60s"),
+            "How long one run of a model may take before it is given up as stuck, if it also takes 20 times longer than \
+             measured. 0 never gives up.";
         requests_max: usize = COUNT, Text("4096"),
             "The most requests in flight; more are refused at once.";
         bytes_in_flight_max: Amount = AMOUNT_OF_BYTES, Text("0"),

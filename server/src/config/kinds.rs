@@ -209,6 +209,16 @@ choice! {
 }
 
 choice! {
+    /// Who answers for a version that is out of service.
+    OnFailure, ON_FAILURE, "previous|refuse", "previous or refuse" {
+        /// The newest version before it that is loaded and answers.
+        Previous = "previous",
+        /// Nobody: requests are refused until it answers again.
+        Refuse = "refuse",
+    }
+}
+
+choice! {
     /// How log lines look.
     LogFormat, LOG_FORMAT, "auto|human|json", "auto, human or json" {
         /// For people on a terminal, JSON elsewhere.

@@ -18,7 +18,7 @@ use clap::ArgMatches;
 
 pub use keys::Config;
 pub(crate) use kinds::parse_duration;
-pub use kinds::{Amount, Host, LogFormat, LogLevel, ModelControl};
+pub use kinds::{Amount, Host, LogFormat, LogLevel, ModelControl, OnFailure};
 pub use reference::{command_flags, reference_markdown};
 
 use keys::{Fallback, KEYS};
