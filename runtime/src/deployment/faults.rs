@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tiltyard_types::{Error, ErrorKind};
+use tiltyard_types::{Error, ErrorKind, Moment};
 
 use super::leases::{Opened, Running};
 use super::{Deployment, Identity, lock, panic_text};
@@ -63,8 +63,8 @@ impl Deployment {
         }
     }
 
-    /// What a client is told of a run that failed. Counts it against the engine where that is at fault.
-    pub(super) fn failure(&self, error: EngineError, pool: &Pool) -> Error {
+    /// What a client is told of a run that began at `since` and failed. Counts it against the engine where that is at fault.
+    pub(super) fn failure(&self, error: EngineError, since: Moment, pool: &Pool) -> Error {
         let Identity { model, version, engine, .. } = &self.identity;
         let text = error.to_string();
         if let EngineError::Panicked(panic) = &error {
@@ -74,7 +74,7 @@ impl Deployment {
         if let EngineError::BadInput(message) = &error {
             return Error::invalid(format!("model {model:?} version {version} cannot take these values: {message}"));
         }
-        self.blame(&text, pool);
+        self.blame(&text, since, pool);
         let what = match error {
             EngineError::Panicked(_) => "the engine panicked; the server's log says how".to_owned(),
             EngineError::OutOfMemory(message) => format!("there is not enough memory for these rows: {message}"),
@@ -83,9 +83,9 @@ impl Deployment {
         Error::new(ErrorKind::Engine, format!("model {model:?} version {version} failed on {engine}: {what}"))
     }
 
-    /// Counts a run that failed by the engine's fault.
-    pub(super) fn blame(&self, reason: &str, pool: &Pool) {
-        if self.health.failed(reason, pool.now()) {
+    /// Counts a run that failed by the engine's fault at about this moment.
+    pub(super) fn blame(&self, reason: &str, at: Moment, pool: &Pool) {
+        if self.health.failed(reason, at) {
             pool.alarm();
         }
     }

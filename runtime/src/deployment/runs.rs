@@ -112,7 +112,7 @@ impl Deployment {
         let Running { jobs, later, .. } = self.leases.give_back(slot, opened).ok_or(GivenUp)?;
         let outputs = match outputs {
             Ok(outputs) => outputs,
-            Err(error) => return Ok(Ran { answers: Err(self.failure(error, pool)), jobs, later }),
+            Err(error) => return Ok(Ran { answers: Err(self.failure(error, assembled, pool)), jobs, later }),
         };
         let ran = pool.now();
         let apart = self.check_outputs(&outputs, &wanted).and_then(|()| match &layout {
@@ -123,7 +123,7 @@ impl Deployment {
         let apart = match apart {
             Ok(apart) => apart,
             Err(error) => {
-                self.blame(error.message(), pool);
+                self.blame(error.message(), ran, pool);
                 return Ok(Ran { answers: Err(error), jobs, later });
             }
         };

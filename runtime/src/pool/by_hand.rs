@@ -55,7 +55,7 @@ impl Workers {
 
 impl Timer {
     /// The moment at which it has something to do next; `None` where nothing waits for one.
-    pub fn next(&mut self) -> Option<Moment> {
+    pub fn due(&mut self) -> Option<Moment> {
         self.listen();
         self.waits.next()
     }

@@ -300,7 +300,7 @@ impl Scene<'_> {
             if visits && self.lot((0..WORKERS).collect(), false).is_some() {
                 self.begin_visit()?;
             } else if self.go_on()? || self.workers.calls() > 0 {
-            } else if let Some(until) = self.timer.next() {
+            } else if let Some(until) = self.timer.due() {
                 world().passes_to(until);
                 self.timer.tick();
             } else {
