@@ -37,6 +37,18 @@ pub(crate) enum Failure {
     Broken(String),
 }
 
+impl Failure {
+    /// Whether the server refused the request for want of room or time.
+    pub(crate) fn is_refusal(&self) -> bool {
+        *self == Failure::Http(429) || matches!(self, Failure::Grpc(status) if status == "8")
+    }
+
+    /// Whether the time that the client gave was over.
+    pub(crate) fn is_expiry(&self) -> bool {
+        *self == Failure::Http(504) || matches!(self, Failure::Grpc(status) if status == "4")
+    }
+}
+
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

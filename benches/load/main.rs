@@ -1,22 +1,28 @@
 //! What does the server cost beside its limits: in-process ONNX Runtime for the models, bare echoes for the front end?
 //!
 //! One program for all sides of the comparison, each its own process: `echo` and `limit` are the limits, `run` is the
-//! load, `compare` starts the others and measures them in turns. `soak` asks whether anybody notices when versions change.
+//! load, `compare` starts the others and measures them in turns. `soak` asks whether anybody notices when versions
+//! change, `crowd` whether thousands of idle and slow clients cost the others, `overload` what a server does of ten times
+//! what it can.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool answers on its standard output")]
 
 mod arguments;
 mod client;
 mod compare;
+mod crowd;
 mod echo;
 mod limit;
 mod model;
+mod overload;
 mod payload;
 mod process;
 mod random;
 mod run;
 mod schedule;
+mod server;
 mod soak;
 mod summary;
+mod template;
 mod verify;
 
 use std::process::ExitCode;
@@ -41,6 +47,8 @@ fn command() -> Command {
         .subcommand(limit::command())
         .subcommand(compare::command())
         .subcommand(soak::command())
+        .subcommand(crowd::command())
+        .subcommand(overload::command())
 }
 
 fn main() -> ExitCode {
@@ -51,6 +59,8 @@ fn main() -> ExitCode {
         Some(("limit", matches)) => limit::main(matches),
         Some(("compare", matches)) => compare::main(matches),
         Some(("soak", matches)) => soak::main(matches),
+        Some(("crowd", matches)) => crowd::main(matches),
+        Some(("overload", matches)) => overload::main(matches),
         _ => Err("there is no such command".into()),
     };
     match done {

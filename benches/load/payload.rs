@@ -5,15 +5,18 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HeaderValue, TE};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
 use prost::Message;
 use tiltyard_proto::inference as pb;
 
 use crate::Fault;
 use crate::model::{AskedModel, Lengths, ModelForm, Values};
 use crate::random::Random;
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// How requests travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -71,6 +74,27 @@ pub(crate) enum Prepared {
     },
     /// Over HTTP/1.1: all that goes on the wire.
     Http1(Bytes),
+}
+
+impl Prepared {
+    /// The same request, which says that its client waits no longer than this.
+    pub(crate) fn within(self, deadline: Duration) -> Prepared {
+        let micros = deadline.as_micros();
+        match self {
+            Prepared::Grpc { mut head, body } => {
+                // At most eight digits, as gRPC has it.
+                let value =
+                    if micros < 100_000_000 { format!("{micros}u") } else { format!("{}S", micros / 1_000_000) };
+                head.headers_mut().extend(HeaderValue::try_from(value).ok().map(|value| (GRPC_TIMEOUT, value)));
+                Prepared::Grpc { head, body }
+            }
+            Prepared::Http1(bytes) => {
+                let line = memchr::memmem::find(&bytes, b"\r\n").map_or(0, |end| end + 2);
+                let header = format!("tiltyard-timeout: {}ms\r\n", micros as f64 / 1000.0);
+                Prepared::Http1([&bytes[..line], header.as_bytes(), &bytes[line..]].concat().into())
+            }
+        }
+    }
 }
 
 /// One input of one request.
@@ -285,6 +309,19 @@ mod tests {
         assert!(head.contains(&format!("\r\ninference-header-content-length: {json_bytes}\r\n")), "{head}");
         let json: serde_json::Value = serde_json::from_slice(&bytes[end..end + json_bytes]).expect("it is JSON");
         assert_eq!(json["inputs"][0]["parameters"]["binary_data_size"], 120);
+    }
+
+    #[test]
+    fn deadlines_are_said_as_each_protocol_has_them() {
+        let prepared = |protocol| prepare(&[asked("mlp")], address(), protocol, 1, LENGTHS, 1).expect("it can be made");
+        let within = |protocol, ms| prepared(protocol).remove(0).within(Duration::from_millis(ms));
+        for (ms, said) in [(500, "500000u"), (200_000, "200S")] {
+            let Prepared::Grpc { head, .. } = within(Protocol::Grpc, ms) else { panic!("not gRPC") };
+            assert_eq!(head.headers()["grpc-timeout"], said);
+        }
+        let Prepared::Http1(bytes) = within(Protocol::Json, 500) else { panic!("not HTTP/1.1") };
+        let start = b"POST /v2/models/mlp/infer HTTP/1.1\r\ntiltyard-timeout: 500ms\r\nhost: ";
+        assert!(bytes.starts_with(start), "{bytes:?}");
     }
 
     #[test]

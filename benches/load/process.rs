@@ -3,6 +3,7 @@
 //! Read from `/proc`. The kernel tells processor time in hundredths of a second, so stretches should last a second or more.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,6 +20,18 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration, Fault> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_err(|error| format!("process {pid} cannot be looked at: {error}"))?;
     cpu_time_in(&text).ok_or_else(|| format!("/proc/{pid}/stat is not understood: {text:?}").into())
+}
+
+/// Processor time of those threads of a process whose names begin so. Fails when there is no such process.
+pub(crate) fn threads_cpu_time(pid: u32, name: &str) -> Result<Duration, Fault> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .map_err(|error| format!("process {pid} cannot be looked at: {error}"))?;
+    let used = |task: PathBuf| {
+        let is_one = fs::read_to_string(task.join("comm")).ok()?.starts_with(name);
+        cpu_time_in(&fs::read_to_string(task.join("stat")).ok()?).filter(|_| is_one)
+    };
+    // A thread may end while we look.
+    Ok(tasks.filter_map(|task| used(task.ok()?.path())).sum())
 }
 
 /// A process and all that it started, and they in turn, as far as they run. Some servers are several processes.
@@ -149,5 +162,7 @@ mod tests {
         assert!(memory(own).expect("it runs").resident_bytes > 0);
         cpu_time(own).expect("it runs");
         assert!(cpu_time(u32::MAX).is_err());
+        assert!(threads_cpu_time(own, "no thread has this name").is_ok_and(|time| time.is_zero()));
+        assert!(threads_cpu_time(u32::MAX, "").is_err());
     }
 }

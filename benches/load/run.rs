@@ -93,6 +93,8 @@ pub(crate) struct Load {
     pub(crate) verify: bool,
     /// Answers later than this are not good ones.
     pub(crate) bound: Option<Duration>,
+    /// How long clients wait, as their requests say.
+    pub(crate) deadline: Option<Duration>,
 }
 
 /// The command line of `run`.
@@ -171,6 +173,7 @@ fn load(matches: &ArgMatches) -> Result<Load, Fault> {
         server_pid: matches.get_one("server-pid").copied(),
         seed: value(matches, "seed")?,
         bound: None,
+        deadline: None,
         verify: matches.get_flag("verify"),
     })
 }
@@ -240,6 +243,10 @@ impl Shared {
 async fn drive_here(load: &Load) -> Result<Summary, Fault> {
     let grpc = load.protocol.is_grpc();
     let requests = prepare(&load.models, load.address, load.protocol, load.rows, load.lengths, REQUESTS)?;
+    let requests: Vec<Prepared> = match load.deadline {
+        Some(deadline) => requests.into_iter().map(|request| request.within(deadline)).collect(),
+        None => requests,
+    };
     let count = match load.pace {
         Pace::Closed { concurrency } => concurrency,
         Pace::Open { in_flight_max, .. } => in_flight_max,
@@ -456,6 +463,7 @@ mod tests {
             server_pid: None,
             seed: 1,
             bound: None,
+            deadline: None,
             verify: true,
         }
     }

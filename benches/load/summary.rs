@@ -30,6 +30,9 @@ pub(crate) struct Recorder {
     /// Answers to requests of the stretch that came within the bound.
     within_bound: u64,
     failures: BTreeMap<String, u64>,
+    /// How soon requests of the stretch were refused.
+    refusals: Histogram<u64>,
+    expired: u64,
 }
 
 impl Recorder {
@@ -43,6 +46,8 @@ impl Recorder {
             bound: bound.unwrap_or(LATENCY_MAX),
             within_bound: 0,
             failures: BTreeMap::new(),
+            refusals: Histogram::new_with_bounds(1, LATENCY_MAX.as_nanos() as u64, 3)?,
+            expired: 0,
         })
     }
 
@@ -57,6 +62,10 @@ impl Recorder {
                 }
             }
             Err(failure) if latency.is_some() || self.measuring => {
+                if let Some(latency) = latency.filter(|_| failure.is_refusal()) {
+                    self.refusals.saturating_record(latency.as_nanos() as u64);
+                }
+                self.expired += u64::from(failure.is_expiry());
                 let mut kind = failure.to_string();
                 if self.failures.len() >= FAILURES_MAX && !self.failures.contains_key(&kind) {
                     "others".clone_into(&mut kind);
@@ -83,6 +92,9 @@ impl Recorder {
             good_per_second: self.within_bound as f64 / took.as_secs_f64(),
             late: self.latencies.len() - self.within_bound,
             latency_us: Latency::of(&self.latencies),
+            refused: self.refusals.len(),
+            refusal_us: Latency::of(&self.refusals),
+            expired: self.expired,
             failures: self.failures,
             unanswered,
             server: None,
@@ -140,6 +152,12 @@ pub(crate) struct Summary {
     /// Requests meant for the stretch that were answered later than the bound.
     pub(crate) late: u64,
     pub(crate) latency_us: Latency,
+    /// Requests meant for the stretch that the server refused for want of room or time.
+    pub(crate) refused: u64,
+    /// How soon it did.
+    pub(crate) refusal_us: Latency,
+    /// Requests whose time was over.
+    pub(crate) expired: u64,
     /// How many requests failed, by kind.
     pub(crate) failures: BTreeMap<String, u64>,
     /// Requests of an open loop that were due and had no answer when the load was given up.

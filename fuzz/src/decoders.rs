@@ -13,8 +13,12 @@ use prost::Message;
 use tiltyard_proto::inference::ModelInferRequest;
 use tiltyard_proto::inference::model_infer_request::InferInputTensor;
 use tiltyard_runtime::{golden, onnx, repository::pbtxt};
-use tiltyard_server::config::Config;
+use tiltyard_server::config::{Algorithm, Config};
 use tiltyard_server::local::Local;
+use tiltyard_server::locks::certificate::ClientCertificate;
+use tiltyard_server::locks::jwks::Keys;
+use tiltyard_server::locks::jwt::{self, Expected};
+use tiltyard_server::locks::list::List;
 use tiltyard_types::json::{NonFinite, Reader, read_data, read_tensor, write_data};
 
 /// A reader of bytes from outside.
@@ -34,6 +38,10 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "golden", read: golden, is_served: false },
     Decoder { name: "pbtxt", read: config_pbtxt, is_served: false },
     Decoder { name: "onnx", read: onnx_facts, is_served: false },
+    Decoder { name: "access", read: access_file, is_served: false },
+    Decoder { name: "keys", read: key_set, is_served: false },
+    Decoder { name: "token", read: web_token, is_served: false },
+    Decoder { name: "certificate", read: client_certificate, is_served: false },
     Decoder { name: "rest", read: rest_infer, is_served: true },
     Decoder { name: "score", read: score_rows, is_served: true },
     Decoder { name: "grpc", read: grpc_infer, is_served: true },
@@ -68,6 +76,42 @@ fn config_pbtxt(data: &[u8]) {
 
 fn onnx_facts(data: &[u8]) {
     drop(onnx::Graph::read(&Bytes::copy_from_slice(data)));
+}
+
+/// The list of who may do what.
+fn access_file(data: &[u8]) {
+    drop(List::parse(&String::from_utf8_lossy(data)));
+}
+
+/// A provider's keys.
+fn key_set(data: &[u8]) {
+    drop(Keys::parse(data));
+}
+
+/// A JSON web token as it comes; and as claims alone, since no noise gets past a signature.
+fn web_token(data: &[u8]) {
+    static KEYS: OnceLock<Keys> = OnceLock::new();
+    let keys = KEYS.get_or_init(|| {
+        let coordinate = "A".repeat(43);
+        let key = format!(r#"{{"keys": [{{"kty": "EC", "crv": "P-256", "x": "{coordinate}", "y": "{coordinate}"}}]}}"#);
+        Keys::parse(key.as_bytes()).expect("a set with a key")
+    });
+    let expected = Expected {
+        issuer: "https://login".to_owned(),
+        audiences: vec!["tiltyard".to_owned()],
+        algorithms: vec![Algorithm::Es256],
+        groups_claim: "realm_access.roles".to_owned(),
+    };
+    let read = jwt::read(&String::from_utf8_lossy(data), &expected, keys, 0);
+    assert!(read.is_err(), "a token that nobody signed was taken");
+    if let Ok(claims) = serde_json::from_slice(data) {
+        drop(jwt::check(&claims, &expected, 1_800_000_000));
+    }
+}
+
+/// A certificate, as one comes out of a handshake.
+fn client_certificate(data: &[u8]) {
+    drop(ClientCertificate::read(&data.into()));
 }
 
 /// The sample models, on the engine that is always there.

@@ -1,112 +1,253 @@
 //! Which bytes shape a version's answers, and what is their digest?
+//!
+//! Each file is read once: what is digested here is what is parsed, compiled and compared elsewhere. It is opened first
+//! and only then asked where it lies, so that no link can lead the reading out of the repository, whenever it is moved.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::Digest;
 
-/// Folders below a version's folder are followed this deep, so that a symbolic link to a parent ends.
-const DEPTH_MAX: usize = 8;
+use crate::repository::listing::Mark;
 
-/// More files than this in one version are refused: somebody pointed at the wrong folder.
-const FILES_MAX: usize = 10_000;
+/// Larger files are not read where text is expected, at each look at the folder.
+const TEXT_BYTES_MAX: u64 = 16 << 20;
 
 /// The files of one version by the name they have in the digest, and where they lie.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Files(BTreeMap<String, PathBuf>);
-
-/// Sizes and times of files: unequal when a file was touched, at the cost of a look at each.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Fingerprint(BTreeMap<String, (u64, Option<SystemTime>, u64)>);
+pub struct Files {
+    places: BTreeMap<String, PathBuf>,
+    /// Where they may lie once all links are followed.
+    within: Vec<PathBuf>,
+}
 
 impl Files {
-    /// All files below `folder`, hidden and temporary ones left out, by their path relative to it.
-    pub fn below(folder: &Path) -> io::Result<Files> {
-        let mut files = Files::default();
-        files.collect(folder, "", 0)?;
-        Ok(files)
+    /// No files yet. Those that are added may only be read where they lie in one of these folders, links followed.
+    pub fn within<'a>(folders: impl IntoIterator<Item = &'a Path>) -> io::Result<Files> {
+        let within = folders.into_iter().map(fs::canonicalize).collect::<io::Result<_>>()?;
+        Ok(Files { places: BTreeMap::new(), within })
     }
 
     /// Adds one file under the name it has in the digest.
     pub fn add(&mut self, name: impl Into<String>, path: PathBuf) {
-        self.0.insert(name.into(), path);
+        self.places.insert(name.into(), path);
     }
 
     /// Names and places, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Path)> {
-        self.0.iter().map(|(name, path)| (name.as_str(), path.as_path()))
+        self.places.iter().map(|(name, path)| (name.as_str(), path.as_path()))
+    }
+
+    /// Where a file lies.
+    pub fn place(&self, name: &str) -> Option<&Path> {
+        self.places.get(name).map(PathBuf::as_path)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.places.is_empty()
     }
 
-    /// A look at sizes and times. A file that vanished counts as absent.
-    pub fn fingerprint(&self) -> Fingerprint {
-        let look = |metadata: Metadata| (metadata.len(), metadata.modified().ok(), inode(&metadata));
-        Fingerprint(
-            self.0.iter().filter_map(|(name, path)| Some((name.clone(), look(fs::metadata(path).ok()?)))).collect(),
-        )
+    /// Reads a file of text as it is now. `None` where there is none of that name.
+    pub fn read(&self, name: &str) -> Option<io::Result<Vec<u8>>> {
+        let opened = Opened::new(self.place(name)?, &self.within);
+        Some(opened.and_then(|opened| match opened.mark.size() {
+            size if size > TEXT_BYTES_MAX => {
+                Err(io::Error::other(format!("{size} bytes; at most {TEXT_BYTES_MAX} are read")))
+            }
+            _ => opened.into_vec(),
+        }))
     }
 
-    /// The artifact digest: SHA-256 over the sorted lines `<name>\0<size>\0<SHA-256 in hexadecimal>\n`. Reads
-    /// every byte of every file.
-    pub fn digest(&self) -> io::Result<Digest> {
-        let mut all = Sha256::new();
-        for (name, path) in &self.0 {
-            let (size, digest) = digest_file(path)?;
-            all.update(format!("{name}\0{size}\0{digest}\n"));
-        }
-        Ok(Digest::new(all.finalize().into()))
-    }
-
-    fn collect(&mut self, folder: &Path, prefix: &str, depth: usize) -> io::Result<()> {
-        if depth > DEPTH_MAX {
-            return Err(io::Error::other(format!("{} is nested too deep", folder.display())));
-        }
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let Ok(file_name) = entry.file_name().into_string() else { continue };
-            if is_temporary(&file_name) {
-                continue;
-            }
-            let name = format!("{prefix}{file_name}");
-            let path = entry.path();
-            let kind = match fs::metadata(&path) {
-                Ok(kind) => kind,
-                // Gone since it was listed, or a link to nowhere.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            if kind.is_dir() {
-                self.collect(&path, &format!("{name}/"), depth + 1)?;
-            } else if kind.is_file() {
-                self.add(name, path);
-            }
-            if self.0.len() > FILES_MAX {
-                return Err(io::Error::other(format!("more than {FILES_MAX} files below {}", folder.display())));
-            }
-        }
-        Ok(())
+    /// Fails where a place leads out of the folders in which the files may lie.
+    pub(crate) fn check_place(&self, path: &Path) -> io::Result<()> {
+        check_within(path, &fs::canonicalize(path)?, &self.within)
     }
 }
 
-impl Fingerprint {
-    /// How long before `now` the youngest file was last written; zero for one from the future.
-    pub fn age(&self, now: SystemTime) -> Duration {
-        let newest = self.0.values().filter_map(|(_, modified, _)| *modified).max();
-        newest.map_or(Duration::MAX, |newest| now.duration_since(newest).unwrap_or(Duration::ZERO))
+fn check_within(path: &Path, real: &Path, within: &[PathBuf]) -> io::Result<()> {
+    if within.iter().any(|folder| real.starts_with(folder)) {
+        return Ok(());
+    }
+    let folders = within.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ");
+    Err(io::Error::other(format!(
+        "{} leads to {}, which is not inside {folders}: put the file itself there",
+        path.display(),
+        real.display()
+    )))
+}
+
+/// A file that is open, and known to lie where it may.
+struct Opened {
+    file: File,
+    path: PathBuf,
+    mark: Mark,
+}
+
+impl Opened {
+    fn new(path: &Path, within: &[PathBuf]) -> io::Result<Opened> {
+        let file = open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other(format!("{} is not a file", path.display())));
+        }
+        let mark = Mark::of(&metadata);
+        // Whatever links lead to now: this is about the file that was opened, and no other.
+        let real = fs::canonicalize(path)?;
+        if !mark.is_same_file(&Mark::of(&fs::symlink_metadata(&real)?)) {
+            return Err(io::Error::other(format!("{} was replaced while it was opened", path.display())));
+        }
+        check_within(path, &real, within)?;
+        Ok(Opened { file, path: path.to_owned(), mark })
     }
 
-    /// Bytes of all files together.
-    pub fn size(&self) -> u64 {
-        self.0.values().map(|(size, ..)| size).sum()
+    /// Its bytes, as many as it had when it was opened: one that grows is not followed.
+    fn into_vec(mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.size()?];
+        self.file.read_exact(&mut bytes).map_err(|error| self.cut_short(&error))?;
+        Ok(bytes)
     }
+
+    /// The same where it is shared, without a copy on the way.
+    fn into_shared(mut self) -> io::Result<Arc<[u8]>> {
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, self.size()?).collect();
+        if let Some(bytes) = Arc::get_mut(&mut bytes) {
+            self.file.read_exact(bytes).map_err(|error| self.cut_short(&error))?;
+        }
+        Ok(bytes)
+    }
+
+    fn digest(mut self) -> io::Result<Digest> {
+        let mut hash = Sha256::new();
+        let mut chunk = vec![0; 64 * 1024];
+        let mut left = self.mark.size();
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+            self.file.read_exact(&mut chunk[..most]).map_err(|error| self.cut_short(&error))?;
+            hash.update(&chunk[..most]);
+            left -= most as u64;
+        }
+        Ok(Digest::new(hash.finalize().into()))
+    }
+
+    fn size(&self) -> io::Result<usize> {
+        usize::try_from(self.mark.size()).map_err(io::Error::other)
+    }
+
+    fn cut_short(&self, error: &io::Error) -> io::Error {
+        io::Error::other(format!("{} could not be read whole: {error}", self.path.display()))
+    }
+}
+
+/// Opens a file for reading. One that became a pipe since it was looked at does not hold the loader up.
+#[cfg(target_os = "linux")]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).open(path)
+}
+
+/// Reads a version's files, each once, and notes what the digest is made of.
+pub struct Reading<'a> {
+    files: &'a Files,
+    /// Size and digest of what was read, and what the file looked like when it was opened.
+    read: BTreeMap<String, (PathBuf, Mark, Digest)>,
+}
+
+impl<'a> Reading<'a> {
+    /// Nothing is read yet.
+    pub fn new(files: &'a Files) -> Reading<'a> {
+        Reading { files, read: BTreeMap::new() }
+    }
+
+    /// Reads the file of that name. `None` where there is none.
+    pub fn take(&mut self, name: &str) -> Option<io::Result<Bytes>> {
+        let path = self.files.place(name)?;
+        Some(self.open(path).and_then(|opened| {
+            let mark = opened.mark.clone();
+            let bytes = opened.into_vec()?;
+            self.note(name, path, mark, digest_of(&bytes));
+            Ok(Bytes::from(bytes))
+        }))
+    }
+
+    /// Reads a file that may not have been listed: what a graph names beside itself.
+    pub fn take_shared(&mut self, name: &str, path: &Path) -> io::Result<Arc<[u8]>> {
+        let opened = self.open(path)?;
+        let mark = opened.mark.clone();
+        let bytes = opened.into_shared()?;
+        self.note(name, path, mark, digest_of(&bytes));
+        Ok(bytes)
+    }
+
+    /// Reads what is left of the listed files, and gives the artifact digest and the bytes there are in all: SHA-256 over
+    /// the sorted lines `<name>\0<size>\0<SHA-256 in hexadecimal>\n`.
+    pub fn finish(mut self) -> io::Result<Artifact> {
+        for (name, path) in self.files.iter() {
+            if !self.read.contains_key(name) {
+                let opened = self.open(path)?;
+                let mark = opened.mark.clone();
+                self.note(name, path, mark, opened.digest()?);
+            }
+        }
+        let mut all = Sha256::new();
+        let mut size = 0;
+        for (name, (_, mark, digest)) in &self.read {
+            all.update(format!("{name}\0{}\0{digest}\n", mark.size()));
+            size += mark.size();
+        }
+        let listed = |name: &String| self.files.places.contains_key(name);
+        let unlisted = self.read.into_iter().filter(|(name, _)| !listed(name));
+        let unlisted = unlisted.map(|(_, (path, mark, _))| (path, mark)).collect();
+        Ok(Artifact { digest: Digest::new(all.finalize().into()), size, unlisted })
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Opened> {
+        Opened::new(path, &self.files.within)
+    }
+
+    fn note(&mut self, name: &str, path: &Path, mark: Mark, digest: Digest) {
+        self.read.insert(name.to_owned(), (path.to_owned(), mark, digest));
+    }
+}
+
+/// What a version's files come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Artifact {
+    /// The digest of all.
+    pub digest: Digest,
+    /// Bytes of all.
+    pub size: u64,
+    /// Files that no listing has, and what they looked like when they were read.
+    unlisted: Vec<(PathBuf, Mark)>,
+}
+
+impl Artifact {
+    /// A file that was read though no listing has it, and that has changed since.
+    pub fn changed(&self) -> Option<&Path> {
+        let changed =
+            |(path, mark): &&(PathBuf, Mark)| fs::metadata(path).ok().is_none_or(|now| Mark::of(&now) != *mark);
+        self.unlisted.iter().find(changed).map(|(path, _)| path.as_path())
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::new(Sha256::digest(bytes).into())
 }
 
 /// Names that copying tools and editors use for work in progress; rsync's are hidden.
@@ -115,57 +256,44 @@ pub fn is_temporary(file_name: &str) -> bool {
     file_name.starts_with('.') || SUFFIXES.iter().any(|suffix| file_name.ends_with(suffix))
 }
 
-fn digest_file(path: &Path) -> io::Result<(u64, Digest)> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; 64 * 1024];
-    let mut size = 0;
-    loop {
-        let read = file.read(&mut chunk)?;
-        if read == 0 {
-            return Ok((size, Digest::new(hash.finalize().into())));
-        }
-        size += read as u64;
-        hash.update(&chunk[..read]);
-    }
-}
-
-#[cfg(unix)]
-fn inode(metadata: &Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn inode(_: &Metadata) -> u64 {
-    0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::FoundVersion;
+
+    fn digest(folder: &Path) -> Artifact {
+        Reading::new(&FoundVersion::at(folder).unwrap().files).finish().unwrap()
+    }
 
     #[test]
     fn the_digest_covers_names_sizes_and_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, content: &str| fs::write(folder.path().join(name), content).unwrap();
-        let digest = || Files::below(folder.path()).unwrap().digest().unwrap();
         write("model.onnx", "weights");
-        let first = digest();
+        let first = digest(folder.path());
+        assert_eq!(first.size, 7);
         write(".model.onnx.x7Gk", "rsync at work");
-        assert_eq!(digest(), first, "work in progress is not part of the artifact");
+        assert_eq!(digest(folder.path()), first, "work in progress is not part of the artifact");
         write("model.onnx", "Weights");
-        assert_ne!(digest(), first);
+        assert_ne!(digest(folder.path()), first);
         write("model.onnx", "weights");
-        assert_eq!(digest(), first);
+        assert_eq!(digest(folder.path()), first);
         fs::create_dir(folder.path().join("golden")).unwrap();
         write("golden/one.json", "{}");
-        assert_ne!(digest(), first);
+        assert_ne!(digest(folder.path()), first);
     }
 
     #[test]
-    fn an_endless_folder_is_refused() {
+    fn it_does_not_matter_which_files_were_read_first() {
         let folder = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(folder.path(), folder.path().join("self")).unwrap();
-        assert!(Files::below(folder.path()).is_err());
+        for (name, content) in [("a", "1"), ("b", "22"), ("c", "")] {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        let found = FoundVersion::at(folder.path()).unwrap();
+        let mut reading = Reading::new(&found.files);
+        assert_eq!(reading.take("c").unwrap().unwrap(), "");
+        assert_eq!(&*reading.take_shared("b", &folder.path().join("b")).unwrap(), b"22");
+        assert!(reading.take("d").is_none());
+        assert_eq!(reading.finish().unwrap(), digest(folder.path()));
     }
 }

@@ -1,26 +1,36 @@
 //! What is a version that is ready to answer?
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod faults;
+mod leases;
+mod refuse;
+mod runs;
+
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use smallvec::SmallVec;
 use tiltyard_types::live::{Kind, Live};
-use tiltyard_types::{Digest, Error, ErrorKind, Moment, Result, Signature, Tensor};
+use tiltyard_types::{Digest, Error, Moment, Result, Signature, Tensor};
 
-use crate::batch::{BatchError, Extent, Layout, Pad};
+use self::refuse::Outlook;
+use crate::batch::{Layout, Pad};
 use crate::cost::{Cost, QUICK};
-use crate::engine::{CompiledModel, EngineBuild, EngineError, Session};
-use crate::job::{Answer, Demand, Held, Job, Pending, Reply};
+use crate::engine::{CompiledModel, EngineBuild, EngineError};
+use crate::health::Health;
+use crate::job::{Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
 use crate::pool::Pool;
 use crate::providers::Placement;
 use crate::queue::{Queue, QueuePolicy, Refused, Take};
 use crate::repository::settings::Settings;
-use crate::stats::{RunTimes, Stats};
+use crate::stats::Stats;
 use crate::sync::{Mutex, MutexGuard};
 use crate::turn;
+
+pub use self::faults::Stuck;
+
+use self::leases::Leases;
+use self::runs::GivenUp;
 
 /// What the axes of an input without elements may multiply to, those of length 0 left out.
 const EMPTY_EXTENT_MAX: usize = 1 << 20;
@@ -106,15 +116,12 @@ pub struct Deployment {
     quick_row_bytes: AtomicUsize,
     /// How rows are put together; `None` where they may not be.
     layout: Option<Arc<Layout>>,
+    /// Whether it is fit to answer.
+    pub health: Health,
     compiled: Box<dyn CompiledModel>,
-    sessions: Mutex<Vec<Opened>>,
+    leases: Leases,
     waiting: Mutex<Waiting>,
-    _live: Live,
-}
-
-/// A session that counts as alive until it is closed.
-struct Opened {
-    session: Box<dyn Session>,
+    outlook: Outlook,
     _live: Live,
 }
 
@@ -124,21 +131,31 @@ struct Waiting {
     workers: usize,
 }
 
-/// Parts that only loading can make.
-pub(crate) struct Parts {
-    pub(crate) identity: Identity,
-    pub(crate) graph: Graph,
-    pub(crate) settings: Settings,
-    pub(crate) batch_axis: BatchAxis,
-    pub(crate) padding: Padding,
-    pub(crate) policy: QueuePolicy,
-    pub(crate) example: Option<crate::golden::Golden>,
-    pub(crate) learns_rows: bool,
-    pub(crate) compiled: Box<dyn CompiledModel>,
+/// What a deployment is made of. Loading finds it out; simulations make it up.
+pub struct Parts {
+    /// Who it is.
+    pub identity: Identity,
+    /// What the file says about itself.
+    pub graph: Graph,
+    /// What its owner says.
+    pub settings: Settings,
+    /// Whether rows may share a run.
+    pub batch_axis: BatchAxis,
+    /// Whether rows of different lengths may, too.
+    pub padding: Padding,
+    /// What the queue may hold, and how it batches.
+    pub policy: QueuePolicy,
+    /// An example request with its answer, where one is known.
+    pub example: Option<crate::golden::Golden>,
+    /// Whether the rows of a batch follow what is measured.
+    pub learns_rows: bool,
+    /// The model, ready to run.
+    pub compiled: Box<dyn CompiledModel>,
 }
 
 impl Deployment {
-    pub(crate) fn new(parts: Parts) -> Deployment {
+    /// A deployment that nobody has published yet.
+    pub fn new(parts: Parts) -> Deployment {
         let rows_taken_max = if parts.batch_axis == BatchAxis::Proved { parts.policy.rows_max } else { 0 };
         let signature = parts.compiled.signature().clone();
         let pad = match &parts.padding {
@@ -163,8 +180,10 @@ impl Deployment {
             learns_rows: parts.learns_rows,
             layout,
             compiled: parts.compiled,
-            sessions: Mutex::new(Vec::new()),
+            health: Health::default(),
+            leases: Leases::default(),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
+            outlook: Outlook::default(),
             _live: Live::new(Kind::Deployments),
         }
     }
@@ -190,10 +209,9 @@ impl Deployment {
         }
     }
 
-    /// How long a request that came now would wait at least; `None` while nobody knows what runs cost.
+    /// How long a request that came now would wait; `None` while nobody knows what runs cost.
     pub fn predicted_wait(&self) -> Option<Duration> {
-        let fit = self.cost.fit()?;
-        Some(lock(&self.waiting).queue.ahead(self.batch_axis == BatchAxis::Proved).wait(fit))
+        lock(&self.waiting).queue.ahead(self.layout.is_some()).wait(self.cost.fit())
     }
 
     /// Whether the model has inputs without rows, about which requests must agree to share a run.
@@ -266,7 +284,7 @@ impl Deployment {
 
     /// Puts a checked request into the queue and sends a worker if one is of use. The answer arrives at the
     /// returned receiver; dropping it cancels the request. `held` is dropped when the job is gone, answered or not.
-    /// Fails when the queue is full or draining, or when what waits already is known to take longer than the request has.
+    /// Fails when the queue is full or draining, or when the request would surely wait longer than it has time.
     pub fn enqueue(
         self: &Arc<Self>,
         inputs: Vec<Option<Tensor>>,
@@ -316,21 +334,23 @@ impl Deployment {
 
     /// Puts a job into the queue and sends a worker if one is of use.
     fn leave_to_workers(self: &Arc<Self>, job: Job, now: Moment, pool: &Pool) -> Result<()> {
-        let send_worker = {
+        let mut dead = Vec::new();
+        let (taken_in, send_worker) = {
             let mut waiting = lock(&self.waiting);
-            if let Some(error) = self.too_late(&waiting.queue, &job, now) {
-                job.reply.send(Err(error.clone()));
-                return Err(error);
-            }
-            let useful = waiting.queue.enqueue(job, now).map_err(|refused| self.refusal(refused))?;
-            let send = useful && waiting.workers < self.policy.runs_max;
+            let taken_in = self.take_in(&mut waiting.queue, job, now, &mut dead);
+            self.outlook.tell(&waiting.queue, self.layout.is_some(), self.cost.fit());
+            let send = matches!(taken_in, Ok(true)) && waiting.workers < self.policy.runs_max;
             waiting.workers += usize::from(send);
-            send
+            (taken_in, send)
         };
         if send_worker {
             pool.send(Arc::clone(self));
         }
-        Ok(())
+        self.refuse_dead(dead, now);
+        match taken_in {
+            Ok(_) => Ok(()),
+            Err(unfit) => Err(self.refuse(unfit)),
+        }
     }
 
     /// Runs jobs that never waited on the thread that brought them, in batches that each take a moment, until `until`. The
@@ -354,13 +374,17 @@ impl Deployment {
         while now < until && !queue.is_empty() && lock(&self.waiting).queue.pass() {
             let finish = Finish(self);
             if let Take::Batch(jobs) = queue.take(now, &mut dead) {
-                self.run_batch(jobs, now, pool);
+                if self.run_batch(jobs, now, true, pool).is_err() {
+                    // It was finished in its absence.
+                    std::mem::forget(finish);
+                    break;
+                }
                 queue.finish();
             }
             drop(finish);
             now = pool.now();
         }
-        refuse_late(dead, now);
+        self.refuse_dead(dead, now);
         for job in queue.into_jobs().chain(left) {
             // A refusal is answered where it is made.
             drop(self.leave_to_workers(job, now, pool));
@@ -389,7 +413,10 @@ impl Deployment {
         let now = pool.now();
         let (take, send_another) = {
             let mut waiting = lock(&self.waiting);
+            let fit = self.cost.fit();
+            waiting.queue.expect(fit, self.layout.is_some());
             let take = waiting.queue.take(now, &mut dead);
+            self.outlook.tell(&waiting.queue, self.layout.is_some(), fit);
             let send = match take {
                 // What is left may run at once, or has a time to wait for.
                 Take::Batch(_) => waiting.queue.calls_for_more() && waiting.workers < self.policy.runs_max,
@@ -404,14 +431,20 @@ impl Deployment {
         if send_another {
             pool.send(Arc::clone(self));
         }
-        refuse_late(dead, now);
+        self.refuse_dead(dead, now);
         match take {
             Take::Idle => Visit::Left,
             Take::Wait(until) => Visit::LeftUntil(until),
             Take::Batch(jobs) => {
-                let _finish = Finish(self);
-                self.run_batch(jobs, now, pool);
-                Visit::Ran
+                let finish = Finish(self);
+                match self.run_batch(jobs, now, false, pool) {
+                    Ok(()) => Visit::Ran,
+                    Err(GivenUp) => {
+                        // It was finished in its absence.
+                        std::mem::forget(finish);
+                        Visit::GivenUp
+                    }
+                }
             }
         }
     }
@@ -427,149 +460,6 @@ impl Deployment {
         if send {
             pool.send(Arc::clone(self));
         }
-    }
-
-    fn run_batch(&self, mut jobs: Vec<Job>, taken: Moment, pool: &Pool) {
-        jobs.iter_mut().for_each(Job::trim);
-        match self.run_together(&jobs, taken, pool) {
-            Ok(answers) => {
-                for (job, answer) in jobs.into_iter().zip(answers) {
-                    job.reply.send(Ok(answer));
-                }
-            }
-            // One job's values may have failed the whole batch: strangers must not pay for them.
-            Err(_) if jobs.len() > 1 => {
-                for job in jobs.into_iter().filter(|job| !job.reply.is_closed()) {
-                    self.run_batch(vec![job], taken, pool);
-                }
-            }
-            Err(error) => jobs.into_iter().for_each(|job| job.reply.send(Err(error.clone()))),
-        }
-    }
-
-    /// Assemble, run, split.
-    fn run_together(&self, jobs: &[Job], taken: Moment, pool: &Pool) -> Result<Vec<Answer>> {
-        let internal = |error: BatchError| Error::new(ErrorKind::Engine, error.to_string());
-        let parts: SmallVec<[Extent; 1]> =
-            jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
-        let batch_rows = parts.iter().map(|part| part.rows).sum();
-        let layout = jobs.first().and_then(|job| job.layout.as_ref());
-        let frame = self.policy.frame(&parts, || jobs.iter().map(Job::size).sum());
-        let inputs = match (layout, jobs) {
-            (Some(layout), _) => {
-                let views: SmallVec<[&[Option<Tensor>]; 1]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
-                layout.gather(&views, frame).map_err(internal)?
-            }
-            (None, jobs) => {
-                let inputs = jobs.iter().flat_map(|job| &job.inputs);
-                inputs.map(|input| input.as_ref().map(Tensor::aligned)).collect()
-            }
-        };
-        let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let assembled = pool.now();
-        let outputs =
-            self.with_session(|session| session.run(&inputs, &wanted)).map_err(|error| self.failure(error))?;
-        let ran = pool.now();
-        if outputs.len() != wanted.len() {
-            let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
-            return Err(Error::new(ErrorKind::Engine, message));
-        }
-        // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
-        let apart = match layout {
-            Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(internal)?,
-            None => vec![outputs],
-        };
-        let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
-        self.stats.executed(batch_rows, times);
-        self.observe(if layout.is_some() { frame.rows } else { batch_rows }, &inputs, times.run);
-        Ok(jobs
-            .iter()
-            .zip(apart)
-            .map(|(job, outputs)| {
-                let pick = |position: &usize| outputs.get(wanted.binary_search(position).ok()?).cloned();
-                // Most want all there is, in its order.
-                let outputs = if job.wanted == wanted { outputs } else { job.wanted.iter().filter_map(pick).collect() };
-                Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
-            })
-            .collect())
-    }
-
-    /// Leases a session. One that panicked is not used again.
-    fn with_session<T>(&self, run: impl FnOnce(&mut dyn Session) -> Result<T, EngineError>) -> Result<T, EngineError> {
-        let idle = lock(&self.sessions).pop();
-        let mut opened = match idle {
-            Some(opened) => opened,
-            None => Opened { session: self.compiled.open()?, _live: Live::new(Kind::Sessions) },
-        };
-        match catch_unwind(AssertUnwindSafe(|| run(opened.session.as_mut()))) {
-            Ok(result) => {
-                lock(&self.sessions).push(opened);
-                result
-            }
-            Err(panic) => Err(EngineError::Failed(format!("the engine panicked: {}", panic_text(&*panic)))),
-        }
-    }
-
-    fn failure(&self, error: EngineError) -> Error {
-        let Identity { model, version, engine, .. } = &self.identity;
-        match error {
-            EngineError::BadInput(message) => {
-                Error::invalid(format!("model {model:?} version {version} cannot take these values: {message}"))
-            }
-            EngineError::Unsupported(message) | EngineError::BadModel(message) | EngineError::Failed(message) => {
-                Error::new(
-                    ErrorKind::Engine,
-                    format!("model {model:?} version {version} failed on {engine}: {message}"),
-                )
-            }
-        }
-    }
-
-    /// Why a request need not wait: it would still do so when its time is over, by what runs are known to cost. Where there
-    /// are levels of priority, nobody knows how many are before it.
-    fn too_late(&self, queue: &Queue<Job>, job: &Job, now: Moment) -> Option<Error> {
-        let left = job.demand.deadline.filter(|_| self.policy.levels.len() <= 1)? - now;
-        let wait = queue.ahead(job.layout.is_some()).outlasts(self.cost.fit()?, left)?;
-        let message = format!(
-            "the predicted wait for model {:?} is {wait:.0?}, and the request has {left:.0?} left",
-            self.identity.model
-        );
-        Some(Error::new(ErrorKind::Overloaded, message).retry_after(wait))
-    }
-
-    fn refusal(&self, refused: Refused<Job>) -> Error {
-        let Identity { model, version, .. } = &self.identity;
-        let full = |what: String| format!("{what} wait for model {model:?} already");
-        let (kind, message, job) = match refused {
-            Refused::Full(job) => {
-                let jobs_max = self.policy.jobs_max_at(job.demand.priority);
-                (ErrorKind::Overloaded, full(format!("{jobs_max} requests")), job)
-            }
-            Refused::FullOfBytes(job) => {
-                let bytes_max = self.policy.bytes_max;
-                (ErrorKind::Overloaded, full(format!("almost {bytes_max} bytes of requests")), job)
-            }
-            Refused::Draining(job) => {
-                (ErrorKind::NotReady, format!("model {model:?} version {version} is unloading"), job)
-            }
-        };
-        let error = Error::new(kind, message).retry_after(Duration::from_secs(1));
-        job.reply.send(Err(error.clone()));
-        error
-    }
-}
-
-/// Answers jobs that were not worth a run any more.
-fn refuse_late(dead: Vec<Job>, now: Moment) {
-    for job in dead {
-        // A cancelled job's client has gone: this answer then reaches nobody.
-        let late = match job.demand.deadline {
-            Some(deadline) if deadline <= now => "the deadline passed while the request waited",
-            _ => "the request waited longer than its model's queue allows",
-        };
-        job.reply.send(Err(Error::new(ErrorKind::Deadline, late)));
     }
 }
 
@@ -604,6 +494,8 @@ pub(crate) enum Visit {
     Left,
     /// There will be something at this moment; the worker is free.
     LeftUntil(Moment),
+    /// The run hung, and another worker has taken this one's place.
+    GivenUp,
 }
 
 /// The text of a panic, where it has one.
@@ -632,6 +524,9 @@ mod batching_tests;
 
 #[cfg(all(test, not(shuttle)))]
 mod turn_tests;
+
+#[cfg(all(test, not(shuttle)))]
+mod fault_tests;
 
 #[cfg(all(test, shuttle))]
 mod interleavings;

@@ -3,12 +3,16 @@
 //! Two levels: a compiled model, shared by all threads, and sessions, each leased by one thread at a time. To add
 //! an engine, write a crate under `engines/` that implements [`Engine`] and name it in the server's list.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tiltyard_types::{Signature, Tensor};
 
-use crate::onnx::Graph;
+use crate::artifact::{Files, Reading};
+use crate::onnx::{Graph, OnnxError};
 use crate::providers::{Placement, ProviderOptions};
 
 /// An execution library.
@@ -43,20 +47,39 @@ pub struct EngineBuild {
 /// A model file that was read and understood as far as no engine is needed for.
 #[derive(Clone, Debug)]
 pub struct ModelFile {
-    /// Where it lies; external data is looked up beside it.
+    /// Where it lies, for messages: nothing is read from there any more.
     pub path: PathBuf,
     /// Its content.
     pub bytes: Bytes,
+    /// The content of the files beside it that hold its weights, by the names that the graph gives them.
+    pub external: BTreeMap<String, Arc<[u8]>>,
     /// What the file says about itself.
     pub graph: Graph,
 }
 
 impl ModelFile {
-    /// Bytes of the file and of those beside it that hold its weights. Files that are not there count as nothing.
+    /// Reads a model with all that it names beside itself.
+    pub fn read(path: &Path) -> io::Result<ModelFile> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let files = Files::within([folder])?;
+        let mut reading = Reading::new(&files);
+        let bytes = Bytes::from_owner(reading.take_shared("", path)?);
+        let graph = Graph::read(&bytes).map_err(io::Error::other)?;
+        let mut external = BTreeMap::new();
+        for name in graph.external_files.keys().filter(|name| folder.join(name).exists()) {
+            external.insert(name.clone(), reading.take_shared(name, &folder.join(name))?);
+        }
+        Ok(ModelFile { path: path.to_owned(), bytes, external, graph })
+    }
+
+    /// Checks that the files that hold its weights are here and whole.
+    pub fn check_external_files(&self) -> Result<(), OnnxError> {
+        self.graph.check_external_files(|name| self.external.get(name).map(|bytes| bytes.len() as u64))
+    }
+
+    /// Bytes of the file and of those beside it that hold its weights.
     pub fn weight_bytes(&self) -> u64 {
-        let beside = self.graph.external_files.iter().map(|name| self.path.with_file_name(name));
-        let beside = beside.filter_map(|path| Some(std::fs::metadata(path).ok()?.len()));
-        self.bytes.len() as u64 + beside.sum::<u64>()
+        self.bytes.len() as u64 + self.external.values().map(|bytes| bytes.len() as u64).sum::<u64>()
     }
 }
 
@@ -116,6 +139,13 @@ pub trait CompiledModel: Send + Sync {
         false
     }
 
+    /// Makes ready for the batches that will keep coming, each an example of its size: from now on no run has other shapes,
+    /// but for fewer rows. Called once, before the first request, and only where few sizes are liked. A model that can only
+    /// answer such runs and none yet fails here.
+    fn settle(&self, _batches: &[Vec<Option<Tensor>>]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Opens a session. Cheap where the library can share the compiled model.
     fn open(&self) -> Result<Box<dyn Session>, EngineError>;
 }
@@ -142,6 +172,12 @@ pub enum EngineError {
     /// The values of this request are at fault, such as an index outside a table.
     #[error("{0}")]
     BadInput(String),
+    /// There is not enough memory for a run as large as this one.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// The library panicked, with this text, which is no client's to read.
+    #[error("the engine panicked: {0}")]
+    Panicked(String),
     /// The run failed for another reason.
     #[error("{0}")]
     Failed(String),

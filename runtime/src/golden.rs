@@ -4,12 +4,13 @@
 //! and how far they may be off. They run at load; a version that fails one does not become ready.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use tiltyard_types::json::{Kind, Number, Reader, TensorText, read_tensor};
 use tiltyard_types::{Error, NamedTensor, Signature, Tensor};
 
-use crate::artifact::Files;
+use crate::artifact::{Files, Reading};
 use crate::compare::{Tolerance, compare};
 use crate::engine::Session;
 
@@ -33,9 +34,11 @@ pub struct Golden {
 
 impl Golden {
     /// Reads all golden examples among a version's files, by name. The error names the file.
-    pub fn read_all(files: &Files) -> Result<Vec<Golden>, String> {
+    pub(crate) fn read_all(files: &Files, reading: &mut Reading<'_>) -> Result<Vec<Golden>, String> {
         let examples = files.iter().filter(|(name, _)| name.starts_with("golden/") && name.ends_with(".json"));
-        examples.map(|(name, path)| read_file(name, path).map_err(|error| format!("{name}: {error}"))).collect()
+        examples
+            .map(|(name, path)| read_file(name, path, reading).map_err(|error| format!("{name}: {error}")))
+            .collect()
     }
 
     /// The request in the order of the signature. Fails where it does not fit.
@@ -60,13 +63,13 @@ impl Golden {
     }
 }
 
-fn read_file(name: &str, path: &Path) -> Result<Golden, String> {
+fn read_file(name: &str, path: &Path, reading: &mut Reading<'_>) -> Result<Golden, String> {
     let size = fs::metadata(path).map_err(|error| error.to_string())?.len();
     if size > FILE_BYTES_MAX {
         return Err(format!("{size} bytes; at most {FILE_BYTES_MAX} are read"));
     }
-    let text = fs::read(path).map_err(|error| error.to_string())?;
-    parse(name, &text).map_err(|error| error.to_string())
+    let text = reading.take(name).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
+    parse(name, &text.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
 }
 
 /// Reads one golden example.

@@ -3,13 +3,17 @@
 //! Read → digest → settings → compile on the engines that may → golden examples → choose → prove the batch axis. No
 //! step touches what serves already; the first that fails says why.
 
+use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use tiltyard_types::{Digest, Signature, Tensor};
+use tiltyard_types::{Digest, Dim, Signature, Tensor, TensorSpec};
 
+use crate::artifact::{Artifact, Reading};
 use crate::batch::{Extent, Layout, Pad};
 use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Padding, Parts};
@@ -20,12 +24,13 @@ use crate::measure::{self, Curve};
 use crate::memory;
 use crate::onnx::Graph;
 use crate::pool::Clock;
+use crate::priority::giving_way;
 use crate::profile::{Machine, Place, Subject};
 use crate::prove;
 use crate::providers::{Placement, fixed_sizes};
 use crate::queue::QueuePolicy;
 use crate::repository::settings::Settings;
-use crate::repository::{FoundVersion, MODEL_FILE, onnx_files};
+use crate::repository::{FoundVersion, MODEL_FILE};
 
 /// What loading needs from its surroundings.
 pub struct Loader {
@@ -53,6 +58,20 @@ pub struct Measuring {
     pub cores: usize,
 }
 
+/// What a version goes through while it is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its files are read and compiled.
+    Loading,
+    /// It answers golden examples and proves what may share a run.
+    Verifying,
+    /// It runs what later runs would else have to wait for.
+    Warming,
+}
+
+/// Told of each stage as it begins.
+pub type Progress<'a> = dyn Fn(Stage) + Sync + 'a;
+
 /// Why a version did not become ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -73,8 +92,8 @@ impl LoadError {
 pub struct Understood {
     /// The file with the graph.
     pub file: ModelFile,
-    /// Digest of all files.
-    pub artifact: Digest,
+    /// What all files come to.
+    pub artifact: Artifact,
     /// What the owner says.
     pub settings: Settings,
     /// The examples it must answer.
@@ -84,20 +103,67 @@ pub struct Understood {
 impl Loader {
     /// Makes a version ready. Takes as long as it takes; never called on a thread that serves requests.
     pub fn load(&self, model: &str, version: u64, found: &FoundVersion) -> Result<Arc<Deployment>, LoadError> {
+        self.load_understood(model, version, found, understand(found)?, &|_| {})
+    }
+
+    /// The same for a server, unless the files are, byte for byte, those of the artifact `served`: then `None`. It gives way
+    /// to traffic where there is any: while nobody is served, a load that gave way to everything else on the machine would
+    /// only take longer.
+    pub fn load_beside(
+        &self,
+        model: &str,
+        version: u64,
+        found: &FoundVersion,
+        served: Option<Digest>,
+        traffic: bool,
+        progress: &Progress<'_>,
+    ) -> Result<Option<Arc<Deployment>>, LoadError> {
+        let read = || understand(found);
+        let understood = if traffic { giving_way(read) } else { read() }?;
+        if served == Some(understood.artifact.digest) {
+            return Ok(None);
+        }
+        // Sessions with threads of their own, and libraries of devices, start them here, and they are to serve.
+        let starts_threads = understood.settings.threads.is_some_and(|threads| threads > 1)
+            || understood.settings.providers.iter().any(|provider| provider != "cpu");
+        let load = || self.load_understood(model, version, found, understood, progress);
+        if traffic && !starts_threads { giving_way(load) } else { load() }.map(Some)
+    }
+
+    fn load_understood(
+        &self,
+        model: &str,
+        version: u64,
+        found: &FoundVersion,
+        understood: Understood,
+        progress: &Progress<'_>,
+    ) -> Result<Arc<Deployment>, LoadError> {
+        let artifact = understood.artifact.clone();
+        let result = self.make(model, version, understood, progress);
+        // Whatever came of them: files that are not what they were are somebody still copying.
+        unchanged(found, Some(&artifact))?;
+        result
+    }
+
+    fn make(
+        &self,
+        model: &str,
+        version: u64,
+        understood: Understood,
+        progress: &Progress<'_>,
+    ) -> Result<Arc<Deployment>, LoadError> {
         let started = (self.clock)();
-        let understood = understand(found)?;
         if let Some(name) = understood.settings.name.as_ref().filter(|name| *name != model) {
             return Err(LoadError::new(format!(
                 "config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree"
             )));
         }
-        check_memory(&understood)?;
-        let mut candidates = self.candidates(&understood)?;
+        let mut candidates = self.candidates(&understood, progress)?;
         keep_preferred(&mut candidates, &understood.settings.providers);
         let contest = Contest {
             clock: self.clock,
             profiles: self.profiles.as_deref(),
-            artifact: understood.artifact,
+            artifact: understood.artifact.digest,
             inputs: candidates
                 .first()
                 .map_or_else(Vec::new, |first| timing_inputs(&understood, first.compiled.signature())),
@@ -108,6 +174,7 @@ impl Loader {
         let example = understood.goldens.first().cloned();
         let batch_axis = self.batch_axis(&understood, compiled.as_ref(), example.as_ref())?;
         let padding = padding(&understood, compiled.as_ref(), &batch_axis)?;
+        progress(Stage::Warming);
         warm_up(&understood, compiled.as_ref())?;
         let policy = self.policy(&understood.settings, &batch_axis, &padding, compiled.as_ref());
         if compiled.likes_fixed_sizes() {
@@ -119,13 +186,13 @@ impl Loader {
         let identity = Identity {
             model: model.to_owned(),
             version,
-            artifact: understood.artifact,
+            artifact: understood.artifact.digest,
             digest,
             engine: engine.name(),
             build,
             provider: compiled.provider().to_owned(),
             placement: compiled.placement().to_vec(),
-            size: found.fingerprint.size(),
+            size: understood.artifact.size,
             loaded: SystemTime::now(),
             load_time: (self.clock)() - started,
             goldens: understood.goldens.len(),
@@ -180,7 +247,7 @@ impl Loader {
     }
 
     /// Compiles on every engine that may run the model. Fails with every engine's reason where none can.
-    fn candidates(&self, understood: &Understood) -> Result<Vec<Candidate>, LoadError> {
+    fn candidates(&self, understood: &Understood, progress: &Progress<'_>) -> Result<Vec<Candidate>, LoadError> {
         let wanted = &understood.settings.engines;
         if let Some(unknown) = wanted.iter().find(|name| self.engines.iter().all(|engine| engine.name() != *name)) {
             let known = self.engines.iter().map(|engine| engine.name()).collect::<Vec<_>>().join(", ");
@@ -198,7 +265,7 @@ impl Loader {
         let first_wins = self.first_engine_wins || !wanted.is_empty();
         let (mut candidates, mut reasons) = (Vec::new(), Vec::new());
         for engine in allowed {
-            match self.candidate(engine, understood) {
+            match self.candidate(engine, understood, progress) {
                 Ok(candidate) => candidates.push(candidate),
                 Err(reason) => reasons.push(format!("{}: {reason}", engine.name())),
             }
@@ -216,7 +283,12 @@ impl Loader {
         Ok(candidates)
     }
 
-    fn candidate(&self, engine: &Arc<dyn Engine>, understood: &Understood) -> Result<Candidate, String> {
+    fn candidate(
+        &self,
+        engine: &Arc<dyn Engine>,
+        understood: &Understood,
+        progress: &Progress<'_>,
+    ) -> Result<Candidate, String> {
         if understood.goldens.is_empty()
             && let Some(doubt) = engine.doubt(&understood.file.graph)
         {
@@ -228,10 +300,15 @@ impl Loader {
             intra_threads: understood.settings.threads.unwrap_or(1),
             instances: understood.settings.instances.unwrap_or(1),
             // Beside the profiles, which are of this machine too.
-            cache: self.profiles.as_ref().map(|folder| folder.join("built").join(understood.artifact.to_string())),
+            cache: self
+                .profiles
+                .as_ref()
+                .map(|folder| folder.join("built").join(understood.artifact.digest.to_string())),
             memory_check: understood.settings.memory_check.unwrap_or(true),
         };
+        progress(Stage::Loading);
         let compiled = engine.compile(&understood.file, &options).map_err(|error| error.to_string())?;
+        progress(Stage::Verifying);
         understood.settings.check(compiled.signature())?;
         let mut session = compiled.open().map_err(|error| error.to_string())?;
         for golden in &understood.goldens {
@@ -332,12 +409,12 @@ fn keep_preferred(candidates: &mut Vec<Candidate>, providers: &[String]) {
 
 /// Refuses a model whose weights alone are more than the memory that this process may still take: better than being
 /// killed in the middle of it. Devices have limits of their own, which engines look at.
-fn check_memory(understood: &Understood) -> Result<(), LoadError> {
-    if understood.settings.memory_check == Some(false) {
+fn check_memory(settings: &Settings, weight_bytes: u64) -> Result<(), LoadError> {
+    if settings.memory_check == Some(false) {
         return Ok(());
     }
     let Some(free) = memory::free() else { return Ok(()) };
-    memory::check(understood.file.weight_bytes(), 1, free, "this process's memory").map_err(LoadError::new)
+    memory::check(weight_bytes, 1, free, "this process's memory").map_err(LoadError::new)
 }
 
 /// Tells in one line which nodes of the graph a device left to another.
@@ -351,24 +428,40 @@ fn report_placement(model: &str, compiled: &dyn CompiledModel) {
     }
 }
 
-/// Runs each size once on every session, so that no request pays for the search that a new size costs there.
+/// Runs each size once on every session, so that no request pays for the search that a new size costs there, and has the
+/// engine settle on them.
 fn warm_sizes(understood: &Understood, compiled: &dyn CompiledModel, sizes: &[usize]) -> Result<(), LoadError> {
     let signature = compiled.signature();
-    let Some(layout) = Layout::of(signature) else { return Ok(()) };
     let failed = |rows: usize, what: String| LoadError::new(format!("warming up with {rows} rows fails: {what}"));
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
-    let row = first_row(&timing_inputs(understood, signature), &layout);
-    let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
-    for &rows in sizes {
-        let batch = layout
-            .gather(&vec![row.as_slice(); rows], Extent::of_rows(rows))
-            .map_err(|error| failed(rows, error.to_string()))?;
-        // Sessions take turns, so that each has its run.
-        for _ in 0..compiled.sessions_max().unwrap_or(1) {
-            session.run(&batch, &wanted).map_err(|error| failed(rows, error.to_string()))?;
+    let example = timing_inputs(understood, signature);
+    let mut batches = Vec::new();
+    if let Some(layout) = Layout::of(signature) {
+        let row = first_row(&example, &layout);
+        for &rows in sizes {
+            let batch = layout.gather(&vec![row.as_slice(); rows], Extent::of_rows(rows));
+            batches.push((rows, batch.map_err(|error| failed(rows, error.to_string()))?));
         }
     }
-    Ok(())
+    let mut session = compiled.open().map_err(|error| failed(0, error.to_string()))?;
+    for (rows, batch) in &batches {
+        // Sessions take turns, so that each has its run.
+        for _ in 0..compiled.sessions_max().unwrap_or(1) {
+            session.run(batch, &wanted).map_err(|error| failed(*rows, error.to_string()))?;
+        }
+    }
+    drop(session);
+    let mut batches: Vec<Vec<Option<Tensor>>> = batches.into_iter().map(|(_, batch)| batch).collect();
+    if signature.inputs.iter().all(has_one_shape) {
+        batches = vec![example];
+    }
+    compiled.settle(&batches).map_err(|error| LoadError::new(error.to_string()))
+}
+
+/// Whether nothing about an input's shape is open.
+fn has_one_shape(input: &TensorSpec) -> bool {
+    let is_fixed = |dim: &Dim| matches!(dim, Dim::Fixed(_));
+    input.dims.as_ref().is_some_and(|dims| dims.iter().all(is_fixed))
 }
 
 /// Runs what the settings ask for before the first request. Golden examples and probes have warmed most models already.
@@ -405,50 +498,77 @@ fn first_row(inputs: &[Option<Tensor>], layout: &Layout) -> Vec<Option<Tensor>> 
 pub fn understand(found: &FoundVersion) -> Result<Understood, LoadError> {
     let result = understand_files(found);
     // Files that changed under our hands are somebody still copying: whatever we read does not count.
-    if found.files.fingerprint() != found.fingerprint {
-        return Err(LoadError { reason: "its files are still being written".into(), incomplete: true });
-    }
+    unchanged(found, result.as_ref().ok().map(|understood| &understood.artifact))?;
     result
 }
 
-fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
-    let settings = Settings::read(&found.files).map_err(LoadError::new)?;
-    let path = model_path(found, settings.model_file.as_deref())?;
-    let bytes = std::fs::read(&path).map_err(|error| LoadError::new(format!("{}: {error}", path.display())))?;
-    let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let bytes = bytes::Bytes::from(bytes);
-    let graph = Graph::read(&bytes).map_err(|error| LoadError::new(format!("{file_name}: {error}")))?;
-    graph.check_external_files(&path).map_err(|error| LoadError::new(format!("{file_name}: {error}")))?;
-    settings.check(&graph.signature).map_err(LoadError::new)?;
-    let goldens = Golden::read_all(&found.files).map_err(LoadError::new)?;
-    let mut files = found.files.clone();
-    for name in &graph.external_files {
-        // A lone file's weights lie beside it; those of a folder are there already.
-        if path.parent() != Some(&found.folder) || !files.iter().any(|(known, _)| known == name) {
-            files.add(name.clone(), path.with_file_name(name));
+/// Fails where a version's files are not what they were when they were listed, or read.
+fn unchanged(found: &FoundVersion, artifact: Option<&Artifact>) -> Result<(), LoadError> {
+    let unlisted = || artifact.and_then(Artifact::changed).map(|path| format!("{} was changed", path.display()));
+    match found.change().or_else(unlisted) {
+        Some(change) => {
+            Err(LoadError { reason: format!("its files are still being written: {change}"), incomplete: true })
         }
+        None => Ok(()),
     }
-    let artifact = files.digest().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
-    Ok(Understood { file: ModelFile { path, bytes, graph }, artifact, settings, goldens })
 }
 
-/// The file with the graph: the one the settings name, or `model.onnx`, or the only `.onnx` file there is.
-fn model_path(found: &FoundVersion, named: Option<&str>) -> Result<PathBuf, LoadError> {
-    let wanted = named.unwrap_or(MODEL_FILE);
-    if let Some((_, path)) = found.files.iter().find(|(name, _)| *name == wanted) {
-        return Ok(path.to_owned());
+fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
+    if let Some(refused) = &found.refused {
+        return Err(LoadError::new(refused.clone()));
     }
-    match onnx_files(&found.folder).unwrap_or_default().as_slice() {
-        [only] if named.is_none() => Ok(only.clone()),
+    let mut reading = Reading::new(&found.files);
+    let settings = Settings::read_with(&mut |name| reading.take(name)).map_err(LoadError::new)?;
+    let (name, path) = model_file(found, settings.model_file.as_deref())?;
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let unreadable = |error: &dyn std::fmt::Display| LoadError::new(format!("{file_name}: {error}"));
+    let size_of = |path: &Path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|metadata| metadata.len());
+    let size = size_of(&path).unwrap_or(0);
+    check_memory(&settings, size)?;
+    let bytes = Bytes::from_owner(reading.take_shared(&name, &path).map_err(|error| unreadable(&error))?);
+    let graph = Graph::read(&bytes).map_err(|error| unreadable(&error))?;
+    let sizes: BTreeMap<&str, u64> = graph
+        .external_files
+        .keys()
+        .filter_map(|external| Some((external.as_str(), size_of(&path.with_file_name(external))?)))
+        .collect();
+    graph.check_external_files(|external| sizes.get(external).copied()).map_err(|error| unreadable(&error))?;
+    check_memory(&settings, sizes.values().sum())?;
+    settings.check(&graph.signature).map_err(LoadError::new)?;
+    let mut external = BTreeMap::new();
+    for (location, path) in graph.external_files.keys().map(|location| (location, path.with_file_name(location))) {
+        let read = reading.take_shared(&beside(&name, location), &path).map_err(|error| unreadable(&error))?;
+        external.insert(location.clone(), read);
+    }
+    let goldens = Golden::read_all(&found.files, &mut reading).map_err(LoadError::new)?;
+    let artifact = reading.finish().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
+    let file = ModelFile { path, bytes, external, graph };
+    file.check_external_files().map_err(|error| LoadError::new(error.to_string()))?;
+    Ok(Understood { file, artifact, settings, goldens })
+}
+
+/// The name in the digest of what a model's file of the name `model` calls `location`.
+fn beside(model: &str, location: &str) -> String {
+    let folder = Path::new(model).parent().unwrap_or(Path::new(""));
+    // Components leave out what says nothing, as in `./weights.bin`.
+    folder.join(location).components().collect::<PathBuf>().to_string_lossy().into_owned()
+}
+
+/// The file with the graph, by its name in the digest and its place: the one the settings name, or `model.onnx`, or the
+/// only `.onnx` file there is.
+fn model_file(found: &FoundVersion, named: Option<&str>) -> Result<(String, PathBuf), LoadError> {
+    let wanted = named.unwrap_or(MODEL_FILE);
+    if let Some(path) = found.files.place(wanted) {
+        return Ok((wanted.to_owned(), path.to_owned()));
+    }
+    let of_folder = |name: &&str| !name.contains('/') && name.ends_with(".onnx");
+    match found.files.iter().map(|(name, _)| name).filter(of_folder).collect::<Vec<_>>().as_slice() {
+        [only] if named.is_none() => Ok(((*only).to_owned(), found.folder.join(only))),
         [] => Err(LoadError::new(format!("no {wanted} in {}", shown(&found.folder)))),
         several => Err(LoadError::new(format!(
             "no {wanted} in {}, which has {}; name one with model_file in model.toml",
             shown(&found.folder),
-            several
-                .iter()
-                .map(|path| path.file_name().unwrap_or_default().to_string_lossy())
-                .collect::<Vec<_>>()
-                .join(", ")
+            several.join(", ")
         ))),
     }
 }
@@ -470,7 +590,7 @@ fn deployment_digest(
     let options = understood.settings.provider_options.shapes_answers(provider);
     let mut text = format!(
         "artifact {}\nengine {engine} {build}\nprovider {provider}{options}\nthreads {threads}\nrows_max {rows_max}\n",
-        understood.artifact
+        understood.artifact.digest
     );
     if !policy.sizes.is_empty() {
         text.push_str(&format!("sizes {:?}\n", policy.sizes));

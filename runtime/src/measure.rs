@@ -12,7 +12,7 @@ use std::time::Duration;
 use tiltyard_types::Moment;
 
 pub use self::curve::{Curve, Measured};
-pub use self::sample::Sample;
+pub use self::sample::{NoSample, Sample};
 use crate::deployment::{BatchAxis, Deployment};
 use crate::engine::EngineError;
 use crate::pool::Clock;

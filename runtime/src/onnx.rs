@@ -3,7 +3,7 @@
 //! Only the fields that matter here are declared, with the numbers of `onnx.proto3`; the decoder skips the rest,
 //! weights above all, without copying them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use bytes::Bytes;
@@ -27,8 +27,8 @@ pub struct Graph {
     pub producer: String,
     /// Every operator used, subgraphs and functions included: `Conv`, or with its domain `ai.onnx.ml.Scaler`.
     pub operators: BTreeSet<String>,
-    /// Files beside the model that hold its weights.
-    pub external_files: BTreeSet<String>,
+    /// Files beside the model that hold its weights, as the graph names them, and the bytes each has at least.
+    pub external_files: BTreeMap<String, u64>,
     /// Free text entries, such as column names an exporter left.
     pub metadata: Vec<(String, String)>,
 }
@@ -62,6 +62,16 @@ pub enum OnnxError {
     /// External data that is not there.
     #[error("external data file {0:?} is missing beside the model")]
     MissingData(String),
+    /// External data that ends too early.
+    #[error("external data file {name:?} is not whole yet: it has {there} bytes, and the graph asks for {needed}")]
+    ShortData {
+        /// Its name.
+        name: String,
+        /// Bytes that it has.
+        there: u64,
+        /// Bytes that the graph's weights need.
+        needed: u64,
+    },
     /// An operator set that was never released.
     #[error("unknown opset {0}: no such version of the ai.onnx operators was ever released")]
     Opset(i64),
@@ -101,13 +111,16 @@ impl Graph {
         Ok(read)
     }
 
-    /// Checks that every external data file is there, beside `model_path`.
-    pub fn check_external_files(&self, model_path: &Path) -> Result<(), OnnxError> {
-        let folder = model_path.parent().unwrap_or(Path::new("."));
-        match self.external_files.iter().find(|name| !folder.join(name).is_file()) {
-            Some(missing) => Err(OnnxError::MissingData(missing.clone())),
-            None => Ok(()),
+    /// Checks that every external data file is there, with as many bytes as the weights in it need; `size` tells how
+    /// many a file has.
+    pub fn check_external_files(&self, size: impl Fn(&str) -> Option<u64>) -> Result<(), OnnxError> {
+        for (name, &needed) in &self.external_files {
+            let there = size(name).ok_or_else(|| OnnxError::MissingData(name.clone()))?;
+            if there < needed {
+                return Err(OnnxError::ShortData { name: name.clone(), there, needed });
+            }
         }
+        Ok(())
     }
 
     /// Whether the graph uses operators of `domain`, such as `ai.onnx.ml`.
@@ -176,6 +189,7 @@ impl Graph {
         if tensor.data_location != EXTERNAL {
             return Ok(());
         }
+        let end = tensor.external_end();
         for entry in tensor.external_data.iter().filter(|entry| entry.key == "location") {
             let inside = Path::new(&entry.value)
                 .components()
@@ -183,7 +197,8 @@ impl Graph {
             if !inside || entry.value.is_empty() {
                 return Err(OnnxError::Escape(entry.value.clone()));
             }
-            self.external_files.insert(entry.value.clone());
+            let needed = self.external_files.entry(entry.value.clone()).or_default();
+            *needed = end.max(*needed);
         }
         Ok(())
     }
@@ -339,12 +354,28 @@ mod wire {
 
     #[derive(Clone, PartialEq, Message)]
     pub(super) struct Tensor {
+        #[prost(int64, repeated, tag = "1")]
+        pub(super) dims: Vec<i64>,
+        #[prost(int32, tag = "2")]
+        pub(super) data_type: i32,
         #[prost(string, tag = "8")]
         pub(super) name: String,
         #[prost(message, repeated, tag = "13")]
         pub(super) external_data: Vec<Entry>,
         #[prost(int32, tag = "14")]
         pub(super) data_location: i32,
+    }
+
+    impl Tensor {
+        /// Where its bytes end in the file that holds them. What is not a number says nothing.
+        pub(super) fn external_end(&self) -> u64 {
+            let entry = |key: &str| self.external_data.iter().find(|entry| entry.key == key);
+            let number = |key: &str| entry(key).and_then(|entry| entry.value.parse::<u64>().ok());
+            let width = super::dtype(self.data_type).and_then(|dtype| dtype.width()).unwrap_or(0) as u64;
+            let lengths = self.dims.iter().map(|&length| u64::try_from(length).unwrap_or(0));
+            let of_shape = lengths.fold(width, u64::saturating_mul);
+            number("offset").unwrap_or(0).saturating_add(number("length").unwrap_or(of_shape))
+        }
     }
 
     #[derive(Clone, PartialEq, Message)]

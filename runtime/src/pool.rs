@@ -3,9 +3,12 @@
 //! Thin shells around the queues: workers that visit deployments, and one timer for batches that wait for company.
 //! All of them sleep while nothing happens.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+#[cfg(not(shuttle))]
+mod by_hand;
+mod waits;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -13,6 +16,11 @@ use tiltyard_types::Moment;
 
 use crate::deployment::{Deployment, Visit};
 use crate::sync::{Receiver, RecvTimeoutError, Sender, thread, unbounded};
+
+#[cfg(not(shuttle))]
+pub use self::by_hand::{Timer, Workers};
+
+use self::waits::Waits;
 
 /// The process's clock, handed in by the server: only it may read one.
 pub type Clock = fn() -> Moment;
@@ -26,18 +34,74 @@ pub struct Pool {
     visits: Sender<Arc<Deployment>>,
     waits: OnceLock<Sender<(Moment, Weak<Deployment>)>>,
     threads: usize,
+    /// For workers that take the place of others.
+    incoming: Receiver<Arc<Deployment>>,
+    /// Workers that are lost to runs that hang.
+    lost: AtomicUsize,
+    /// Says that a deployment is to be looked at.
+    alarms: (crossbeam_channel::Sender<()>, crossbeam_channel::Receiver<()>),
 }
+
+/// Workers that may be lost at a time and are replaced: each keeps a thread with its stack.
+const REPLACED_MAX: usize = 64;
 
 impl Pool {
     /// Starts `threads` workers.
     pub fn start(threads: usize, clock: Clock) -> std::io::Result<Arc<Pool>> {
         let (visits, incoming) = unbounded();
-        let pool = Arc::new(Pool { clock, visits, waits: OnceLock::new(), threads });
+        let pool = Arc::new(Pool::of(clock, visits, incoming, threads));
         for number in 0..threads {
-            let (incoming, pool) = (incoming.clone(), Arc::downgrade(&pool));
-            thread::Builder::new().name(format!("tiltyard-run-{number}")).spawn(move || work(&incoming, &pool))?;
+            pool.start_worker(number)?;
         }
         Ok(pool)
+    }
+
+    fn of(clock: Clock, visits: Sender<Arc<Deployment>>, incoming: Receiver<Arc<Deployment>>, threads: usize) -> Pool {
+        let (lost, alarms) = (AtomicUsize::new(0), crossbeam_channel::bounded(1));
+        Pool { clock, visits, waits: OnceLock::new(), threads, incoming, lost, alarms }
+    }
+
+    fn start_worker(self: &Arc<Self>, number: usize) -> std::io::Result<()> {
+        let (incoming, pool) = (self.incoming.clone(), Arc::downgrade(self));
+        thread::Builder::new().name(format!("tiltyard-run-{number}")).spawn(move || work(&incoming, &pool)).map(drop)
+    }
+
+    /// Starts a worker in place of one whose run hangs. That one ends when its run ends after all.
+    pub(crate) fn replace_worker(self: &Arc<Self>) {
+        let lost = self.lost.fetch_add(1, Relaxed) + 1;
+        if self.threads == 0 || lost > REPLACED_MAX {
+            return;
+        }
+        if let Err(error) = self.start_worker(self.threads + lost - 1) {
+            tracing::error!(%error, "no thread in place of one that hangs");
+        }
+    }
+
+    /// A worker has come back whose run hung. It goes on where nobody took its place.
+    fn found(&self) -> Attended {
+        let lost = self.lost.fetch_sub(1, Relaxed);
+        if self.threads == 0 || lost > REPLACED_MAX { Attended::GoesOn } else { Attended::GivenUp }
+    }
+
+    /// Workers that are lost to runs that hang.
+    pub fn lost(&self) -> usize {
+        self.lost.load(Relaxed)
+    }
+
+    /// Whether no worker is left, since more of them hang than are replaced.
+    pub fn is_lost(&self) -> bool {
+        self.lost() >= REPLACED_MAX + self.threads
+    }
+
+    /// Says that a deployment is to be looked at now.
+    pub fn alarm(&self) {
+        // One that waits to be heard is enough.
+        let _ = self.alarms.0.try_send(());
+    }
+
+    /// Where [alarms](Pool::alarm) are heard.
+    pub fn alarms(&self) -> crossbeam_channel::Receiver<()> {
+        self.alarms.1.clone()
     }
 
     /// The moment it is.
@@ -77,59 +141,58 @@ impl Pool {
 fn work(incoming: &Receiver<Arc<Deployment>>, pool: &Weak<Pool>) {
     while let Ok(deployment) = incoming.recv() {
         let Some(pool) = pool.upgrade() else { return };
-        loop {
-            // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are
-            // dropped, and the thread goes on.
-            let visit = catch_unwind(AssertUnwindSafe(|| deployment.visit(&pool))).unwrap_or(Visit::Ran);
-            match visit {
-                // After each batch the others have their turn.
-                Visit::Ran if incoming.is_empty() => {}
-                Visit::Ran => {
-                    pool.send(deployment);
-                    break;
-                }
-                Visit::Left => break,
-                Visit::LeftUntil(until) => {
-                    pool.send_at(until, &deployment);
-                    break;
-                }
-            }
+        if attend(deployment, &pool, incoming) == Attended::GivenUp {
+            return;
         }
     }
 }
 
-fn keep_time(waits: &Receiver<(Moment, Weak<Deployment>)>, pool: &Weak<Pool>) {
-    let mut pending: BinaryHeap<Reverse<(Moment, usize)>> = BinaryHeap::new();
-    let mut deployments: Vec<Option<Weak<Deployment>>> = Vec::new();
+/// Whether a worker goes on.
+#[derive(PartialEq)]
+enum Attended {
+    GoesOn,
+    /// Another one has taken its place.
+    GivenUp,
+}
+
+/// What a worker does for one deployment it was sent to: batch after batch, until there is nothing to run or another
+/// deployment waits for a worker.
+fn attend(deployment: Arc<Deployment>, pool: &Arc<Pool>, incoming: &Receiver<Arc<Deployment>>) -> Attended {
     loop {
-        let timeout = match (pending.peek(), pool.upgrade()) {
+        // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are
+        // dropped, and the thread goes on.
+        let visit = catch_unwind(AssertUnwindSafe(|| deployment.visit(pool))).unwrap_or(Visit::Ran);
+        match visit {
+            // After each batch the others have their turn.
+            Visit::Ran if incoming.is_empty() => continue,
+            Visit::Ran => pool.send(deployment),
+            Visit::Left => {}
+            Visit::LeftUntil(until) => pool.send_at(until, &deployment),
+            Visit::GivenUp => return pool.found(),
+        }
+        return Attended::GoesOn;
+    }
+}
+
+fn keep_time(incoming: &Receiver<(Moment, Weak<Deployment>)>, pool: &Weak<Pool>) {
+    let mut waits = Waits::default();
+    loop {
+        let timeout = match (waits.next(), pool.upgrade()) {
             (_, None) => return,
-            (Some(Reverse((until, _))), Some(pool)) => until.since(pool.now()),
+            (Some(until), Some(pool)) => until.since(pool.now()),
             (None, _) => Duration::MAX,
         };
         let received = if timeout == Duration::MAX {
-            waits.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            incoming.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
-            waits.recv_timeout(timeout)
+            incoming.recv_timeout(timeout)
         };
         match received {
-            Ok((until, deployment)) => {
-                let slot = deployments.iter().position(Option::is_none).unwrap_or_else(|| {
-                    deployments.push(None);
-                    deployments.len() - 1
-                });
-                deployments[slot] = Some(deployment);
-                pending.push(Reverse((until, slot)));
-            }
+            Ok((until, deployment)) => waits.add(until, deployment),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}
         }
         let Some(pool) = pool.upgrade() else { return };
-        while pending.peek().is_some_and(|Reverse((until, _))| *until <= pool.now()) {
-            let slot = pending.pop().map(|Reverse((_, slot))| slot);
-            if let Some(deployment) = slot.and_then(|slot| deployments[slot].take()?.upgrade()) {
-                deployment.wake(&pool);
-            }
-        }
+        waits.wake_due(&pool);
     }
 }

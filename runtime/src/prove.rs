@@ -114,7 +114,7 @@ pub(crate) fn contained(
     wanted: &[usize],
 ) -> Result<Vec<Tensor>, EngineError> {
     catch_unwind(AssertUnwindSafe(|| session.run(inputs, wanted)))
-        .unwrap_or_else(|panic| Err(EngineError::Failed(format!("the engine panicked: {}", panic_text(&*panic)))))
+        .unwrap_or_else(|panic| Err(EngineError::Panicked(panic_text(&*panic))))
 }
 
 /// Different rows in the image of an example's first: numbers moved about, so that indices stay in their tables. What

@@ -38,6 +38,8 @@ pub struct CudaOptions {
     pub tf32: Option<bool>,
     /// Whether convolutions keep their channels last.
     pub prefer_nhwc: Option<bool>,
+    /// Whether each batch size is recorded at the load and replayed as one call.
+    pub graphs: bool,
 }
 
 /// How CUDA's arena grows.

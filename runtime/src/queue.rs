@@ -9,6 +9,7 @@
 mod ahead;
 mod plan;
 mod policy;
+mod shed;
 
 use std::collections::VecDeque;
 
@@ -17,6 +18,8 @@ use tiltyard_types::Moment;
 pub use self::policy::{LEVELS_MAX, Level, PadPolicy, QueuePolicy};
 
 use self::plan::{Fate, Pick};
+use crate::cost::Fit;
+use crate::forecast::Pace;
 
 /// What the queue must know of a job.
 pub trait Waiting: Sized {
@@ -83,6 +86,14 @@ pub struct Queue<J> {
     bytes: usize,
     running: usize,
     draining: bool,
+    /// How fast rows leave.
+    pace: Pace,
+    /// What runs cost, where that is known.
+    fit: Option<Fit>,
+    /// Whether jobs share runs.
+    shares: bool,
+    /// Before this, another sweep is not worth it.
+    sweeps_from: Moment,
     /// Kept for its memory.
     picks: Vec<Pick>,
 }
@@ -101,7 +112,20 @@ impl<J: Waiting> Queue<J> {
     /// An empty queue.
     pub fn new(policy: QueuePolicy) -> Queue<J> {
         let lanes = (0..policy.levels.len().max(1)).map(|_| VecDeque::new()).collect();
-        Queue { policy, lanes, jobs: 0, rows: 0, bytes: 0, running: 0, draining: false, picks: Vec::new() }
+        Queue {
+            policy,
+            lanes,
+            jobs: 0,
+            rows: 0,
+            bytes: 0,
+            running: 0,
+            draining: false,
+            pace: Pace::default(),
+            fit: None,
+            shares: true,
+            sweeps_from: Moment::default(),
+            picks: Vec::new(),
+        }
     }
 
     /// Takes a job in. Says whether a further worker could be of use now: where jobs wait for company, only the first
@@ -127,12 +151,12 @@ impl<J: Waiting> Queue<J> {
         let worth_a_look = self.policy.delay_max.is_zero()
             || self.jobs == 1
             || expires.is_some_and(|expires| expires <= now + self.policy.delay_max)
-            || (self.rows >= self.policy.rows_full() && self.is_full(now));
+            || (self.rows >= self.policy.rows_full() && self.makes_full_run(now));
         Ok(worth_a_look && self.running < self.policy.runs_max)
     }
 
     /// What a free worker shall do at `now`. Jobs whose client has gone, or whose time is over, are moved to `dead` and
-    /// never run.
+    /// never run; nor do those that would be done too late, while others fill the run.
     pub fn take(&mut self, now: Moment, dead: &mut Vec<J>) -> Take<J> {
         if self.jobs == 0 || self.running >= self.policy.runs_max {
             return Take::Idle;
@@ -145,6 +169,7 @@ impl<J: Waiting> Queue<J> {
                 batch if batch.is_empty() => Take::Idle,
                 batch => {
                     self.running += 1;
+                    self.pace.took(batch.iter().map(J::rows).sum(), now, self.jobs > 0);
                     Take::Batch(batch)
                 }
             },
@@ -169,6 +194,13 @@ impl<J: Waiting> Queue<J> {
     /// Refuses jobs from now on. Those that wait are still run.
     pub fn drain(&mut self) {
         self.draining = true;
+    }
+
+    /// Takes out all that waits, each level in its order, and refuses jobs from now on: nobody is going to run any.
+    pub fn abandon(&mut self) -> Vec<J> {
+        self.draining = true;
+        (self.jobs, self.rows, self.bytes) = (0, 0, 0);
+        self.lanes.iter_mut().flat_map(|lane| lane.drain(..)).map(|entry| entry.job).collect()
     }
 
     /// Whether nothing waits and nothing runs.
@@ -196,7 +228,7 @@ impl<J: Waiting> Queue<J> {
         self.lanes.into_iter().flatten().map(|entry| entry.job)
     }
 
-    fn is_full(&mut self, now: Moment) -> bool {
+    fn makes_full_run(&mut self, now: Moment) -> bool {
         let mut picks = std::mem::take(&mut self.picks);
         let full = self.plan(now, &mut picks).hold.is_none();
         self.picks = picks;

@@ -3,7 +3,7 @@
 //! Counters are atomics in shards, one picked per thread, so that threads do not fight over a cache line. Reading
 //! adds the shards up.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tiltyard_types::ErrorKind;
@@ -71,9 +71,66 @@ pub struct RunTimes {
     pub split: Duration,
 }
 
+/// Why a request was refused for want of room or time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// As many requests are in flight as may.
+    Requests,
+    /// As many bytes are in flight as may.
+    Bytes,
+    /// Its model holds so much already that the rest is left to others.
+    Share,
+    /// As many requests wait for its version as may, or as many bytes.
+    QueueFull,
+    /// It would wait longer than it has time.
+    PredictedWait,
+    /// It waited, and would have been done too late.
+    Shed,
+    /// Its client asks too often.
+    ClientRate,
+}
+
+impl Refusal {
+    /// All reasons, in the order of their declaration.
+    pub const ALL: [Refusal; 7] = [
+        Refusal::Requests,
+        Refusal::Bytes,
+        Refusal::Share,
+        Refusal::QueueFull,
+        Refusal::PredictedWait,
+        Refusal::Shed,
+        Refusal::ClientRate,
+    ];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Refusal::Requests => "requests",
+            Refusal::Bytes => "bytes",
+            Refusal::Share => "share",
+            Refusal::QueueFull => "queue_full",
+            Refusal::PredictedWait => "predicted_wait",
+            Refusal::Shed => "shed",
+            Refusal::ClientRate => "client_rate",
+        }
+    }
+}
+
+/// What of a deployment's is in flight. Whoever admits requests counts it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct InFlight {
+    /// Requests.
+    pub requests: AtomicUsize,
+    /// Bytes of their bodies, those that still arrive included.
+    pub bytes: AtomicUsize,
+}
+
 /// A deployment's counters.
 #[derive(Default)]
 pub struct Stats {
+    /// What is in flight now.
+    pub in_flight: InFlight,
     shards: [Shard; SHARDS],
     last_request_ms: AtomicU64,
     batches: Batches,
@@ -98,6 +155,8 @@ impl Way {
 struct Shard {
     ways: [Requests; Way::ALL.len()],
     executions: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    late: AtomicU64,
 }
 
 #[derive(Default)]
@@ -175,6 +234,10 @@ pub struct Snapshot {
     pub rows: u64,
     /// Runs of the engine.
     pub executions: u64,
+    /// Requests refused for want of room or time, by the position of the reason in [`Refusal::ALL`].
+    pub refused: [u64; Refusal::ALL.len()],
+    /// Requests whose run began after their time was over.
+    pub late: u64,
     /// Time between enqueue and take, per request.
     pub queue: Histogram,
     /// Time in the engine, per request: that of the batch it was in.
@@ -222,16 +285,31 @@ impl Stats {
         batch.split.add(times.split);
     }
 
+    /// Counts a request that was refused for want of room or time.
+    pub fn refused(&self, reason: Refusal) {
+        self.shards[shard()].refused[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts requests whose run began after their time was over.
+    pub fn late(&self, requests: usize) {
+        self.shards[shard()].late.fetch_add(requests as u64, Relaxed);
+    }
+
     /// Runs of the engine so far.
     pub fn executions(&self) -> u64 {
         self.shards.iter().map(|shard| shard.executions.load(Relaxed)).sum()
     }
 
-    /// Adds the shards up for the requests that came by `ways`; runs of the engine are counted whatever the way.
+    /// Adds the shards up for the requests that came by `ways`; runs of the engine and refusals are counted
+    /// whatever the way.
     pub fn snapshot(&self, ways: &[Way]) -> Snapshot {
         let mut sum = Snapshot { last_request_ms: self.last_request_ms.load(Relaxed), ..Snapshot::default() };
         for shard in &self.shards {
             sum.executions += shard.executions.load(Relaxed);
+            sum.late += shard.late.load(Relaxed);
+            for (sum, count) in sum.refused.iter_mut().zip(&shard.refused) {
+                *sum += count.load(Relaxed);
+            }
             for way in ways {
                 sum.add(&shard.ways[*way as usize]);
             }
@@ -254,6 +332,8 @@ impl Snapshot {
         }
         self.rows += other.rows;
         self.executions += other.executions;
+        self.late += other.late;
+        self.refused.iter_mut().zip(&other.refused).for_each(|(sum, more)| *sum += more);
         for (sum, more) in
             [(&mut self.queue, &other.queue), (&mut self.run, &other.run), (&mut self.total, &other.total)]
         {
@@ -317,6 +397,8 @@ mod tests {
             stats.executed(rows, times(micros));
             stats.succeeded(Way::Routed, rows, Duration::ZERO, times(micros), Duration::from_micros(60), micros);
             stats.failed(Way::Routed, ErrorKind::Engine, Duration::from_micros(5), micros);
+            stats.refused(Refusal::Shed);
+            stats.late(rows);
         };
         let (one, other, both) = (Stats::default(), Stats::default(), Stats::default());
         for (rows, micros) in [(3, 30), (1, 20)] {

@@ -32,15 +32,21 @@ struct Turn {
 /// Lets the event loop of this thread run jobs, on a runtime that has no other thread. What it cannot run at once goes to
 /// `pool`.
 pub fn install(pool: Arc<Pool>) {
-    let ends = Arc::new(Notify::new());
-    TURN.set(Some(Turn { waiting: Vec::new(), ends: Arc::clone(&ends) }));
+    let ends = by_hand();
     tokio::spawn(async move {
         loop {
             // A task that is woken runs after those that were ready before it: after them, the turn is over.
             ends.notified().await;
-            run(&pool);
+            end(&pool);
         }
     });
+}
+
+/// Lets this thread run jobs in turns that it [ends](end) itself, when or after it is notified: for simulations.
+pub fn by_hand() -> Arc<Notify> {
+    let ends = Arc::new(Notify::new());
+    TURN.set(Some(Turn { waiting: Vec::new(), ends: Arc::clone(&ends) }));
+    ends
 }
 
 /// Keeps a job until the end of this thread's turn; gives it back where the thread has none.
@@ -58,7 +64,8 @@ pub(crate) fn keep(deployment: &Arc<Deployment>, job: Job) -> Option<Job> {
     })
 }
 
-fn run(pool: &Pool) {
+/// Ends this thread's turn: runs what it brought. What cannot be run at once goes to `pool`.
+pub fn end(pool: &Pool) {
     let waiting =
         TURN.with_borrow_mut(|turn| turn.as_mut().map_or_else(Vec::new, |turn| std::mem::take(&mut turn.waiting)));
     let until = pool.now() + TURN_MAX;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, HeaderValue};
@@ -10,42 +10,70 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tiltyard_runtime::deployment::{BatchAxis, Padding};
+use tiltyard_types::Error;
 
 use crate::catalog::Version;
 use crate::config::Host;
-use crate::listen::CameInOn;
-use crate::protocol::date;
+use crate::drain::Phase;
+use crate::listen::CameIn;
+use crate::locks::calls::Call;
+use crate::protocol::{date, reply};
+use crate::reload::Reload;
 use crate::service::Service;
 use crate::telemetry;
 
-/// Answers one request on the admin port. Metrics and health are for everybody who reaches it; the rest only for
-/// connections that came in on the admin host.
-pub(crate) fn answer<B>(
-    service: &Arc<Service>,
-    admin_host: &Host,
-    triton_metrics: bool,
-    request: &Request<B>,
-    CameInOn(came_in_on): CameInOn,
+/// How long a question for changes may wait for the next one.
+const CHANGES_WAIT: Duration = Duration::from_secs(25);
+
+/// Answers one request on the admin port, where its caller may ask: metrics and health to everybody who reaches it, the rest
+/// only to connections that came in on the admin host.
+pub(crate) async fn answer<B: Send>(
+    service: Arc<Service>,
+    reload: Arc<Reload>,
+    admin_host: Host,
+    request: Request<B>,
+    came_in: CameIn,
 ) -> Response<Full<Bytes>> {
-    let (status, content_type, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => {
-            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(service, triton_metrics))
+    if let Some(access) = &service.access
+        && let Err(error) = access.judge(
+            request.headers(),
+            came_in.certificate.as_deref(),
+            call(request.method(), request.uri().path()),
+        )
+    {
+        service.totals.note_failure(error.kind());
+        return refusal(&error);
+    }
+    // What waits keeps nothing of the request.
+    let (method, version) = (request.method().clone(), request.version());
+    let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+    drop(request);
+    let is_get = method == Method::GET || method == Method::HEAD;
+    let (status, content_type, body) = match path.as_str() {
+        "/metrics" if is_get => {
+            let triton_metrics = service.live.config().triton_metrics;
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(&service, triton_metrics))
         }
-        (&Method::GET | &Method::HEAD, "/health/live" | "/v2/health/live") => {
-            (StatusCode::OK, "text/plain", String::new())
-        }
-        (&Method::GET | &Method::HEAD, "/health/ready" | "/v2/health/ready") => {
+        "/health/live" | "/v2/health/live" if is_get => (StatusCode::OK, "text/plain", String::new()),
+        "/health/ready" | "/v2/health/ready" if is_get => {
             let status = if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "text/plain", String::new())
         }
-        (_, path) if path.starts_with("/admin") && !came_in_on.is_some_and(|address| covers(admin_host, address)) => {
+        path if path.starts_with("/admin") && !came_in.on.is_some_and(|address| covers(&admin_host, address)) => {
             let error = json!({ "error": format!("{path} is answered on the admin host {admin_host} only") });
             (StatusCode::FORBIDDEN, "application/json", error.to_string())
         }
-        (&Method::GET | &Method::HEAD, "/admin/models") => {
-            (StatusCode::OK, "application/json", Value::Array(models(service)).to_string())
+        "/admin/models" if is_get => (StatusCode::OK, "application/json", Value::Array(models(&service)).to_string()),
+        "/admin/status" if is_get => (StatusCode::OK, "application/json", status(&service).to_string()),
+        "/admin/changes" if is_get => changes(&service, &query).await,
+        "/admin/reload" if method == Method::POST => {
+            let (status, form) = match reload.now() {
+                Ok(report) => (StatusCode::OK, report.form()),
+                Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "error": error })),
+            };
+            (status, "application/json", form.to_string())
         }
-        (method, path) => {
+        path => {
             let error = json!({ "error": format!("nothing is at {method} {path}") });
             (StatusCode::NOT_FOUND, "application/json", error.to_string())
         }
@@ -53,10 +81,56 @@ pub(crate) fn answer<B>(
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if request.version() == http::Version::HTTP_2 {
+    if version == http::Version::HTTP_2 {
         response.headers_mut().insert(DATE, date::header());
     }
     response
+}
+
+/// What a request asks for, as far as permission goes.
+fn call(method: &Method, path: &str) -> Call<'static> {
+    match path {
+        "/metrics" => Call::Metrics,
+        "/health/live" | "/v2/health/live" | "/health/ready" | "/v2/health/ready" => Call::Health,
+        path if path.starts_with("/admin") => match *method {
+            Method::GET | Method::HEAD => Call::SeeAll,
+            _ => Call::ChangeSettings,
+        },
+        // Nothing is there, which those whom the server knows may be told.
+        _ => Call::Server,
+    }
+}
+
+fn refusal(error: &Error) -> Response<Full<Bytes>> {
+    let reply = reply::failure(error);
+    let mut response = Response::new(Full::new(reply.body));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response.headers_mut().insert(CONTENT_TYPE, reply.content_type);
+    response
+}
+
+/// Where the server and every version stand.
+fn status(service: &Service) -> Value {
+    let (versions, sequence) = service.states.form();
+    let draining = *service.phase.borrow() > Phase::Serving;
+    json!({ "ready": service.is_ready(), "draining": draining, "sequence": sequence, "versions": versions })
+}
+
+/// The changes after the one that the query names, as soon as there is one: `after=N`.
+async fn changes(service: &Service, query: &str) -> (StatusCode, &'static str, String) {
+    let after = query.split('&').find_map(|part| part.strip_prefix("after=")).map_or(Ok(0), str::parse::<u64>);
+    let Ok(after) = after else {
+        let error = json!({ "error": format!("{query:?}: expected after=N, with the sequence of the last answer") });
+        return (StatusCode::BAD_REQUEST, "application/json", error.to_string());
+    };
+    match service.states.changes(after, CHANGES_WAIT).await {
+        Some(changes) => (StatusCode::OK, "application/json", changes.to_string()),
+        None => {
+            let error = json!({ "error": "too many wait for changes already: ask again later" });
+            (StatusCode::TOO_MANY_REQUESTS, "application/json", error.to_string())
+        }
+    }
 }
 
 /// Whether connections to `address` are connections to `host`. A name is taken to be this machine's own.
@@ -110,6 +184,8 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             "loaded": identity.loaded.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             "load_seconds": identity.load_time.as_secs_f64(),
             "goldens": identity.goldens,
+            "runs_stuck": deployment.health.runs_stuck(),
+            "out_of_service": deployment.health.out().map(|_| deployment.health.reason()),
         });
         if let (Some(form), Value::Object(facts)) = (form.as_object_mut(), facts) {
             form.extend(facts);

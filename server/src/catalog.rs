@@ -11,6 +11,8 @@ use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::Way;
 use tiltyard_types::{Error, ErrorKind, RequestId, Result};
 
+use crate::config::OnFailure;
+
 /// Everything that can answer, at one moment.
 #[derive(Clone, Default)]
 pub struct Catalog {
@@ -45,6 +47,8 @@ pub enum VersionState {
     Loading,
     /// Answers.
     Ready,
+    /// Is loaded and does not answer, since its runs fail or hang: for this reason.
+    Out(&'static str),
     /// Does not answer, for this reason.
     Failed(String),
     /// Was taken out on request.
@@ -154,7 +158,7 @@ impl Catalog {
             let known = model.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
             Error::not_found(format!("unknown version {number} of model {name:?}: there is {known}"))
         })?;
-        match &version.deployment {
+        match version.answering() {
             Some(deployment) => Ok(Arm::new(name, Role::Pinned, deployment)),
             None => Err(version.not_ready(name, number)),
         }
@@ -163,6 +167,30 @@ impl Catalog {
     /// All deployments that answer, in the order of model and version.
     pub fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
         self.models.values().flat_map(|model| model.versions.values()).filter_map(|version| version.deployment.as_ref())
+    }
+
+    /// Notes who is out of service now, and who is not any more. True if that is news.
+    pub fn judge(&mut self) -> bool {
+        let mut changed = false;
+        for version in self.models.values_mut().flat_map(|model| model.versions.values_mut()) {
+            let Some(deployment) = &version.deployment else { continue };
+            let state = match (&version.state, deployment.health.out()) {
+                (VersionState::Ready | VersionState::Out(_), Some(reason)) => VersionState::Out(reason),
+                (VersionState::Out(_), None) => VersionState::Ready,
+                _ => continue,
+            };
+            changed |= state != version.state;
+            version.state = state;
+        }
+        changed
+    }
+
+    /// Whether every version that is loaded is out of service: nobody can be answered. Where nothing is loaded, that is not
+    /// so.
+    pub fn is_out(&self) -> bool {
+        let versions = self.models.values().flat_map(|model| model.versions.values());
+        let mut loaded = versions.filter(|version| version.deployment.is_some()).peekable();
+        loaded.peek().is_some() && loaded.all(|version| version.answering().is_none())
     }
 
     /// The failure for a name that is not there.
@@ -179,9 +207,14 @@ impl Catalog {
 }
 
 impl Model {
-    /// Puts the newest ready version into the endpoint of the model's name.
-    pub fn resolve_arms(&mut self, name: &str) {
-        let newest = self.versions.values().rev().find_map(|version| version.deployment.as_ref());
+    /// Puts the newest version that answers into the endpoint of the model's name; none where the newest of all is out of
+    /// service and shall be answered for by nobody.
+    pub fn resolve_arms(&mut self, name: &str, on_failure: OnFailure) {
+        let mut loaded = self.versions.values().rev().filter(|version| version.deployment.is_some());
+        let newest = match on_failure {
+            OnFailure::Previous => loaded.find_map(Version::answering),
+            OnFailure::Refuse => loaded.next().and_then(Version::answering),
+        };
         let is_newest = |arm: &&Arc<Arm>| newest.is_some_and(|newest| Arc::ptr_eq(newest, &arm.deployment));
         if self.arms.first().filter(is_newest).is_none() {
             self.arms = newest.map(|deployment| Arm::new(name, Role::Champion, deployment)).into_iter().collect();
@@ -189,7 +222,9 @@ impl Model {
     }
 
     fn not_ready(&self, name: &str) -> Error {
-        match self.versions.iter().next_back() {
+        // One that is out of service answers again sooner than one that failed to load.
+        let out = self.versions.iter().rev().find(|(_, version)| matches!(version.state, VersionState::Out(_)));
+        match out.or_else(|| self.versions.iter().next_back()) {
             Some((number, version)) => version.not_ready(name, *number),
             None => Error::new(ErrorKind::NotReady, format!("model {name:?} has no version that is ready")),
         }
@@ -197,9 +232,15 @@ impl Model {
 }
 
 impl Version {
+    /// What answers requests to it, if anything does.
+    pub fn answering(&self) -> Option<&Arc<Deployment>> {
+        self.deployment.as_ref().filter(|_| !matches!(self.state, VersionState::Out(_)))
+    }
+
     fn not_ready(&self, name: &str, number: u64) -> Error {
         let why = match &self.state {
             VersionState::Loading => "is still loading".to_owned(),
+            VersionState::Out(reason) => (*reason).to_owned(),
             VersionState::Failed(reason) => format!("failed to load: {reason}"),
             VersionState::Unloaded => "is unloaded".to_owned(),
             VersionState::Ready => "is not ready".to_owned(),
@@ -214,6 +255,7 @@ impl VersionState {
         match self {
             VersionState::Loading => ("LOADING", ""),
             VersionState::Ready => ("READY", ""),
+            VersionState::Out(reason) => ("UNAVAILABLE", reason),
             VersionState::Failed(reason) => ("UNAVAILABLE", reason),
             VersionState::Unloaded => ("UNAVAILABLE", "unloaded"),
         }

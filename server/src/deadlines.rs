@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tiltyard_types::Moment;
+use tiltyard_types::{Error, ErrorKind, Moment};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
@@ -30,6 +30,8 @@ struct Loop {
     number: usize,
     notes: Notes,
     sooner: Arc<Notify>,
+    /// Whether the time of all requests is over.
+    over: bool,
 }
 
 /// Keeps the time of all requests of this thread's event loop, on a runtime that has no other thread and that the thread
@@ -38,7 +40,7 @@ pub(crate) fn install() {
     static LOOPS: AtomicUsize = AtomicUsize::new(0);
     let sooner = Arc::new(Notify::new());
     let number = LOOPS.fetch_add(1, Relaxed);
-    HERE.set(Some(Loop { number, notes: Notes::default(), sooner: Arc::clone(&sooner) }));
+    HERE.set(Some(Loop { number, notes: Notes::default(), sooner: Arc::clone(&sooner), over: false }));
     tokio::spawn(async move {
         loop {
             let now = clock::now();
@@ -54,6 +56,29 @@ pub(crate) fn install() {
             }
         }
     });
+}
+
+/// The time of all requests that wait on this thread's event loop is over, and that of those to come.
+pub(crate) fn end() {
+    let wakers = HERE.with_borrow_mut(|here| {
+        let Some(here) = here else { return Vec::new() };
+        here.over = true;
+        here.notes.look(Moment::from_nanos(u64::MAX)).0
+    });
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// The failure of what was not ready in its time, in words for its client; or else of what the server's end cut off.
+pub(crate) fn late(message: String) -> Error {
+    match is_over() {
+        true => Error::new(ErrorKind::Draining, "the server is shutting down, and its time to finish requests is over"),
+        false => Error::new(ErrorKind::Deadline, message),
+    }
+}
+
+/// Whether [`end`] was called on this thread.
+fn is_over() -> bool {
+    HERE.with_borrow(|here| here.as_ref().is_some_and(|here| here.over))
 }
 
 /// What `future` gives, or `None` where it is not ready by `until`, give or take a millisecond.
@@ -100,7 +125,7 @@ impl<F: Future> Future for Within<F> {
                     *this.wait = Wait::Timer(timer);
                 }
             },
-            Wait::Noted(_) if *this.until <= clock::now() => return Poll::Ready(None),
+            Wait::Noted(_) if *this.until <= clock::now() || is_over() => return Poll::Ready(None),
             Wait::Noted(noted) => noted.renew(context.waker()),
             Wait::Timer(timer) => {
                 ready!(timer.as_mut().poll(context));
@@ -294,6 +319,10 @@ mod tests {
             let late = within(soon + Duration::from_secs(3600), tokio::time::sleep(Duration::ZERO));
             assert_eq!(tokio::join!(within(soon, pending::<()>()), late), (None, Some(())));
             assert!(soon <= clock::now(), "not before its time");
+            let (hour, ends) = (clock::now() + Duration::from_secs(3600), async { end() });
+            assert_eq!(super::late(String::new()).kind(), ErrorKind::Deadline);
+            assert_eq!(tokio::join!(within(hour, pending::<()>()), ends), (None, ()), "all time is over");
+            assert_eq!(super::late(String::new()).kind(), ErrorKind::Draining);
             HERE.with_borrow(|here| assert!(here.as_ref().unwrap().notes.slots.iter().all(|slot| slot.note.is_none())));
         });
     }

@@ -11,7 +11,7 @@ use std::thread;
 use tiltyard_runtime::pool::Pool;
 use tiltyard_runtime::turn;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::deadlines;
 
@@ -62,10 +62,27 @@ impl Fronts {
     pub fn deal<F: Future<Output = ()> + Send + 'static>(&self, connection: F) {
         let Some(front) = self.fronts.iter().min_by_key(|front| front.connections.load(Relaxed)) else { return };
         let open = Open::new(&front.connections);
+        // Boxed, since a future that waits for another has room for it twice, and idle connections are many.
+        let connection = Box::pin(connection);
         front.handle.spawn(async move {
             connection.await;
             drop(open);
         });
+    }
+
+    /// Has every event loop do something, as soon as each finds the time, and waits until all have.
+    pub async fn each(&self, act: fn()) {
+        // Each loop holds a sender and sends nothing: there is none any more when all have acted.
+        let (acting, mut acted) = mpsc::channel::<std::convert::Infallible>(1);
+        for front in &self.fronts {
+            let acting = acting.clone();
+            front.handle.spawn(async move {
+                act();
+                drop(acting);
+            });
+        }
+        drop(acting);
+        let None = acted.recv().await;
     }
 }
 
@@ -107,5 +124,15 @@ mod tests {
         names.sort();
         assert_eq!(names, ["tiltyard-front-0", "tiltyard-front-0", "tiltyard-front-1", "tiltyard-front-1"]);
         drop(end);
+    }
+
+    #[test]
+    fn every_loop_is_asked() {
+        use std::sync::atomic::AtomicUsize;
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let fronts = Fronts::start(3, &Pool::start(1, crate::clock::now).unwrap()).unwrap();
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(fronts.each(|| _ = ASKED.fetch_add(1, Relaxed)));
+        assert_eq!(ASKED.load(Relaxed), 3);
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! check → admit → enqueue → wait → observe. Protocols decode before and encode after; they have no opinions.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 use smallvec::SmallVec;
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::{Answer, Demand};
@@ -14,8 +16,11 @@ use tiltyard_types::{
     Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, Parameters, RequestId, Result, Tensor,
 };
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Room};
 use crate::catalog::{Arm, Catalog};
+use crate::clients::{Asker, Clients};
+use crate::logs::Seldom;
+use crate::reload::Live;
 use crate::{clock, deadlines, ids};
 
 /// What answers requests: shared by all connections.
@@ -26,8 +31,10 @@ pub struct Inference {
     pub pool: Arc<Pool>,
     /// How much may be in flight.
     pub admission: Arc<Admission>,
-    /// The time a request has where its client gave none.
-    pub timeout_default: Duration,
+    /// How often each client may ask; `None` where that has no bound.
+    pub clients: Option<Clients>,
+    /// The settings that hold now, with the time that a request has where its client gave none.
+    pub live: Arc<Live>,
 }
 
 /// A request that was accepted: its name and its time.
@@ -76,11 +83,38 @@ impl Outcome {
 }
 
 impl Inference {
-    /// Answers a request on `arm`, which the protocol resolved when it decoded. Takes the inputs out of it.
-    pub async fn infer(&self, request: &mut InferRequest, arm: Arc<Arm>, accepted: Accepted) -> Result<Outcome> {
+    /// Who asks, where that matters.
+    pub fn asker(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Asker> {
+        self.clients.as_ref().map(|clients| clients.asker(headers, peer))
+    }
+
+    /// Counts a request of a client, or refuses it where the client asks too often.
+    pub fn admit_client(&self, asker: Option<Asker>, now: Moment) -> Result<()> {
+        match (&self.clients, asker) {
+            (Some(clients), Some(asker)) => clients.admit(asker, now, self.admission.unknown()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a request for `arm` that would surely be refused, by what is known before it is read or decoded.
+    pub fn foresee(&self, arm: &Arm, accepted: Accepted) -> Result<()> {
+        let (stats, left) = (&arm.deployment.stats, accepted.timeout.unwrap_or_else(|| self.live.request_timeout()));
+        let foreseen = self.admission.check(stats).and_then(|()| arm.deployment.foresee(left, accepted.at));
+        foreseen.inspect_err(|error| count_refusal(arm, accepted, error))
+    }
+
+    /// Answers a request on `arm`, which the protocol resolved when it decoded. Takes the inputs out of it. `room` is what
+    /// it takes in memory, and is given back with its job.
+    pub async fn infer(
+        &self,
+        request: &mut InferRequest,
+        arm: Arc<Arm>,
+        accepted: Accepted,
+        room: Room,
+    ) -> Result<Outcome> {
         let inputs = std::mem::take(&mut request.inputs);
         let mut watch = Watch { arm: &arm, accepted, request, done: false };
-        let answered = self.answer(request, inputs, &arm.deployment, accepted).await;
+        let answered = self.answer(request, inputs, &arm.deployment, accepted, room).await;
         match &answered {
             Ok((answer, _)) => watch.succeeded(answer),
             Err(error) => watch.failed(error.kind()),
@@ -96,12 +130,13 @@ impl Inference {
         inputs: Vec<NamedTensor>,
         deployment: &Arc<Deployment>,
         accepted: Accepted,
+        room: Room,
     ) -> Result<(Answer, Wanted)> {
         refuse_sequences(&request.parameters)?;
         let deadline = self.deadline(&request.parameters, accepted)?;
         let inputs = deployment.signature.arrange(inputs)?;
         let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
-        let permit = self.admission.admit(accepted.bytes)?;
+        let permit = room.admit()?;
         let demand =
             Demand { deadline: Some(deadline), priority: priority(&request.parameters)?, bytes: accepted.bytes };
         let positions = Wanted::from_slice(&wanted);
@@ -111,7 +146,7 @@ impl Inference {
             Some(Err(_)) => Err(Error::new(ErrorKind::Engine, "the worker ended without an answer")),
             None => {
                 let after = deadline.since(accepted.at);
-                Err(Error::new(ErrorKind::Deadline, format!("no answer within {after:.0?}")))
+                Err(deadlines::late(format!("no answer within {after:.0?}")))
             }
         }
     }
@@ -129,9 +164,15 @@ impl Inference {
             }
         };
         let parameter = parameter.filter(|&micros| micros > 0).map(Duration::from_micros);
-        let timeout = [accepted.timeout, parameter].into_iter().flatten().min().unwrap_or(self.timeout_default);
+        let timeout =
+            [accepted.timeout, parameter].into_iter().flatten().min().unwrap_or_else(|| self.live.request_timeout());
         Ok(accepted.at + timeout)
     }
+}
+
+/// Counts a request that was refused before it was decoded, as one of those that reached `arm`.
+pub fn count_refusal(arm: &Arm, accepted: Accepted, error: &Error) {
+    arm.deployment.stats.failed(arm.role.way(), error.kind(), Duration::ZERO, accepted.unix_ms);
 }
 
 /// The `priority` parameter: 1 is the most urgent; 0, as none, leaves it to the model.
@@ -209,8 +250,17 @@ impl Drop for Watch<'_> {
 }
 
 /// The one line for a request that failed, with the server's name for it and the client's. Protocols call it where they
-/// turn the failure into an answer.
+/// turn the failure into an answer. Refusals have one line for all of them now and then: they come in floods, and must be
+/// cheap.
 pub fn log_failure(id: RequestId, endpoint: &str, client_id: &str, error: &Error) {
+    static REFUSALS: Seldom = Seldom::new();
+    if error.kind() == ErrorKind::Overloaded {
+        tracing::debug!(request = %id, endpoint, reason = error.message(), "request refused");
+        if let Some(count) = REFUSALS.note(clock::now()) {
+            tracing::warn!(count, reason = error.message(), "requests are refused; this is the last of so many");
+        }
+        return;
+    }
     let cut = |text: &str, chars_max: usize| text.chars().take(chars_max).collect::<String>();
     let (client_id, endpoint, reason) = (cut(client_id, 200), cut(endpoint, 200), cut(error.message(), 2000));
     tracing::warn!(

@@ -39,7 +39,7 @@ pub struct Counts {
 impl Counts {
     fn of(stats: &Stats) -> Counts {
         let (mut routed, mut pinned) = (stats.snapshot(&[Way::Routed]), stats.snapshot(&[Way::Pinned]));
-        pinned.executions = 0;
+        (pinned.executions, pinned.refused, pinned.late) = (0, Default::default(), 0);
         // Nobody asks for these by version once it is gone, and they are most of the bytes.
         routed.batches.clear();
         pinned.batches.clear();

@@ -1,6 +1,7 @@
 //! How does a command ask a model in its own process? Through the same protocol code as a client, without a socket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -8,6 +9,7 @@ use http_body_util::{BodyExt, Collected, Full};
 use tokio::runtime::Runtime;
 
 use crate::config::{Config, LogFormat, LogLevel, ModelControl};
+use crate::listen::CameIn;
 use crate::logs::Logs;
 use crate::protocol;
 use crate::service::Service;
@@ -22,12 +24,21 @@ pub struct Local {
 impl Local {
     /// Loads the repository that the configuration names and waits until each version is ready or failed.
     pub fn start(config: &Config) -> Result<Local, String> {
-        // Nothing is followed: what is loaded at the start is what answers.
+        // Nothing is followed: what is loaded at the start is what answers, and it is not waited for.
         let model_control = match config.model_control {
             ModelControl::Explicit => ModelControl::Explicit,
             ModelControl::Watch | ModelControl::None => ModelControl::None,
         };
-        let config = Config { model_control, ..config.clone() };
+        // Whoever runs this may read the models anyway: locks are for doors.
+        let config = Config {
+            model_control,
+            settle_time: Duration::ZERO,
+            access_file: None,
+            oidc_issuer: None,
+            oidc_audience: Vec::new(),
+            oidc_jwks: None,
+            ..config.clone()
+        };
         let logs = Logs::start(LogFormat::Human, LogLevel::Error);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
@@ -57,7 +68,8 @@ impl Local {
     /// Answers one request of any protocol, its head as a listener would hand it over. Blocks until the answer is whole.
     pub fn answer(&self, request: Request<Full<Bytes>>) -> Result<Response<Collected<Bytes>>, String> {
         self.runtime.block_on(async {
-            let (head, body) = protocol::answer(Arc::clone(&self.service), request).await.into_parts();
+            let (head, body) =
+                protocol::answer(Arc::clone(&self.service), request, CameIn::default()).await.into_parts();
             let body = body.collect().await.map_err(|error| error.to_string())?;
             Ok(Response::from_parts(head, body))
         })

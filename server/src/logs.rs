@@ -2,7 +2,10 @@
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
+use tiltyard_types::Moment;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -51,6 +54,33 @@ impl Logs {
     }
 }
 
+/// Decides when a line about what may happen in floods is due again.
+#[derive(Default)]
+pub struct Seldom {
+    /// When there was one last, in nanoseconds; 0 for never.
+    last_ns: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Seldom {
+    /// Between two lines.
+    const APART: Duration = Duration::from_secs(10);
+
+    /// None was needed yet.
+    pub const fn new() -> Seldom {
+        Seldom { last_ns: AtomicU64::new(0), count: AtomicU64::new(0) }
+    }
+
+    /// Notes that it happened once more; where a line is due, says how often since the last one.
+    pub fn note(&self, now: Moment) -> Option<u64> {
+        self.count.fetch_add(1, Relaxed);
+        let last = self.last_ns.load(Relaxed);
+        let due = last == 0 || now - Moment::from_nanos(last) >= Seldom::APART;
+        let ours = due && self.last_ns.compare_exchange(last, now.as_nanos().max(1), Relaxed, Relaxed).is_ok();
+        ours.then(|| self.count.swap(0, Relaxed))
+    }
+}
+
 /// Our own lines at `level`; those of libraries only from warnings on, unless everything is wanted.
 fn filter(level: LogLevel) -> Targets {
     let (ours, theirs) = match level {
@@ -62,4 +92,19 @@ fn filter(level: LogLevel) -> Targets {
     };
     let crates = ["tiltyard_server", "tiltyard_runtime", "tiltyard_tract"];
     Targets::new().with_default(theirs).with_targets(crates.map(|name| (name, ours)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_has_a_line_now_and_then() {
+        let seldom = Seldom::new();
+        let at = |s: u64| Moment::from_nanos(s * 1_000_000_000);
+        assert_eq!(seldom.note(at(0)), Some(1));
+        assert_eq!((1..10).filter_map(|s| seldom.note(at(s))).next(), None);
+        assert_eq!(seldom.note(at(11)), Some(10));
+        assert_eq!(seldom.note(at(12)), None);
+    }
 }

@@ -52,6 +52,9 @@ pub fn index(service: &Service, ready_only: bool) -> Vec<IndexEntry> {
     entries
 }
 
+/// The load parameter by which a client wants a version that breaks the clients of the one before.
+const ACCEPT_INCOMPATIBLE: &str = "accept_incompatible";
+
 /// Loads a model. `parameters` are the names of what the client sent along: overriding files is not offered.
 pub async fn load(service: &Service, model: &str, parameters: Vec<String>) -> Result<()> {
     if let Some(override_name) = parameters.iter().find(|name| *name == "config" || name.starts_with("file:")) {
@@ -59,7 +62,8 @@ pub async fn load(service: &Service, model: &str, parameters: Vec<String>) -> Re
             "load parameter {override_name:?} is not offered: put the files into the model repository"
         )));
     }
-    service.writer.load(model).await
+    let accept_incompatible = parameters.iter().any(|name| name == ACCEPT_INCOMPATIBLE);
+    service.writer.load(model, accept_incompatible).await
 }
 
 /// Takes a model out.

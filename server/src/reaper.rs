@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::retired::Retired;
 
 use crate::clock;
 use crate::ledger::Ledger;
+use crate::states::States;
 
 /// How often deployments that are still in use are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -21,47 +23,44 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Reaper {
     retired: Sender<Arc<Deployment>>,
     ledger: Arc<Ledger>,
+    states: Arc<States>,
 }
 
 impl Reaper {
-    /// Starts the thread. What deployments counted is kept in `ledger`.
-    pub fn start(ledger: Arc<Ledger>) -> std::io::Result<Reaper> {
+    /// Starts the thread. What deployments counted is kept in `ledger`, how far they are is told in `states`.
+    pub fn start(ledger: Arc<Ledger>, states: Arc<States>) -> std::io::Result<Reaper> {
         let (sender, retired) = unbounded();
-        let books = Arc::clone(&ledger);
-        thread::Builder::new().name("tiltyard-reaper".into()).spawn(move || reap(&retired, &books))?;
-        Ok(Reaper { retired: sender, ledger })
+        let (books, told) = (Arc::clone(&ledger), Arc::clone(&states));
+        thread::Builder::new().name("tiltyard-reaper".into()).spawn(move || reap(&retired, &books, &told))?;
+        Ok(Reaper { retired: sender, ledger, states })
     }
 
     /// Hands a deployment over that the catalog no longer has.
     pub fn retire(&self, deployment: Arc<Deployment>) {
         self.ledger.open(&deployment);
+        self.states.note_draining(&deployment);
         // The thread outlives every sender, so this cannot fail.
         drop(self.retired.send(deployment));
     }
 }
 
-fn reap(retired: &Receiver<Arc<Deployment>>, ledger: &Ledger) {
-    let mut waiting: Vec<Arc<Deployment>> = Vec::new();
+fn reap(retired: &Receiver<Arc<Deployment>>, ledger: &Ledger, states: &States) {
+    let mut waiting = Retired::default();
     loop {
         let received = match waiting.is_empty() {
             true => retired.recv().map_err(|_| RecvTimeoutError::Disconnected),
             false => retired.recv_timeout(LOOK_AGAIN),
         };
         match received {
-            Ok(deployment) => waiting.push(deployment),
+            Ok(deployment) => waiting.add(deployment),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        let before = waiting.len();
-        waiting.retain(|deployment| {
-            let used = Arc::strong_count(deployment) > 1;
-            if !used {
-                let id = &deployment.identity;
-                tracing::info!(model = id.model, version = id.version, digest = id.digest.short(), "freed");
-            }
-            used
-        });
-        if waiting.len() < before {
+        let freed = waiting.free_unused();
+        for id in &freed {
+            states.note_retired(&id.model, id.version, &id.digest.to_string());
+        }
+        if !freed.is_empty() {
             ledger.close(clock::now());
         }
     }

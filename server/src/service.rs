@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
 
 use tiltyard_runtime::measure::idle::Measurer;
-use tiltyard_runtime::repository::policy::VersionPolicy;
+use tokio::sync::watch;
 
 use crate::config::ModelControl;
+use crate::drain::Phase;
 use crate::infer::Inference;
 use crate::ledger::Ledger;
+use crate::locks::access::Access;
 use crate::logs::Logs;
+use crate::reload::Live;
+use crate::states::States;
 use crate::telemetry::Totals;
 use crate::writer::Writer;
 
@@ -28,23 +31,36 @@ pub struct Service {
     pub totals: Totals,
     /// What deployments counted, those that are gone included.
     pub ledger: Arc<Ledger>,
-    /// The largest body on any protocol.
-    pub body_bytes_max: usize,
-    /// The time a request has where its client gave none, and in which its body must arrive.
-    pub request_timeout: Duration,
+    /// Who may do what; none where anybody may do anything.
+    pub access: Option<Arc<Access>>,
+    /// The settings that hold now.
+    pub live: Arc<Live>,
+    /// Where every version stands.
+    pub states: Arc<States>,
     /// Who decides what is loaded.
     pub control: ModelControl,
-    /// Which versions are served where the model does not say.
-    pub version_policy: VersionPolicy,
-    /// Set once shutdown has begun.
-    pub draining: AtomicBool,
+    /// Whether a run hangs on a thread that reads requests.
+    pub loop_hangs: Arc<AtomicBool>,
+    /// Where the process stands between its start and its end.
+    pub phase: watch::Sender<Phase>,
 }
 
 impl Service {
-    /// Whether load balancers shall send requests: bound, the first look is done, and not shutting down. One bad model
-    /// does not change that.
+    /// Whether load balancers shall send requests: bound, the first look is done, not shutting down, and able to
+    /// answer. One bad model does not change that.
     pub fn is_ready(&self) -> bool {
-        *self.writer.first_look_done.borrow() && !self.draining.load(Relaxed)
+        *self.writer.first_look_done.borrow() && !self.is_leaving() && self.can_answer()
+    }
+
+    /// Whether anybody is answered: not where runs that hang hold an event loop or every worker, nor where each version that
+    /// is loaded is out of service.
+    fn can_answer(&self) -> bool {
+        !self.inference.pool.is_lost() && !self.loop_hangs.load(Relaxed) && !self.inference.catalog.load().is_out()
+    }
+
+    /// Whether the process was told to end.
+    pub fn is_leaving(&self) -> bool {
+        *self.phase.borrow() > Phase::Serving
     }
 
     /// Whether clients may change what is loaded and how it is logged.

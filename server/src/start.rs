@@ -1,26 +1,31 @@
 //! How do the parts come together? Build engines, pool, catalog and writer from a configuration.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use tiltyard_runtime::load::{Loader, Measuring};
 use tiltyard_runtime::measure::idle::Measurer;
 use tiltyard_runtime::pool::Pool;
 use tiltyard_runtime::queue::QueuePolicy;
+use tokio::sync::watch;
 
 use crate::admission::Admission;
 use crate::catalog::Catalog;
+use crate::clients::Clients;
 use crate::config::{Amount, Config};
+use crate::drain::Phase;
 use crate::engines::{self, Engines};
 use crate::infer::Inference;
 use crate::ledger::Ledger;
+use crate::locks::access::Access;
 use crate::logs::Logs;
 use crate::reaper::Reaper;
+use crate::reload::Live;
 use crate::service::Service;
+use crate::states::States;
 use crate::telemetry::Totals;
 use crate::writer::{Plan, Writer};
-use crate::{clock, cores};
+use crate::{clock, cores, guard};
 
 /// Rows in one batch where neither model nor operator says.
 const BATCH_ROWS_MAX: usize = 64;
@@ -31,10 +36,11 @@ const QUEUE_MAX: usize = 4096;
 /// Bytes of request bodies in memory where the operator does not say, at most.
 const BYTES_IN_FLIGHT_MAX: u64 = 1 << 30;
 
-/// A quarter of the memory granted: the rest is for models, batches and answers.
-fn bytes_in_flight_auto() -> usize {
-    let bytes = cores::memory_granted().map_or(BYTES_IN_FLIGHT_MAX, |granted| BYTES_IN_FLIGHT_MAX.min(granted / 4));
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+/// Bytes of request bodies in memory. Where the operator does not say, a quarter of the memory granted: the rest is for
+/// models, batches and answers.
+pub(crate) fn bytes_in_flight(config: &Config) -> usize {
+    let auto = cores::memory_granted().map_or(BYTES_IN_FLIGHT_MAX, |granted| BYTES_IN_FLIGHT_MAX.min(granted / 4));
+    config.bytes_in_flight_max.or(usize::try_from(auto).unwrap_or(usize::MAX))
 }
 
 /// What a queue may hold and how it batches, where the model does not say.
@@ -50,6 +56,7 @@ fn queue_defaults(config: &Config, threads: usize) -> QueuePolicy {
 
 /// Starts everything but the listeners. The first look at the repository begins at once.
 pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
+    let access = Access::open(config)?.map(Arc::new);
     let Engines { found, missing } = engines::find(config)?;
     for engine in &found {
         let build = engine.build();
@@ -66,11 +73,15 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let threads = config.threads.or(cores::granted());
     let text = |error: std::io::Error| format!("a thread cannot be started: {error}");
     let pool = Pool::start(threads, clock::now).map_err(text)?;
+    let live = Arc::new(Live::new(config));
     let inference = Arc::new(Inference {
         catalog: ArcSwap::from_pointee(Catalog::default()),
         pool,
-        admission: Admission::new(config.requests_max, config.bytes_in_flight_max.or(bytes_in_flight_auto())),
-        timeout_default: config.request_timeout,
+        admission: Admission::new(config.requests_max, bytes_in_flight(config)),
+        live: Arc::clone(&live),
+        clients: config
+            .client_rate
+            .map(|rate| Clients::new(rate, config.client_burst.or(rate), config.client_key.clone())),
     });
     let profiles = config.data_dir.join("profiles");
     let writable = std::fs::create_dir_all(&profiles);
@@ -96,24 +107,29 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         control: config.model_control,
         load_models: config.load_model.clone(),
         policy: config.version_policy.clone(),
+        on_failure: config.on_failure,
         strict: config.strict,
         poll_interval: config.poll_interval,
+        settle_time: config.settle_time,
         loader_threads: threads,
     };
     let ledger = Arc::new(Ledger::default());
-    let reaper = Reaper::start(Arc::clone(&ledger)).map_err(text)?;
-    let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper).map_err(text)?;
+    let states = Arc::new(States::default());
+    let reaper = Reaper::start(Arc::clone(&ledger), Arc::clone(&states)).map_err(text)?;
+    let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
+    let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
+        loop_hangs,
         writer,
         measurer,
         logs,
         totals: Totals::default(),
         ledger,
-        body_bytes_max: config.body_bytes_max,
-        request_timeout: config.request_timeout,
+        access,
+        live,
+        states,
         control: config.model_control,
-        version_policy: config.version_policy.clone(),
-        draining: AtomicBool::new(false),
+        phase: watch::Sender::new(Phase::Serving),
     }))
 }

@@ -4,23 +4,24 @@ mod live;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Snapshot};
+use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Refusal, Snapshot, Way};
 use tiltyard_types::ErrorKind;
 
 use crate::catalog::{Catalog, Role, VersionState};
 use crate::clock;
 use crate::ledger::{Counts, Line};
+use crate::listen::Connections;
 use crate::service::Service;
 
 /// Counters that belong to no deployment.
 #[derive(Default)]
 pub struct Totals {
     refused: [AtomicU64; ErrorKind::ALL.len()],
-    /// Open connections over all listeners.
-    pub connections: Arc<AtomicUsize>,
+    /// Connections over all listeners.
+    pub connections: Arc<Connections>,
 }
 
 impl Totals {
@@ -37,13 +38,16 @@ pub fn render(service: &Service, triton: bool) -> String {
     catalog.deployments().for_each(|deployment| service.ledger.open(deployment));
     let lines = service.ledger.lines(clock::now());
     let mut page = Page::default();
-    requests(&mut page, &lines.iter().flat_map(Row::of).collect::<Vec<_>>());
+    let rows: Vec<Row> = lines.iter().flat_map(Row::of).collect();
+    requests(&mut page, &rows);
+    refusals(&mut page, &rows, &service.inference.admission.unknown().snapshot(&Way::ALL));
     page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
     for deployment in catalog.deployments() {
         let labels = arm_labels(deployment, Role::Champion);
         page.sample("tiltyard_queue_length", &labels, deployment.queue_len() as f64);
     }
     costs(&mut page, &catalog);
+    faults(&mut page, &catalog);
     page.family("tiltyard_deployment_info", "gauge", "Always 1: which artifact on which engine answers.");
     for deployment in catalog.deployments() {
         page.sample("tiltyard_deployment_info", &info_labels(deployment), 1.0);
@@ -131,6 +135,34 @@ fn costs(page: &mut Page, catalog: &Catalog) {
     }
 }
 
+/// What went wrong by the engines' fault.
+fn faults(page: &mut Page, catalog: &Catalog) {
+    type Pick = fn(&Deployment) -> f64;
+    let families: [(&str, &str, &str, Pick); 3] = [
+        (
+            "tiltyard_runs_stuck",
+            "gauge",
+            "Runs that were given up and have not come back: each keeps a thread.",
+            |deployment| deployment.lost_runs().0 as f64,
+        ),
+        ("tiltyard_runs_given_up_total", "counter", "Runs that were given up as stuck.", |deployment| {
+            deployment.health.runs_stuck() as f64
+        }),
+        (
+            "tiltyard_out_of_service_total",
+            "counter",
+            "Times that the version was taken out of service.",
+            |deployment| deployment.health.times_out() as f64,
+        ),
+    ];
+    for (name, kind, help, pick) in families {
+        page.family(name, kind, help);
+        for deployment in catalog.deployments() {
+            page.sample(name, &arm_labels(deployment, Role::Champion), pick(deployment));
+        }
+    }
+}
+
 fn requests(page: &mut Page, rows: &[Row]) {
     page.family("tiltyard_requests_total", "counter", "Requests that reached a deployment, by outcome.");
     for row in rows {
@@ -168,6 +200,26 @@ fn requests(page: &mut Page, rows: &[Row]) {
     }
 }
 
+/// What was refused for want of room or time, and what was run for nothing. Those whose model was not known yet have none.
+fn refusals(page: &mut Page, rows: &[Row], unknown: &Snapshot) {
+    let name = "tiltyard_requests_refused_total";
+    page.family(name, "counter", "Inference requests refused for want of room or time, by reason.");
+    let nobody = "endpoint=\"\",model=\"\",version=\"\",arm=\"\"";
+    let known = rows.iter().map(|row| (row.labels.as_str(), &row.sum));
+    for (labels, sum) in known.chain(std::iter::once((nobody, unknown))) {
+        for (reason, count) in Refusal::ALL.iter().zip(sum.refused) {
+            if count > 0 {
+                page.sample(name, &format!("{labels},reason=\"{}\"", reason.name()), count as f64);
+            }
+        }
+    }
+    let name = "tiltyard_requests_late_total";
+    page.family(name, "counter", "Requests whose run began although their time was over.");
+    for row in rows {
+        page.sample(name, &row.labels, row.sum.late as f64);
+    }
+}
+
 fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
     page.family(
         "tiltyard_refused_total",
@@ -177,8 +229,15 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
     for (kind, count) in ErrorKind::ALL.iter().zip(&service.totals.refused) {
         page.sample("tiltyard_refused_total", &format!("kind=\"{}\"", kind.name()), count.load(Relaxed) as f64);
     }
+    page.family("tiltyard_connections_refused_total", "counter", "Connections closed at once: there were too many.");
+    page.sample("tiltyard_connections_refused_total", "", service.totals.connections.refused() as f64);
     let gauges = [
-        ("tiltyard_connections", "Open connections.", service.totals.connections.load(Relaxed) as f64),
+        (
+            "tiltyard_bytes_in_flight",
+            "Bytes of request bodies in memory, those that still arrive included.",
+            service.inference.admission.bytes() as f64,
+        ),
+        ("tiltyard_connections", "Open connections.", service.totals.connections.count() as f64),
         (
             "tiltyard_requests_in_flight",
             "Requests between admission and answer.",
@@ -197,6 +256,7 @@ fn server(page: &mut Page, service: &Service, catalog: &Catalog) {
     for (state, matches) in [
         ("ready", (|state| matches!(state, VersionState::Ready)) as fn(&VersionState) -> bool),
         ("loading", |state| matches!(state, VersionState::Loading)),
+        ("out", |state| matches!(state, VersionState::Out(_))),
         ("failed", |state| matches!(state, VersionState::Failed(_))),
         ("unloaded", |state| matches!(state, VersionState::Unloaded)),
     ] {

@@ -3,33 +3,34 @@
 //! One thread, this one. It looks at the repository, has versions loaded by loader threads beside it, and publishes a
 //! new catalog after each change. All wishes to change something arrive here as commands, one after the other.
 
+mod choice;
+mod loading;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use tiltyard_runtime::artifact::Fingerprint;
 use tiltyard_runtime::deployment::{Deployment, Padding};
 use tiltyard_runtime::load::{LoadError, Loader};
 use tiltyard_runtime::repository::policy::VersionPolicy;
+use tiltyard_runtime::repository::rest::{Now, WallClock};
 use tiltyard_runtime::repository::settings::Settings;
-use tiltyard_runtime::repository::{self, FoundModel, FoundVersion, Problem, Scan};
-use tiltyard_types::{Error, ErrorKind, Result};
+use tiltyard_runtime::repository::{self, FoundModel, Problem, Scan};
+use tiltyard_types::{Error, ErrorKind, Moment, Result};
 use tokio::sync::{oneshot, watch};
 
 use crate::catalog::{Catalog, Model, Version, VersionState};
-use crate::config::ModelControl;
+use crate::clock;
+use crate::config::{ModelControl, OnFailure};
 use crate::infer::Inference;
 use crate::reaper::Reaper;
+use crate::states::States;
 
-/// Files older than this are taken to be whole; younger ones must look the same twice.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
-
-/// How soon a file that may still be written is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+use self::choice::{Wanted, incompatible};
+use self::loading::{LoadJob, LoadedVersion, Tracked, load_versions};
 
 /// Stands for every model among names.
 const ALL: &str = "*";
@@ -44,10 +45,14 @@ pub struct Plan {
     pub load_models: Vec<String>,
     /// Which versions, where the model does not say.
     pub policy: VersionPolicy,
+    /// Who answers for a version that is out of service.
+    pub on_failure: OnFailure,
     /// Whether new bytes under an old number are refused.
     pub strict: bool,
     /// How often the folder is looked at.
     pub poll_interval: Duration,
+    /// How long files must not have changed before they are read, and be gone before their version leaves.
+    pub settle_time: Duration,
     /// Threads that load.
     pub loader_threads: usize,
 }
@@ -64,35 +69,36 @@ pub struct Writer {
 type Answer = oneshot::Sender<Result<()>>;
 
 enum Command {
-    Load(String, Answer),
+    Load {
+        model: String,
+        accept_incompatible: bool,
+        answer: Answer,
+    },
     Unload(String, Answer),
+    Follow(Box<VersionPolicy>, bool, Duration),
     Loaded(Box<LoadedVersion>),
-}
-
-struct LoadedVersion {
-    model: String,
-    number: u64,
-    fingerprint: Fingerprint,
-    result: Result<Arc<Deployment>, LoadError>,
-}
-
-struct LoadJob {
-    model: String,
-    number: u64,
-    found: FoundVersion,
+    /// Versions went out of service, or came back.
+    Judge,
 }
 
 impl Writer {
     /// Starts the writer and its loader threads. The first look begins at once.
-    pub fn start(plan: Plan, loader: Loader, inference: Arc<Inference>, reaper: Reaper) -> std::io::Result<Writer> {
+    pub fn start(
+        plan: Plan,
+        loader: Loader,
+        inference: Arc<Inference>,
+        reaper: Reaper,
+        states: Arc<States>,
+    ) -> std::io::Result<Writer> {
         let (commands, incoming) = unbounded();
         let (jobs, job_queue) = unbounded::<LoadJob>();
         let loader = Arc::new(loader);
         for number in 0..plan.loader_threads.max(1) {
             let (job_queue, loader, results) = (job_queue.clone(), Arc::clone(&loader), commands.clone());
+            let states = Arc::clone(&states);
             thread::Builder::new()
                 .name(format!("tiltyard-load-{number}"))
-                .spawn(move || load_versions(&job_queue, &loader, &results))?;
+                .spawn(move || load_versions(&job_queue, &loader, &states, &results))?;
         }
         let (done, first_look_done) = watch::channel(false);
         let control = plan.control;
@@ -103,6 +109,7 @@ impl Writer {
             plan,
             inference,
             reaper,
+            states,
             jobs,
             done,
             explicit,
@@ -111,20 +118,36 @@ impl Writer {
             wanted: BTreeMap::new(),
             told: HashSet::new(),
             waiting: Vec::new(),
+            held: Vec::new(),
+            accepting: BTreeSet::new(),
             changed: false,
+            missing: BTreeMap::new(),
+            wall: WallClock::default(),
+            looked_before: false,
         };
         thread::Builder::new().name("tiltyard-writer".into()).spawn(move || state.write(&incoming))?;
         Ok(Writer { commands, control, first_look_done })
     }
 
-    /// Loads a model's versions, or loads them again where their files changed. Ends when they are ready or failed.
-    pub async fn load(&self, model: &str) -> Result<()> {
-        self.ask(|answer| Command::Load(model.to_owned(), answer)).await
+    /// Loads a model's versions, or loads them again where their files changed. Ends when they are ready or failed. One whose
+    /// signature breaks clients fails, unless that is to be accepted.
+    pub async fn load(&self, model: &str, accept_incompatible: bool) -> Result<()> {
+        self.ask(|answer| Command::Load { model: model.to_owned(), accept_incompatible, answer }).await
     }
 
     /// Takes a model out. Requests that reached it are still answered.
     pub async fn unload(&self, model: &str) -> Result<()> {
         self.ask(|answer| Command::Unload(model.to_owned(), answer)).await
+    }
+
+    /// Goes on with other settings, and looks at the repository with them where files are followed.
+    pub fn follow(&self, policy: VersionPolicy, strict: bool, poll_interval: Duration) {
+        drop(self.commands.send(Command::Follow(Box::new(policy), strict, poll_interval)));
+    }
+
+    /// Says that versions went out of service, or came back.
+    pub(crate) fn judge(&self) {
+        drop(self.commands.send(Command::Judge));
     }
 
     async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<()> {
@@ -140,37 +163,11 @@ impl Writer {
     }
 }
 
-fn load_versions(jobs: &Receiver<LoadJob>, loader: &Loader, results: &Sender<Command>) {
-    while let Ok(LoadJob { model, number, found }) = jobs.recv() {
-        let fingerprint = found.fingerprint.clone();
-        let result = catch_unwind(AssertUnwindSafe(|| loader.load(&model, number, &found))).unwrap_or_else(|_| {
-            Err(LoadError { reason: "the engine panicked while it loaded".into(), incomplete: false })
-        });
-        if results.send(Command::Loaded(Box::new(LoadedVersion { model, number, fingerprint, result }))).is_err() {
-            return;
-        }
-    }
-}
-
-/// What is known of a version beyond the catalog.
-#[derive(Default)]
-struct Tracked {
-    /// The files as they were at the last look.
-    seen: Fingerprint,
-    /// The files as they were when it was last loaded or failed.
-    tried: Option<Fingerprint>,
-    /// Whether a loader has it.
-    loading: bool,
-    /// What became of new bytes that were refused while the old ones go on serving.
-    trouble: Option<String>,
-    /// Whether its files may still be written, so that it will be looked at again.
-    unsettled: bool,
-}
-
 struct State {
     plan: Plan,
     inference: Arc<Inference>,
     reaper: Reaper,
+    states: Arc<States>,
     jobs: Sender<LoadJob>,
     done: watch::Sender<bool>,
     /// Under explicit control: the models to hold.
@@ -180,37 +177,56 @@ struct State {
     armed: BTreeSet<String>,
     tracked: BTreeMap<(String, u64), Tracked>,
     /// The versions that each model's policy chose at the last look.
-    wanted: BTreeMap<String, BTreeSet<u64>>,
+    wanted: BTreeMap<String, Wanted>,
+    /// Versions that are loaded, while lower ones of their model still are: which comes first must not depend on luck.
+    held: Vec<LoadedVersion>,
+    /// Models of which a client wants incompatible versions.
+    accepting: BTreeSet<String>,
     /// Problems that were logged already.
     told: HashSet<String>,
     /// Clients that wait for a model to be ready or failed.
     waiting: Vec<(String, Answer)>,
     /// Whether the look that is going on changed anything worth a new catalog.
     changed: bool,
+    /// Versions whose files are gone, and since when: they come back where somebody replaces a folder in two steps.
+    missing: BTreeMap<(String, u64), Moment>,
+    wall: WallClock,
+    /// Whether an earlier look could have seen what is there now.
+    looked_before: bool,
 }
 
 impl State {
     /// The thread's life: look, then follow commands until nobody can send any.
     fn write(mut self, incoming: &Receiver<Command>) {
-        let mut look_in = self.look();
+        let mut look_at = self.look();
         self.note_first_look();
         loop {
-            let received = match look_in {
-                Some(wait) => incoming.recv_timeout(wait),
+            let received = match look_at {
+                Some(at) => incoming.recv_timeout(at - clock::now()),
                 None => incoming.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match received {
-                Ok(Command::Load(model, answer)) => {
+                Ok(Command::Load { model, accept_incompatible, answer }) => {
+                    if accept_incompatible {
+                        self.accepting.insert(model.clone());
+                    }
                     self.begin_load(&model, answer);
-                    look_in = self.look();
+                    look_at = self.look();
                 }
                 Ok(Command::Unload(model, answer)) => drop(answer.send(self.unload(&model))),
+                Ok(Command::Follow(policy, strict, poll_interval)) => {
+                    self.plan.policy = *policy;
+                    self.plan.strict = strict;
+                    self.plan.poll_interval = poll_interval;
+                    look_at = self.look();
+                }
                 Ok(Command::Loaded(loaded)) => {
                     if self.finish_load(*loaded) {
-                        look_in = Some(LOOK_AGAIN);
+                        look_at = self.look();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => look_in = self.look(),
+                Ok(Command::Judge) => self.judge(),
+                Err(RecvTimeoutError::Timeout) => look_at = self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.tell_waiting();
@@ -220,79 +236,92 @@ impl State {
     }
 
     /// Looks at the repository and starts what is to be loaded. Says when to look again.
-    fn look(&mut self) -> Option<Duration> {
+    fn look(&mut self) -> Option<Moment> {
         let scan = match repository::scan(&self.plan.root) {
             Ok(scan) => scan,
             Err(error) => {
                 let message = format!("the model repository {} cannot be read: {error}", self.plan.root.display());
                 self.tell_once(message);
                 // What serves goes on serving: a repository out of reach is no reason to forget its models.
-                return self.next_look(false);
+                return self.next_look(None);
             }
         };
+        let now = Now { steady: clock::now(), wall: SystemTime::now() };
+        let at_least = self.wall.at_least(now);
+        let at_least = (!std::mem::replace(&mut self.looked_before, true)).then_some(at_least);
         for Problem { path, message } in &scan.problems {
             self.tell_once(format!("{}: {message}", path.display()));
         }
-        let mut unsettled = false;
         let mut catalog = self.catalog();
+        let mut wait = self.note_missing(&scan, &catalog, now.steady);
         // A model of which something cannot be read goes on with what it has.
         for (name, model) in scan.models.iter().filter(|(name, _)| !scan.unreadable.contains(*name)) {
-            unsettled |= self.look_at_model(name, model, &mut catalog);
+            let of_model = self.look_at_model(name, model, &mut catalog, now.steady, at_least);
+            wait = wait.into_iter().chain(of_model).min();
         }
-        self.take_out_missing(&scan, &mut catalog);
+        self.take_out_missing(&scan, &mut catalog, now.steady);
         if std::mem::take(&mut self.changed) {
             self.publish(catalog);
         }
-        self.next_look(unsettled)
+        self.next_look(wait)
     }
 
-    fn next_look(&self, unsettled: bool) -> Option<Duration> {
-        match self.plan.control {
-            _ if unsettled => Some(LOOK_AGAIN),
-            ModelControl::Watch => Some(self.plan.poll_interval),
-            ModelControl::None | ModelControl::Explicit => None,
-        }
+    /// When to look again, where something is waited for that will take this long if nothing happens.
+    fn next_look(&self, wait: Option<Duration>) -> Option<Moment> {
+        let poll = (self.plan.control == ModelControl::Watch).then_some(self.plan.poll_interval);
+        wait.into_iter().chain(poll).min().map(|wait| clock::now() + wait)
     }
 
-    /// Starts the loads one model needs. True if a file may still be written.
-    fn look_at_model(&mut self, name: &str, model: &FoundModel, catalog: &mut Catalog) -> bool {
+    /// Starts the loads one model needs. Says how long files must still rest that could not be read yet.
+    fn look_at_model(
+        &mut self,
+        name: &str,
+        model: &FoundModel,
+        catalog: &mut Catalog,
+        now: Moment,
+        at_least: Option<SystemTime>,
+    ) -> Option<Duration> {
         let held = |model: &Model| model.versions.values().any(|version| version.state != VersionState::Unloaded);
         let frozen = self.plan.control == ModelControl::None || catalog.models.get(name).is_some_and(held);
         if !self.is_armed(name) && frozen {
-            return false;
+            return None;
         }
         let entry = catalog.models.entry(name.to_owned()).or_default();
         if !self.holds(name) || !self.is_armed(name) {
             for number in model.versions.keys() {
                 self.changed |= note_state(entry, *number, VersionState::Unloaded);
             }
-            return false;
+            return None;
         }
-        let wanted = self.wanted_versions(model);
+        let wanted = self.wanted_versions(name, model, entry);
         self.wanted.insert(name.to_owned(), wanted.clone());
-        let mut unsettled = false;
-        for number in &wanted {
+        let mut wait: Option<Duration> = None;
+        for number in &wanted.all {
             let found = &model.versions[number];
             let tracked = self.tracked.entry((name.to_owned(), *number)).or_default();
-            let same_as_before = tracked.seen == found.fingerprint;
-            tracked.seen = found.fingerprint.clone();
-            tracked.unsettled = false;
+            let unrest = tracked.rest.look(&found.fingerprint, now, at_least, self.plan.settle_time);
             if tracked.loading || tracked.tried.as_ref() == Some(&found.fingerprint) {
+                tracked.unsettled = None;
                 continue;
             }
             self.changed |= note_state(entry, *number, VersionState::Loading);
-            if !same_as_before && found.fingerprint.age(SystemTime::now()) < SETTLED_AFTER {
-                tracked.unsettled = true;
-                unsettled = true;
+            if let Some(unrest) = unrest {
+                tracked.note_unrest(name, *number, now);
+                wait = wait.into_iter().chain([unrest]).min();
                 continue;
             }
+            tracked.unsettled = None;
+            tracked.changing_told = false;
             tracked.loading = true;
             tracked.trouble = None;
-            let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone() };
+            let served = entry.versions.get(number).and_then(|version| version.deployment.as_ref());
+            let served = served.map(|deployment| deployment.identity.artifact);
+            let traffic = *self.done.borrow();
+            let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone(), served, traffic };
             drop(self.jobs.send(job));
         }
         self.take_out_superseded(name, &wanted, entry);
-        unsettled
+        wait
     }
 
     /// Whether a model is to be held at all.
@@ -321,42 +350,58 @@ impl State {
         self.armed = kept;
     }
 
-    fn wanted_versions(&self, model: &FoundModel) -> BTreeSet<u64> {
+    fn wanted_versions(&self, name: &str, model: &FoundModel, known: &Model) -> Wanted {
         let existing = model.versions.keys().copied().collect();
+        let fails = |number: u64| {
+            let tried = self.tracked.get(&(name.to_owned(), number)).and_then(|tracked| tracked.tried.as_ref());
+            let state = known.versions.get(&number).map(|version| &version.state);
+            matches!(state, Some(VersionState::Failed(_))) && tried == Some(&model.versions[&number].fingerprint)
+        };
         // Unreadable settings fail each version's load, with the reason.
         let own = Settings::read(&model.settings_files).ok().and_then(|settings| settings.version_policy);
-        own.as_ref().unwrap_or(&self.plan.policy).choose(&existing)
+        Wanted::choose(own.as_ref().unwrap_or(&self.plan.policy), &existing, fails)
     }
 
     /// Versions outside the policy leave once all those inside it are ready: a version that fails to load must not
     /// cost the one that served before it.
-    fn take_out_superseded(&mut self, name: &str, wanted: &BTreeSet<u64>, model: &mut Model) {
-        let ready =
-            |number: &u64| model.versions.get(number).is_some_and(|version| version.state == VersionState::Ready);
-        if !wanted.iter().all(ready) {
-            return;
-        }
-        let superseded: Vec<u64> = model.versions.keys().filter(|number| !wanted.contains(number)).copied().collect();
-        for number in superseded {
+    fn take_out_superseded(&mut self, name: &str, wanted: &Wanted, model: &mut Model) {
+        for number in wanted.superseded(model) {
+            // What is missing has a time of its own.
+            if self.missing.contains_key(&(name.to_owned(), number)) {
+                continue;
+            }
             self.take_out(name, number, model);
         }
     }
 
-    /// Models and versions whose files are gone leave the catalog.
-    fn take_out_missing(&mut self, scan: &Scan, catalog: &mut Catalog) {
-        for (name, model) in &mut catalog.models {
+    /// Notes which versions have no files any more, and since when. Says how soon the first of them is to leave.
+    fn note_missing(&mut self, scan: &Scan, catalog: &Catalog, now: Moment) -> Option<Duration> {
+        let mut missing = BTreeMap::new();
+        for (name, model) in &catalog.models {
             if !self.is_armed(name) || scan.unreadable.contains(name) {
                 continue;
             }
             let found = scan.models.get(name);
-            let missing: Vec<u64> = model
-                .versions
-                .keys()
-                .filter(|number| found.is_none_or(|found| !found.versions.contains_key(number)))
-                .copied()
-                .collect();
-            for number in missing {
-                self.take_out(name, number, model);
+            for number in model.versions.keys() {
+                if found.is_none_or(|found| !found.versions.contains_key(number)) {
+                    let version = (name.clone(), *number);
+                    let since = self.missing.get(&version).copied().unwrap_or(now);
+                    missing.insert(version, since);
+                }
+            }
+        }
+        self.missing = missing;
+        let settle_time = self.plan.settle_time;
+        self.missing.values().map(|since| settle_time.saturating_sub(now - *since)).min()
+    }
+
+    /// Models and versions whose files have been gone for long enough leave the catalog.
+    fn take_out_missing(&mut self, scan: &Scan, catalog: &mut Catalog, now: Moment) {
+        let settle_time = self.plan.settle_time;
+        let gone = self.missing.extract_if(.., |_, since| now - *since >= settle_time);
+        for ((name, number), _) in gone.collect::<Vec<_>>() {
+            if let Some(model) = catalog.models.get_mut(&name) {
+                self.take_out(&name, number, model);
             }
         }
         catalog.models.retain(|name, model| {
@@ -367,6 +412,10 @@ impl State {
     fn take_out(&mut self, name: &str, number: u64, model: &mut Model) {
         self.changed = true;
         self.tracked.remove(&(name.to_owned(), number));
+        self.held.retain(|held| held.model != name || held.number != number);
+        // Who was refused for the sake of its clients may now come.
+        let of_model = self.tracked.iter_mut().filter(|((model, _), tracked)| model == name && tracked.incompatible);
+        of_model.for_each(|(_, tracked)| tracked.tried = None);
         if let Some(deployment) = model.versions.remove(&number).and_then(|version| version.deployment) {
             tracing::info!(model = name, version = number, "retired");
             self.reaper.retire(deployment);
@@ -378,6 +427,7 @@ impl State {
             Ok(scan) if scan.models.contains_key(model) => {
                 self.explicit.insert(model.to_owned());
                 self.armed.insert(model.to_owned());
+                self.looked_before = false;
                 // A load asked for is tried, even where the same files failed before.
                 for ((name, number), tracked) in &mut self.tracked {
                     let failed = self.inference.catalog.load().models.get(name).is_some_and(|model| {
@@ -408,6 +458,7 @@ impl State {
         }
         self.explicit.remove(name);
         self.armed.remove(name);
+        self.held.retain(|held| held.model != name);
         let mut retired = Vec::new();
         for (number, version) in &mut model.versions {
             self.tracked.remove(&(name.to_owned(), *number));
@@ -420,21 +471,55 @@ impl State {
         Ok(())
     }
 
-    /// Takes a loader's result in. True if the files were still being written, so that another look is due.
+    /// Takes a loader's result in, and those that waited for it, lower versions first. True if another look is due.
     fn finish_load(&mut self, loaded: LoadedVersion) -> bool {
+        let name = loaded.model.clone();
+        self.held.push(loaded);
+        self.held.sort_by_key(|held| held.number);
+        let mut look_again = false;
+        let next =
+            |state: &State| state.held.iter().position(|held| held.model == name && !state.waits_for_lower(held));
+        while let Some(position) = next(self) {
+            let loaded = self.held.remove(position);
+            look_again |= self.take_in(loaded);
+        }
+        look_again
+    }
+
+    /// Whether a lower version of the model is still being loaded: a new version is held against the one before it.
+    fn waits_for_lower(&self, loaded: &LoadedVersion) -> bool {
+        let lower = (loaded.model.clone(), 0)..(loaded.model.clone(), loaded.number);
+        self.tracked.range(lower).any(|(_, tracked)| tracked.loading)
+    }
+
+    /// Takes a loader's result in. True if the files were still being written, or if a version fails and others are to be
+    /// held in its stead, so that another look is due.
+    fn take_in(&mut self, loaded: LoadedVersion) -> bool {
         let LoadedVersion { model: name, number, fingerprint, result } = loaded;
         // A version that was taken out while it loaded is not wanted any more.
         let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) else { return false };
         tracked.loading = false;
-        let incomplete = result.as_ref().is_err_and(|error| error.incomplete);
-        tracked.tried = (!incomplete).then_some(fingerprint);
+        if let Err(LoadError { reason, incomplete: true }) = &result {
+            tracing::warn!(model = name, version = number, reason, "changed while it was loaded, which begins again");
+            tracked.tried = None;
+            tracked.rest.disturb(clock::now());
+            return true;
+        }
+        tracked.rest.note_read();
+        tracked.tried = Some(fingerprint);
         let mut catalog = self.catalog();
         let model = catalog.models.entry(name.clone()).or_default();
+        let (mut retired, mut trouble) = (None, None);
+        let breaks = match &result {
+            Ok(Some(new)) if !self.accepting.contains(&name) => incompatible(model, new),
+            _ => None,
+        };
+        let incompatible = breaks.is_some();
+        let failed = breaks.is_some() || result.is_err();
+        let result = breaks.map_or(result, |reason| Err(LoadError { reason, incomplete: false }));
         let version =
             model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
-        let (mut retired, mut trouble) = (None, None);
         match result {
-            Err(error) if error.incomplete => return true,
             Err(error) => {
                 tracing::error!(model = name, version = number, reason = error.reason, "cannot be served");
                 match &version.deployment {
@@ -445,8 +530,15 @@ impl State {
                     None => version.state = VersionState::Failed(error.reason),
                 }
             }
-            Ok(new) => match &version.deployment {
-                Some(old) if old.identity.digest == new.identity.digest => return false,
+            Ok(None) if version.deployment.is_some() => {}
+            // What was served has left since.
+            Ok(None) => {
+                self.tracked.remove(&(name, number));
+                return true;
+            }
+            Ok(Some(new)) => match &version.deployment {
+                // One that is out of service is worth a fresh start, with the same bytes too.
+                Some(old) if old.identity.digest == new.identity.digest && old.health.out().is_none() => return false,
                 Some(old) if self.plan.strict => {
                     let (old, new) = (old.identity.artifact.short(), new.identity.artifact.short());
                     tracing::error!(
@@ -467,6 +559,7 @@ impl State {
         }
         if let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) {
             tracked.trouble = trouble;
+            tracked.incompatible = incompatible;
         }
         // Versions outside the policy can leave now, if this was the last one missing.
         if let Some(wanted) = self.wanted.get(&name).cloned().filter(|_| self.is_settled(&name)) {
@@ -474,13 +567,21 @@ impl State {
         }
         self.publish(catalog);
         retired.into_iter().for_each(|deployment| self.reaper.retire(deployment));
-        false
+        failed
+    }
+
+    /// Publishes who is out of service now, and who is not any more.
+    fn judge(&mut self) {
+        let mut catalog = self.catalog();
+        if catalog.judge() {
+            self.publish(catalog);
+        }
     }
 
     /// Whether none of a model's versions is with a loader, or waits for its files to rest.
     fn is_settled(&self, name: &str) -> bool {
         let mut of_model = self.tracked.iter().filter(|((model, _), _)| model == name);
-        of_model.all(|(_, tracked)| !tracked.loading && !tracked.unsettled)
+        of_model.all(|(_, tracked)| !tracked.loading && tracked.unsettled.is_none())
     }
 
     fn tell_waiting(&mut self) {
@@ -515,6 +616,7 @@ impl State {
                 )),
                 false => Err(Error::invalid(format!("failed to load {name:?}: {}", failures.join("; ")))),
             };
+            self.accepting.remove(&name);
             drop(answer.send(result));
         }
     }
@@ -544,8 +646,12 @@ impl State {
 
     fn publish(&self, mut catalog: Catalog) {
         catalog.revision += 1;
-        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name));
-        self.inference.catalog.store(Arc::new(catalog));
+        let on_failure = self.plan.on_failure;
+        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name, on_failure));
+        let catalog = Arc::new(catalog);
+        self.inference.catalog.store(Arc::clone(&catalog));
+        let trouble = |name: &str, number| self.tracked.get(&(name.to_owned(), number))?.trouble.clone();
+        self.states.note_catalog(&catalog, trouble);
     }
 }
 

@@ -172,7 +172,9 @@ def grpc_reply(server, request):
         kinds = [kind for kind, (_, code) in KINDS.items() if code == error.code()]
         assert kinds, f"a status outside the closed set: {error.code()}: {error.details()}"
         assert error.details(), f"{error.code()} without a message"
-        return Reply(kinds[0], error.details())
+        # Two kinds share a code: only of one it is said when to come again.
+        told = "grpc-retry-pushback-ms" in dict(error.trailing_metadata() or ())
+        return Reply("overloaded" if told and "overloaded" in kinds else kinds[0], error.details())
     outputs = {}
     assert len(response.raw_output_contents) == len(response.outputs)
     for item, content in zip(response.outputs, response.raw_output_contents):

@@ -60,6 +60,9 @@ class Server:
             str(BINARY), "serve", "--models", str(models), "--admin-port", "0", "--ports-file", str(self.ports_file),
             "--data-dir", str(self.folder / "data"), *flags,
         ]
+        # What the tests write is whole at once, or told to be late.
+        if "--settle-time" not in flags:
+            command += ["--settle-time", "200ms"]
         for flag in () if own_ports else ("--http-port", "--grpc-port"):
             command += [flag, "0"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TILTYARD_")}

@@ -4,8 +4,11 @@ Each test starts a server of its own on a repository of its own; `twice`, `thric
 that answer a multiple of what they are given, so that the answer tells which bytes are served.
 """
 
+import json
 import os
 import shutil
+import subprocess
+import time
 
 import grpc
 import onnx
@@ -22,10 +25,10 @@ QUICK = ["--poll-interval", "100ms"]
 SECONDS_MAX = 10
 
 
-def times(factor):
-    """The bytes of a model that multiplies by `factor`."""
+def times(factor, width=2):
+    """The bytes of a model that multiplies rows of `width` by `factor`."""
     value = helper.make_tensor("factor", TensorProto.FLOAT, [1], [float(factor)])
-    row = ["batch", 2]
+    row = ["batch", width]
     graph = helper.make_graph(
         [helper.make_node("Mul", ["x", "factor"], ["y"])], "times",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, row)],
@@ -137,6 +140,135 @@ def test_folder_that_is_filled_later(watching, repository):
     assert factor_of(watching, "m") == 2
     (repository / "m" / "2" / "model.onnx").write_bytes(times(3))
     becomes(watching, 3)
+
+
+def golden(factor):
+    """An example that only a model with this factor passes."""
+    def tensor(name, data):
+        return {"name": name, "datatype": "FP32", "shape": [1, 2], "data": data}
+
+    return json.dumps({"inputs": [tensor("x", [1, 10])], "outputs": [tensor("y", [factor, 10 * factor])]})
+
+
+def test_copy_that_keeps_times_with_its_golden_example_last(watching, repository):
+    """What looks a day old is not whole for that: without its example this version would be served."""
+    day_ago = time.time() - 24 * 3600
+    folder = repository / "m" / "2"
+    (folder / "golden").mkdir(parents=True)
+    for path, content in [(folder / "model.onnx", times(3)), (folder / "golden" / "one.json", golden(4).encode())]:
+        path.write_bytes(content)
+        for thing in (path, path.parent, folder):
+            os.utime(thing, (day_ago, day_ago))
+        time.sleep(0.1)  # Less than the settle time: a copy that is under way.
+    state, reason = reason_of(watching, "m", "2")
+    assert state == "UNAVAILABLE" and "golden/one.json" in reason
+    assert factor_of(watching, "m") == 2
+    assert factor_of(watching, "m", "2") is None
+
+
+def test_folder_replaced_in_two_steps(watching, repository):
+    """The old version answers until the new one does, though for a moment there is none."""
+    put(repository, "aside", 1, times(5))
+    shutil.rmtree(repository / "m" / "1")
+    (repository / "aside" / "1").rename(repository / "m" / "1")
+    serving.until(lambda: factor_of_strict(watching) == 5, "the new bytes", SECONDS_MAX)
+
+
+def test_links_may_not_lead_out_of_the_repository(watching, repository, tmp_path):
+    (tmp_path / "secret").write_bytes(times(9))
+    (repository / "m" / "2").mkdir()
+    (repository / "m" / "2" / "model.onnx").symlink_to(tmp_path / "secret")
+    _, reason = reason_of(watching, "m", "2")
+    assert "is not inside" in reason and str(tmp_path / "secret") in reason
+    assert factor_of(watching, "m") == 2
+    (repository / "m" / "3").mkdir()
+    (repository / "m" / "3" / "model.onnx").symlink_to("../1/model.onnx")
+    serving.until(lambda: factor_of(watching, "m", "3") == 2, "a link that stays inside", SECONDS_MAX)
+
+
+# --- Which version may follow which ------------------------------------------------------------------------------
+
+
+def test_version_that_breaks_clients_is_refused_until_it_is_wanted(watching, repository):
+    put(repository, "m", 2, times(3, width=3))
+    _, reason = reason_of(watching, "m", "2")
+    assert "input x FP32[batch, 3] was x FP32[batch, 2]" in reason and "accept_incompatible" in reason
+    assert factor_of(watching, "m") == 2
+    (repository / "m" / "model.toml").write_text("accept_incompatible = true\n")
+    serving.until(lambda: watching.index()["m", "2"]["state"] == "READY", "version 2 to be ready", SECONDS_MAX)
+    assert watching.get("/v2/models/m").json()["inputs"][0]["shape"] == [-1, 3]
+
+
+def test_version_that_breaks_clients_comes_when_they_are_gone(watching, repository):
+    put(repository, "m", 2, times(3, width=3))
+    reason_of(watching, "m", "2")
+    shutil.rmtree(repository / "m" / "1")
+    serving.until(lambda: watching.index().get(("m", "2"), {}).get("state") == "READY", "version 2", SECONDS_MAX)
+
+
+def test_it_does_not_matter_which_version_is_loaded_first(repository, tmp_path):
+    put(repository, "m", 1, times(2))
+    put(repository, "m", 2, times(3, width=3))
+    with serving.Server(repository, tmp_path / "server", *QUICK) as server:
+        assert factor_of(server, "m") == 2
+        assert "stumble" in reason_of(server, "m", "2")[1]
+
+
+def test_explicit_load_accepts_what_breaks_clients(explicit, repository):
+    put(repository, "m", 2, times(3, width=3))
+    answer = explicit.post("/v2/repository/models/m/load")
+    assert answer.status == 400 and "accept_incompatible" in answer.error(), answer
+    assert factor_of(explicit, "m") == 2
+    answer = explicit.post("/v2/repository/models/m/load", {"parameters": {"accept_incompatible": True}})
+    assert answer.status == 200, answer
+    assert explicit.get("/v2/models/m").json()["inputs"][0]["shape"] == [-1, 3]
+
+
+def test_broken_versions_push_no_good_one_out(repository, tmp_path):
+    """Also when the server is started anew: the latest two that are good are held."""
+    for version in (1, 2):
+        put(repository, "m", version, times(1 + version))
+    for version in (3, 4):
+        put(repository, "m", version, b"this is no model")
+    with serving.Server(repository, tmp_path / "server", *QUICK) as server:
+        assert [factor_of(server, "m", version) for version in ("", "1", "2", "3")] == [3, 2, 3, None]
+        put(repository, "m", 5, times(9))
+        becomes(server, 9)
+        becomes(server, None, "m", "1")
+        assert factor_of(server, "m", "2") == 3, "the one before the newest stays at hand"
+
+
+# --- What people are told ------------------------------------------------------------------------------------------
+
+
+def test_status_and_watch_tell_every_state(watching, repository, tmp_path):
+    command = [str(serving.BINARY), "watch", "--ports-file", str(watching.ports_file), "--output", "json"]
+    told = tmp_path / "told"
+    with open(told, "w") as out:
+        watcher = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE)
+    try:
+        changes = lambda: [json.loads(line) for line in told.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        states = lambda version: [one["state"] for one in changes() if (one["name"], one["version"]) == ("m", version)]
+        serving.until(lambda: states("1") == ["ready"], "the state as it is", SECONDS_MAX)
+        put(repository, "m", 2, times(3))
+        put(repository, "m", 3, b"this is no model")
+        shutil.rmtree(repository / "m" / "1")
+        serving.until(lambda: states("1")[-1:] == ["retired"], "version 1 to be freed", SECONDS_MAX)
+        serving.until(lambda: states("3")[-1:] == ["failed"], "version 3 to fail", SECONDS_MAX)
+        serving.until(lambda: states("2")[-1:] == ["ready"], "version 2 to be ready", SECONDS_MAX)
+        assert states("1") == ["ready", "draining", "retired"]
+        assert states("2") == ["loading", "verifying", "warming", "ready"] or states("2").count("verifying") > 1
+        assert [one["reason"] for one in changes() if one["version"] == "3"][-1]
+        shown = subprocess.run(
+            [str(serving.BINARY), "status", "--ports-file", str(watching.ports_file)], capture_output=True, text=True)
+        assert shown.returncode == 0, shown
+        lines = [line.split()[:3] for line in shown.stdout.splitlines()]
+        assert ["m", "1", "retired"] in lines and ["m", "2", "ready"] in lines and ["m", "3", "failed"] in lines
+        assert watching.get("/admin/changes?after=x", port=watching.admin_port).status == 400
+    finally:
+        watcher.kill()
+        watcher.wait()
+        watcher.stderr.close()
 
 
 def test_version_removed(watching, repository):
@@ -423,6 +555,28 @@ def test_broken_models_harm_no_neighbour(among_broken):
         {"name": name, "datatype": "FP32", "shape": [1, 4], "data": row} for name in "ab"]}
     reply = asking.ask_json(among_broken, question)
     assert reply.kind is None and reply.outputs["sum"].tolist() == [[2, 4, 6, 8]], reply
+
+
+def linked_out(folder):
+    """A repository whose models reach out of their folders by links: weights, and labels that clients get to see."""
+    (folder / "secret").mkdir(parents=True)
+    for name, source in (("weights", "external_data"), ("labels", "two_in_two_out")):
+        shutil.copytree(serving.FIXTURES / source, folder / "models" / name)
+    weights = next(file for file in (folder / "models" / "weights" / "1").iterdir() if file.suffix not in (".onnx", ""))
+    shutil.move(weights, folder / "secret" / "weights")
+    weights.symlink_to(folder / "secret" / "weights")
+    (folder / "secret" / "labels").write_text("a\nb\nc\nd\n")
+    (folder / "models" / "labels" / "labels.txt").symlink_to(folder / "secret" / "labels")
+    (folder / "models" / "labels" / "config.pbtxt").write_text(
+        'output [{ name: "sum" data_type: TYPE_FP32 dims: [-1, 4] label_filename: "labels.txt" }]\n')
+    return folder / "models"
+
+
+@pytest.mark.parametrize("model", ["weights", "labels"])
+def test_links_out_of_a_model_are_not_followed(tmp_path, model):
+    with serving.Server(linked_out(tmp_path), tmp_path / "server") as server:
+        state, reason = reason_of(server, model)
+        assert state == "UNAVAILABLE" and ("not inside" in reason or "link out of" in reason), reason
 
 
 @pytest.mark.parametrize("model", ["truncated", "wrong_golden", "bad_toml"])

@@ -4,6 +4,7 @@
 //! it depends on none of them.
 
 mod buffer;
+mod change;
 mod dtype;
 mod error;
 mod id;

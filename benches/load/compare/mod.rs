@@ -198,6 +198,7 @@ impl Bench {
             server_pid: Some(subject.pid()),
             seed: 1,
             bound: None,
+            deadline: None,
             verify: false,
         };
         Ok(Contender { subject: subject.name.clone(), case: case.into(), load })

@@ -215,10 +215,13 @@ impl Repository {
         Ok(Repository { folder, names: Vec::new() })
     }
 
-    /// Adds a model from the folder of the benches' models, under a name and with settings, which may be empty.
+    /// Adds a model from the folder of the benches' models, under a name and with settings; where these are empty, with those
+    /// that it has there.
     pub(super) fn add(&mut self, from: &Path, model: &str, name: &str, settings: &str) -> Result<(), Fault> {
         let file = from.join(model).join("1/model.onnx");
-        let to = self.version_folder(name, settings)?.join("model.onnx");
+        let own = fs::read_to_string(from.join(model).join("model.toml")).unwrap_or_default();
+        let to =
+            self.version_folder(name, &if settings.is_empty() { own } else { settings.to_owned() })?.join("model.onnx");
         let linked = fs::hard_link(&file, &to).or_else(|_| fs::copy(&file, &to).map(drop));
         linked.map_err(|error| format!("{}: {error}: benches/models/make.py makes it", file.display()).into())
     }

@@ -8,10 +8,10 @@ use prost::Message;
 use serde_json::{Value, json};
 use tiltyard_proto::inference as pb;
 
-use super::template::WIDTH;
 use super::truth::Shown;
 use crate::Fault;
 use crate::payload::{Prepared, frame};
+use crate::template::WIDTH;
 
 /// The paths of the gRPC methods that are called.
 const UNARY: &str = "/inference.GRPCInferenceService/ModelInfer";

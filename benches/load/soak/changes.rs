@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::SOAK;
 use super::figures::{Window, fallen};
 use super::repository::{Content, Repository, Way};
-use super::server::{Server, state_of};
 use super::traffic::Shared;
 use crate::Fault;
+use crate::server::{Server, state_of};
 
 /// How long a change may take until answers show it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);

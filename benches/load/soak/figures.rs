@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::server::is_counter;
 use super::traffic::Sample;
 use crate::random::Random;
+use crate::server::is_counter;
 
 /// Stretches that a run is cut into: what is in one stretch is taken to depend on each other, stretches are not.
 const STRETCHES: usize = 48;

@@ -9,10 +9,8 @@ mod changes;
 mod figures;
 mod report;
 mod repository;
-mod server;
 mod slow;
 mod stream;
-mod template;
 mod traffic;
 mod truth;
 
@@ -26,11 +24,11 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use self::changes::Changes;
 use self::report::Report;
 use self::repository::{Content, Repository, Way};
-use self::server::{Holdings, Server};
-use self::template::STAMP_MAX;
 use self::traffic::{Shared, Traffic};
 use crate::Fault;
 use crate::arguments::{count, count_of, flag, parse_duration, value};
+use crate::server::{Holdings, Server};
+use crate::template::STAMP_MAX;
 
 /// The model whose versions change, and the one beside it, which stays as it is.
 const SOAK: &str = "soak";

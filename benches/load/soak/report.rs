@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::changes::Changes;
 use super::figures::{Comparison, Estimate, compare, median, merged, slope};
-use super::server::{Holdings, POLL_INTERVAL};
 use super::traffic::Notes;
 use super::{Done, Plan, SOAK};
+use crate::server::{Holdings, POLL_INTERVAL};
 
 /// p99 while something changes, by p99 while nothing does: at most this.
 const P99_RATIO_MAX: f64 = 1.2;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::template::{golden, model};
 use super::{BESIDE, BESIDE_STAMP, SOAK};
+use crate::template::{golden, model};
 
 /// Pieces that a slow copy writes, and the time between two of them.
 const PIECES: usize = 4;

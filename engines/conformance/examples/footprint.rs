@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use tiltyard_onnxruntime::OrtEngine;
 use tiltyard_onnxruntime::locate::{Places, locate};
-use tiltyard_runtime::artifact::Files;
 use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine};
 use tiltyard_runtime::golden::Golden;
 use tiltyard_runtime::load::{Loader, understand};
@@ -48,9 +47,7 @@ fn main() -> ExitCode {
 
 fn measure(what: &str, engine: &str, count: &str, folder: &Path) -> Outcome {
     let count: usize = count.parse().map_err(|_| format!("{count:?} is no number; {USAGE}"))?;
-    let files = Files::below(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let fingerprint = files.fingerprint();
-    let found = FoundVersion { folder: folder.to_owned(), files, fingerprint };
+    let found = FoundVersion::at(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let engine = engine_named(engine)?;
     match what {
         "memory" => memory(&engine, count, &found),

@@ -19,6 +19,16 @@ use crate::version::Version;
 pub struct OrtEngine {
     environment: Environment,
     build: EngineBuild,
+    rehearsal: Option<Rehearsal>,
+}
+
+/// What of a device's way to run a model is done on the processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// One run at a time for each session, through memory that a device would read and write by itself.
+    Staging,
+    /// Runs at fixed addresses on a thread of their own, as graphs are replayed.
+    Graphs,
 }
 
 /// Why a library could not be opened.
@@ -106,6 +116,12 @@ impl OrtEngine {
         process.engine = Some(engine.clone());
         Ok(engine)
     }
+
+    /// This engine, treating the processor as a device would be: for tests, which find out here what can be found out
+    /// without one.
+    pub fn rehearsing(&self, rehearsal: Rehearsal) -> OrtEngine {
+        OrtEngine { rehearsal: Some(rehearsal), ..self.clone() }
+    }
 }
 
 /// Makes the process's environment.
@@ -123,7 +139,8 @@ fn start(
         .map_err(failed)?;
     environment.set_log_level(LogLevel::Warning);
     let providers = Provider::usable(&shared_run::available_providers().map_err(failed)?);
-    Ok(OrtEngine { environment, build: EngineBuild { version, library: Some(path), providers } })
+    let build = EngineBuild { version, library: Some(path), providers };
+    Ok(OrtEngine { environment, build, rehearsal: None })
 }
 
 /// Passes the library's messages on. What it calls an error is also returned to whoever called, who decides how
@@ -146,6 +163,6 @@ impl Engine for OrtEngine {
     }
 
     fn compile(&self, model: &ModelFile, options: &CompileOptions) -> Result<Box<dyn CompiledModel>, EngineError> {
-        compile::compile(&self.environment, &self.build, model, options)
+        compile::compile(&self.environment, &self.build, self.rehearsal, model, options)
     }
 }

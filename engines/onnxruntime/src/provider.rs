@@ -1,5 +1,6 @@
 //! On which devices can a session run, and what must the library have for it?
 
+use std::ffi::CStr;
 use std::fmt;
 use std::path::Path;
 
@@ -70,14 +71,22 @@ impl Provider {
     ///
     /// The CPU is always there; naming it last switches its arena off, without which threads that share a session
     /// do not wait for each other.
-    pub(crate) fn registrations(self, options: &CompileOptions, device: usize) -> Vec<ExecutionProviderDispatch> {
+    pub(crate) fn registrations(
+        self,
+        options: &CompileOptions,
+        device: usize,
+        graphs: bool,
+    ) -> Vec<ExecutionProviderDispatch> {
         let cpu = CPU::default().with_arena_allocator(false).build();
         let ProviderOptions { cuda: for_cuda, tensorrt: for_tensorrt, openvino: for_openvino } =
             &options.provider_options;
         let cache = options.cache.as_deref().map(|folder| folder.join(self.name()));
         let devices = match self {
             Provider::Cpu => vec![],
-            Provider::Cuda => vec![cuda(for_cuda, &for_cuda.devices, device, options.instances).build()],
+            Provider::Cuda => {
+                let cuda = cuda(for_cuda, &for_cuda.devices, device, options.instances);
+                vec![if graphs { cuda.with_cuda_graph(true) } else { cuda }.build()]
+            }
             // TensorRT leaves the nodes it does not know to CUDA, as its documentation recommends.
             Provider::TensorRt => vec![
                 tensorrt(for_tensorrt, device, cache.as_deref()).build(),
@@ -88,6 +97,18 @@ impl Provider {
             }
         };
         devices.into_iter().chain([cpu]).map(ExecutionProviderDispatch::error_on_failure).collect()
+    }
+
+    /// The library's name of host memory that the `device`th of the provider's devices reads and writes by itself, and the
+    /// device's number there; `None` where the provider has none.
+    pub(crate) fn pinned_memory(self, options: &CompileOptions, device: usize) -> Option<(&'static CStr, i32)> {
+        let devices = match self {
+            Provider::Cuda => &options.provider_options.cuda.devices,
+            Provider::TensorRt => &options.provider_options.tensorrt.devices,
+            // OpenVINO reads and writes this process's memory; its devices copy for themselves.
+            Provider::Cpu | Provider::OpenVino => return None,
+        };
+        Some((c"CudaPinned", device_id(devices, device)))
     }
 
     /// Fails with what to install when the library was built without this provider.

@@ -1,14 +1,18 @@
 //! Which session does a run get?
 //!
 //! On the CPU one session serves all threads. On devices all sessions are made at the load and take turns, each leased
-//! to one run at a time: a device that is out of memory fails the load and never a request.
+//! to one run at a time: a device that is out of memory fails the load and never a request. ONNX Runtime gives every run
+//! on a GPU a stream of its own for as long as it takes (`SessionState::AcquireDeviceStreamCollection`), and a session with
+//! graphs one for ever, so that sessions compute beside each other: one stream per instance.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tiltyard_types::Tensor;
 
-use crate::shared_run::{RunError, SharedSession};
+use crate::gate;
+use crate::graphs::GraphSession;
+use crate::shared_run::{RunError, SharedSession, Staging};
 
 /// The sessions of a model.
 #[derive(Clone)]
@@ -16,12 +20,32 @@ pub(crate) enum Sessions {
     /// One for all threads.
     Shared(Arc<SharedSession>),
     /// One for one run at a time each.
-    Leased(Arc<Turns<SharedSession>>),
+    Leased(Arc<Turns<DeviceSession>>),
+}
+
+/// A session for one run at a time.
+pub(crate) enum DeviceSession {
+    /// With memory that its device reads and writes by itself, where it has such; in the order in which they are dropped.
+    Plain(Option<Staging>, SharedSession),
+    /// Recorded.
+    Graphs(GraphSession),
+}
+
+impl DeviceSession {
+    fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
+        match self {
+            DeviceSession::Plain(staging, session) => {
+                let _running = gate::running();
+                session.run(inputs, wanted, staging.as_mut())
+            }
+            DeviceSession::Graphs(session) => session.run(inputs, wanted),
+        }
+    }
 }
 
 impl Sessions {
     /// Sessions for one run at a time each; in the order in which they shall take turns.
-    pub(crate) fn leased(sessions: Vec<SharedSession>) -> Sessions {
+    pub(crate) fn leased(sessions: Vec<DeviceSession>) -> Sessions {
         Sessions::Leased(Arc::new(Turns::new(sessions)))
     }
 
@@ -38,9 +62,20 @@ impl Sessions {
     /// that may sleep run models on devices.
     pub(crate) fn run(&self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         match self {
-            Sessions::Shared(session) => session.run(inputs, wanted),
+            Sessions::Shared(session) => session.run(inputs, wanted, None),
             Sessions::Leased(turns) => turns.lease().get().run(inputs, wanted),
         }
+    }
+
+    /// Has each session that runs as graphs record one for each of these batches.
+    pub(crate) fn settle(&self, batches: &[Vec<Option<Tensor>>]) -> Result<(), RunError> {
+        let Sessions::Leased(turns) = self else { return Ok(()) };
+        // All at once, so that none is left out and none comes twice.
+        let mut leases: Vec<Lease<'_, DeviceSession>> = (0..turns.count).map(|_| turns.lease()).collect();
+        leases.iter_mut().try_for_each(|lease| match lease.get() {
+            DeviceSession::Plain(..) => Ok(()),
+            DeviceSession::Graphs(session) => session.settle(batches),
+        })
     }
 }
 
@@ -69,6 +104,14 @@ impl<T> Turns<T> {
     }
 }
 
+impl<T> Drop for Turns<T> {
+    /// Frees what devices hold while nothing is recorded.
+    fn drop(&mut self) {
+        let _making = gate::making();
+        self.idle.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 /// A thing on loan. It goes back however its use ends.
 struct Lease<'a, T> {
     turns: &'a Turns<T>,
@@ -77,8 +120,8 @@ struct Lease<'a, T> {
 }
 
 impl<T> Lease<'_, T> {
-    fn get(&self) -> &T {
-        self.thing.as_ref().expect("a lease holds its thing until it is dropped")
+    fn get(&mut self) -> &mut T {
+        self.thing.as_mut().expect("a lease holds its thing until it is dropped")
     }
 }
 
@@ -127,7 +170,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        let lease = turns.lease();
+                        let mut lease = turns.lease();
                         assert_eq!(lease.get().fetch_add(1, Ordering::SeqCst), 0, "two have it");
                         uses.fetch_add(1, Ordering::SeqCst);
                         lease.get().fetch_sub(1, Ordering::SeqCst);

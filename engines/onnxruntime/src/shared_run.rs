@@ -6,13 +6,17 @@
 //! providers of devices. Therefore:
 //!
 //! - a session that is shared was compiled for the CPU with the arena switched off;
-//! - a session on a device is behind one [`SharedSession`] that is leased by one thread at a time;
+//! - a session on a device is behind one [`SharedSession`] that is leased by one thread at a time, with [`Staging`] of
+//!   its own where the device reads and writes host memory faster that is pinned;
 //! - a test runs one session on four threads and compares every answer bit for bit with a serial run.
 //!
 //! Inputs are lent, not copied: ONNX Runtime reads our bytes for the duration of `Run`. It does not write to them:
 //! its allocation planner counts the caller as one more user of each graph input, so that no kernel may reuse one for
 //! its output. On the CPU, outputs whose shape is known before the run are written straight into our own memory (see
 //! [`crate::foretell`]); the others are copied there before the library's values are released.
+
+mod fixed;
+mod staging;
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -29,6 +33,8 @@ use ort::sys::{
 use smallvec::SmallVec;
 use tiltyard_types::{Buffer, DataType, Shape, Signature, Tensor, TensorData};
 
+pub(crate) use self::fixed::Fixed;
+pub(crate) use self::staging::{HostMemory, Staging, on_device};
 use crate::foretell::Foretold;
 
 /// A session with the names it is called by, prepared once.
@@ -37,7 +43,7 @@ pub(crate) struct SharedSession {
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     run_options: RunOptions,
-    cpu_memory: CpuMemory,
+    cpu_memory: MemoryInfo,
     allocator: NonNull<OrtAllocator>,
     /// By output: how to tell its shape before the run. Nothing is foretold on devices.
     foretold: Vec<Option<Foretold>>,
@@ -82,7 +88,7 @@ impl SharedSession {
             input_names: names(&signature.inputs)?,
             output_names: names(&signature.outputs)?,
             run_options: RunOptions::quiet()?,
-            cpu_memory: CpuMemory::new()?,
+            cpu_memory: MemoryInfo::cpu()?,
             allocator: NonNull::new(allocator).ok_or_else(|| ort::Error::new("no default allocator"))?,
             foretold: match on_cpu {
                 true => Foretold::of(signature),
@@ -92,38 +98,46 @@ impl SharedSession {
         })
     }
 
-    /// Runs the model once; see [`tiltyard_runtime::engine::Session::run`] for the arguments.
-    pub(crate) fn run(&self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
-        if inputs.len() != self.input_names.len() {
-            let expected = self.input_names.len();
-            return Err(RunError::Shape(format!(
-                "the model has {expected} inputs, the run was given {}",
-                inputs.len()
-            )));
-        }
+    /// Runs a graph's session on every run from now on as a plain one: see [`Fixed`].
+    pub(crate) fn without_graphs(mut self) -> Result<SharedSession, ort::Error> {
+        self.run_options = RunOptions::of_graph(fixed::NO_GRAPH)?;
+        Ok(self)
+    }
+
+    /// Runs the model once; see [`tiltyard_runtime::engine::Session::run`] for the arguments. With `staging`, what a
+    /// device reads passes through there.
+    pub(crate) fn run(
+        &self,
+        inputs: &[Option<Tensor>],
+        wanted: &[usize],
+        mut staging: Option<&mut Staging>,
+    ) -> Result<Vec<Tensor>, RunError> {
+        self.check_count(inputs)?;
         // Declared before the values that borrow from them, and so dropped after.
         let mut aligned_copies: SmallVec<[Tensor; 2]> = SmallVec::new();
         let mut names: SmallVec<[*const c_char; 8]> = SmallVec::new();
         let mut lent = Values::default();
-        for (name, tensor) in self.input_names.iter().zip(inputs) {
+        for (position, (name, tensor)) in self.input_names.iter().zip(inputs).enumerate() {
             let Some(tensor) = tensor else { continue };
+            let staged = match &mut staging {
+                Some(staging) => staging.take_in(position, tensor)?,
+                None => None,
+            };
+            lent.0.push(match staged {
+                Some(value) => value,
+                None => self.lend(tensor, &mut aligned_copies)?,
+            });
             names.push(name.as_ptr());
-            lent.0.push(self.lend(tensor, &mut aligned_copies)?);
         }
-        let mut wanted_names: SmallVec<[*const c_char; 8]> = SmallVec::new();
-        for &position in wanted {
-            let name = self.output_names.get(position);
-            let name =
-                name.ok_or_else(|| RunError::Shape(format!("the model has no output at position {position}")))?;
-            wanted_names.push(name.as_ptr());
-        }
+        let wanted_names = self.names_of(wanted)?;
+        let call = Call { inputs, names: &names, lent: &lent, wanted, wanted_names: &wanted_names };
         let tells = |&position: &usize| self.foretold[position].is_some();
         let guess = self.guesses_right.load(Ordering::Relaxed) && wanted.iter().any(tells);
-        let first = self.run_into(inputs, &names, &lent, wanted, &wanted_names, guess);
+        let first = self.run_into(&call, guess);
         if guess && let Err(error) = &first {
             // The request may be at fault, or a signature that promises another shape than the graph gives, or memory
             // was short for a moment.
-            let second = self.run_into(inputs, &names, &lent, wanted, &wanted_names, false);
+            let second = self.run_into(&call, false);
             if second.is_ok() && matches!(error, RunError::Library(error) if is_wrong_guess(error.message())) {
                 tracing::debug!(
                     "outputs have other shapes than the signature says: the library allocates them from now on"
@@ -135,52 +149,50 @@ impl SharedSession {
         first
     }
 
+    fn check_count(&self, inputs: &[Option<Tensor>]) -> Result<(), RunError> {
+        if inputs.len() == self.input_names.len() {
+            return Ok(());
+        }
+        let expected = self.input_names.len();
+        Err(RunError::Shape(format!("the model has {expected} inputs, the run was given {}", inputs.len())))
+    }
+
+    /// The names of the outputs at these positions.
+    fn names_of(&self, wanted: &[usize]) -> Result<SmallVec<[*const c_char; 8]>, RunError> {
+        let name = |&position: &usize| {
+            let name = self.output_names.get(position);
+            let name =
+                name.ok_or_else(|| RunError::Shape(format!("the model has no output at position {position}")))?;
+            Ok(name.as_ptr())
+        };
+        wanted.iter().map(name).collect()
+    }
+
     /// Runs the model with values that are lent already. With `guess`, outputs whose shape is foretold are written
     /// straight into memory of ours, and the run fails where a shape was foretold wrongly.
-    fn run_into(
-        &self,
-        inputs: &[Option<Tensor>],
-        names: &[*const c_char],
-        lent: &Values,
-        wanted: &[usize],
-        wanted_names: &[*const c_char],
-        guess: bool,
-    ) -> Result<Vec<Tensor>, RunError> {
+    fn run_into(&self, call: &Call<'_>, guess: bool) -> Result<Vec<Tensor>, RunError> {
+        let wanted = call.wanted;
         // Declared before the values that point into them, and so dropped after.
         let mut ours: SmallVec<[Option<(Shape, Buffer)>; 4]> = SmallVec::new();
         let mut outputs = Values(SmallVec::from_elem(ptr::null_mut(), wanted.len()));
         for (&position, slot) in wanted.iter().zip(&mut outputs.0) {
             let foretold = self.foretold[position].as_ref().filter(|_| guess);
-            let room = foretold.and_then(|foretold| Some((foretold.dtype, foretold.shape(inputs)?)));
+            let room = foretold.and_then(|foretold| Some((foretold.dtype, foretold.shape(call.inputs)?)));
             ours.push(match room {
                 Some((dtype, (shape, bytes))) => {
                     let mut buffer = Buffer::zeroed(bytes);
                     // The address stays where the buffer is moved to; nobody looks at it before the run is over.
-                    *slot = self.value_over(buffer.as_bytes_mut().as_mut_ptr(), bytes, &shape, dtype)?;
+                    *slot = value_over(&self.cpu_memory, buffer.as_bytes_mut().as_mut_ptr(), bytes, &shape, dtype)?;
                     Some((shape, buffer))
                 }
                 None => None,
             });
         }
-        // SAFETY: `Run` may be called concurrently (see the module's documentation) and `self.session` keeps the
-        // session alive. Names are NUL-terminated and owned by `self`; each array has the length that is passed with
-        // it. The input values, the bytes they lend and the buffers of `ours` live to the end of this function. An
-        // output slot is null, which asks ONNX Runtime to allocate, or a tensor over a buffer that nobody else has and
-        // that is as long as its shape says. Into such a one the library writes at most that many elements: what a node
-        // computes after it compared the shapes, and a constant after it compared the numbers of elements. Whatever is
-        // in the slots afterwards, also on failure, `outputs` releases.
-        check(unsafe {
-            (ort::api().Run)(
-                self.session.ptr().cast_mut(),
-                self.run_options.0.as_ptr(),
-                names.as_ptr(),
-                lent.0.as_ptr().cast(),
-                lent.0.len(),
-                wanted_names.as_ptr(),
-                wanted_names.len(),
-                outputs.0.as_mut_ptr(),
-            )
-        })?;
+        // What the values lend and the buffers of `ours` outlive this function. An output slot is null, which asks ONNX
+        // Runtime to allocate, or a tensor over a buffer that nobody else has and that is as long as its shape says.
+        // Into such a one the library writes at most that many elements: what a node computes after it compared the
+        // shapes, and a constant after it compared the numbers of elements.
+        self.call(&self.run_options, call.names, call.lent, call.wanted_names, &mut outputs)?;
         let take = |((&position, &value), ours): ((&usize, &*mut OrtValue), Option<(Shape, Buffer)>)| {
             let name = &self.output_names[position];
             match (ours, &self.foretold[position]) {
@@ -195,33 +207,31 @@ impl SharedSession {
         wanted.iter().zip(&outputs.0).zip(ours).map(take).collect()
     }
 
-    /// Makes a value over `bytes` bytes at `start`.
-    ///
-    /// The value must not outlive them; they must be as many as the shape asks for, and aligned for every element.
-    fn value_over(
+    /// The one call of the library's `Run`. The caller keeps what the values point to until it returns.
+    fn call(
         &self,
-        start: *mut u8,
-        bytes: usize,
-        shape: &Shape,
-        dtype: DataType,
-    ) -> Result<*mut OrtValue, ort::Error> {
-        // A length over `i64::MAX` is only possible beside a zero; ONNX Runtime refuses or ignores it then.
-        let dims: SmallVec<[i64; 8]> = shape.iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect();
-        let mut value: *mut OrtValue = ptr::null_mut();
-        // SAFETY: the callers pass an address that is valid for `bytes` bytes and aligned for every element type, and
-        // a shape that asks for exactly that many. The other pointers are valid for the call, which copies the shape.
+        options: &RunOptions,
+        names: &[*const c_char],
+        lent: &Values,
+        wanted_names: &[*const c_char],
+        outputs: &mut Values,
+    ) -> Result<(), ort::Error> {
+        assert!(names.len() == lent.0.len() && wanted_names.len() == outputs.0.len());
+        // SAFETY: `Run` may be called concurrently (see the module's documentation) and `self.session` keeps the
+        // session alive. Names are NUL-terminated and owned by `self`; each array has the length that is passed with
+        // it. The values are live. Whatever is in the output slots afterwards, also on failure, `outputs` releases.
         check(unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                self.cpu_memory.0.as_ptr(),
-                start.cast::<c_void>(),
-                bytes,
-                dims.as_ptr(),
-                dims.len(),
-                element_type(dtype),
-                &mut value,
+            (ort::api().Run)(
+                self.session.ptr().cast_mut(),
+                options.0.as_ptr(),
+                names.as_ptr(),
+                lent.0.as_ptr().cast(),
+                lent.0.len(),
+                wanted_names.as_ptr(),
+                wanted_names.len(),
+                outputs.0.as_mut_ptr(),
             )
-        })?;
-        Ok(value)
+        })
     }
 
     /// Makes a value over the tensor's own bytes, or for strings one with a copy of them.
@@ -242,7 +252,7 @@ impl SharedSession {
         let start = if tensor.size() == 0 { ptr::from_ref(NOWHERE).cast() } else { bytes };
         // By the tensor's invariant its shape asks for exactly its size. The bytes are only read (see the module's
         // documentation), so the cast to a mutable pointer, which the C signature asks for, never leads to a write.
-        Ok(self.value_over(start.cast_mut(), tensor.size(), tensor.shape(), tensor.dtype())?)
+        Ok(value_over(&self.cpu_memory, start.cast_mut(), tensor.size(), tensor.shape(), tensor.dtype())?)
     }
 
     /// Makes a string value with a copy of `elements`.
@@ -275,6 +285,44 @@ impl SharedSession {
         }
         Ok(std::mem::replace(&mut values.0[0], ptr::null_mut()))
     }
+}
+
+/// What a run is asked, with everything in the library's form.
+struct Call<'a> {
+    inputs: &'a [Option<Tensor>],
+    names: &'a [*const c_char],
+    lent: &'a Values,
+    wanted: &'a [usize],
+    wanted_names: &'a [*const c_char],
+}
+
+/// Makes a value over `bytes` bytes at `start`, in memory of that kind.
+///
+/// The value must not outlive them; they must be as many as the shape asks for, and aligned for every element.
+fn value_over(
+    memory: &MemoryInfo,
+    start: *mut u8,
+    bytes: usize,
+    shape: &Shape,
+    dtype: DataType,
+) -> Result<*mut OrtValue, ort::Error> {
+    // A length over `i64::MAX` is only possible beside a zero; ONNX Runtime refuses or ignores it then.
+    let dims: SmallVec<[i64; 8]> = shape.iter().map(|&axis| i64::try_from(axis).unwrap_or(i64::MAX)).collect();
+    let mut value: *mut OrtValue = ptr::null_mut();
+    // SAFETY: the callers pass an address that is valid for `bytes` bytes and aligned for every element type, and
+    // a shape that asks for exactly that many. The other pointers are valid for the call, which copies the shape.
+    check(unsafe {
+        (ort::api().CreateTensorWithDataAsOrtValue)(
+            memory.0.as_ptr(),
+            start.cast::<c_void>(),
+            bytes,
+            dims.as_ptr(),
+            dims.len(),
+            element_type(dtype),
+            &mut value,
+        )
+    })?;
+    Ok(value)
 }
 
 /// Begins what the library says of an output in memory of ours that has another shape than the graph gives: where a node
@@ -416,6 +464,17 @@ impl RunOptions {
         check(unsafe { (ort::api().RunOptionsSetRunLogSeverityLevel)(options.0.as_ptr(), FATAL_ONLY) })?;
         Ok(options)
     }
+
+    /// Quiet options for runs of the CUDA graph with that number.
+    fn of_graph(number: i32) -> Result<RunOptions, ort::Error> {
+        let options = RunOptions::quiet()?;
+        let number = CString::new(number.to_string())?;
+        // SAFETY: the options were just made and nobody else has them; the call copies both strings.
+        check(unsafe {
+            (ort::api().AddRunConfigEntry)(options.0.as_ptr(), c"gpu_graph_id".as_ptr(), number.as_ptr())
+        })?;
+        Ok(options)
+    }
 }
 
 impl Drop for RunOptions {
@@ -425,27 +484,50 @@ impl Drop for RunOptions {
     }
 }
 
-/// The description of plain memory of this process.
-struct CpuMemory(NonNull<OrtMemoryInfo>);
+/// The description of a kind of memory.
+struct MemoryInfo(NonNull<OrtMemoryInfo>);
 
-impl CpuMemory {
-    fn new() -> Result<CpuMemory, ort::Error> {
+impl MemoryInfo {
+    /// Plain memory of this process.
+    fn cpu() -> Result<MemoryInfo, ort::Error> {
+        MemoryInfo::made(|memory| {
+            // SAFETY: the out-pointer is valid.
+            unsafe {
+                (ort::api().CreateCpuMemoryInfo)(
+                    OrtAllocatorType::OrtDeviceAllocator,
+                    OrtMemType::OrtMemTypeDefault,
+                    memory,
+                )
+            }
+        })
+    }
+
+    /// Memory that the library has a name for, on that device.
+    fn named(name: &CStr, device: i32) -> Result<MemoryInfo, ort::Error> {
+        MemoryInfo::made(|memory| {
+            // SAFETY: the name is NUL-terminated and the out-pointer is valid; the call copies or knows the name.
+            unsafe {
+                (ort::api().CreateMemoryInfo)(
+                    name.as_ptr(),
+                    OrtAllocatorType::OrtDeviceAllocator,
+                    device,
+                    OrtMemType::OrtMemTypeCPUOutput,
+                    memory,
+                )
+            }
+        })
+    }
+
+    fn made(make: impl FnOnce(*mut *mut OrtMemoryInfo) -> OrtStatusPtr) -> Result<MemoryInfo, ort::Error> {
         let mut memory: *mut OrtMemoryInfo = ptr::null_mut();
-        // SAFETY: the out-pointer is valid.
-        check(unsafe {
-            (ort::api().CreateCpuMemoryInfo)(
-                OrtAllocatorType::OrtDeviceAllocator,
-                OrtMemType::OrtMemTypeDefault,
-                &mut memory,
-            )
-        })?;
-        Ok(CpuMemory(NonNull::new(memory).ok_or_else(|| ort::Error::new("no memory description"))?))
+        check(make(&mut memory))?;
+        Ok(MemoryInfo(NonNull::new(memory).ok_or_else(|| ort::Error::new("no memory description"))?))
     }
 }
 
-impl Drop for CpuMemory {
+impl Drop for MemoryInfo {
     fn drop(&mut self) {
-        // SAFETY: made by us; values copy it, so none refers to it.
+        // SAFETY: made by us; values and allocators copy it, so none refers to it.
         unsafe { (ort::api().ReleaseMemoryInfo)(self.0.as_ptr()) };
     }
 }

@@ -9,9 +9,8 @@ use std::sync::Barrier;
 
 use bytes::Bytes;
 use tiltyard_onnxruntime::locate::{Places, locate};
-use tiltyard_onnxruntime::{LoadError, OrtEngine};
+use tiltyard_onnxruntime::{LoadError, OrtEngine, Rehearsal};
 use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile, Session};
-use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::{DataType, Shape, Tensor};
 
 /// The engine, or `None` where the operator wants to go without.
@@ -28,6 +27,11 @@ fn engine() -> Option<OrtEngine> {
     }
 }
 
+/// The engine as it is, and as it would be with a device: one run at a time, through memory that the device reads.
+fn ways() -> Vec<OrtEngine> {
+    engine().into_iter().flat_map(|engine| [engine.rehearsing(Rehearsal::Staging), engine]).collect()
+}
+
 fn path_of(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"))
 }
@@ -37,9 +41,7 @@ fn model(name: &str) -> ModelFile {
 }
 
 fn model_at(path: PathBuf) -> ModelFile {
-    let bytes = Bytes::from(std::fs::read(&path).unwrap());
-    let graph = Graph::read(&bytes).unwrap();
-    ModelFile { path, bytes, graph }
+    ModelFile::read(&path).unwrap()
 }
 
 fn compile(engine: &OrtEngine, name: &str) -> Box<dyn CompiledModel> {
@@ -79,104 +81,112 @@ fn three_of(dtype: DataType) -> Tensor {
 
 #[test]
 fn every_data_type_comes_back_bit_for_bit() {
-    let Some(engine) = engine() else { return };
-    let compiled = compile(&engine, "identities");
-    let mut session = compiled.open().unwrap();
-    let inputs: Vec<_> = compiled.signature().inputs.iter().map(|input| Some(three_of(input.dtype))).collect();
-    let wanted: Vec<usize> = (0..inputs.len()).collect();
-    let outputs = session.run(&inputs, &wanted).unwrap();
-    let outputs: Vec<_> = outputs.into_iter().map(Some).collect();
-    assert_eq!(outputs, inputs);
-    assert_eq!(inputs.len(), DataType::ALL.len());
+    for engine in ways() {
+        let compiled = compile(&engine, "identities");
+        let mut session = compiled.open().unwrap();
+        let inputs: Vec<_> = compiled.signature().inputs.iter().map(|input| Some(three_of(input.dtype))).collect();
+        let wanted: Vec<usize> = (0..inputs.len()).collect();
+        let outputs = session.run(&inputs, &wanted).unwrap();
+        let outputs: Vec<_> = outputs.into_iter().map(Some).collect();
+        assert_eq!(outputs, inputs);
+        assert_eq!(inputs.len(), DataType::ALL.len());
+    }
 }
 
 #[test]
 fn axes_of_length_zero_are_served() {
-    let Some(engine) = engine() else { return };
-    let compiled = compile(&engine, "identities");
-    let empty = |dtype: DataType| match dtype {
-        DataType::Bytes => Tensor::strings(Shape::from([0]), Vec::new()).unwrap(),
-        _ => Tensor::fixed(dtype, Shape::from([0]), Bytes::new()).unwrap(),
-    };
-    let inputs: Vec<_> = compiled.signature().inputs.iter().map(|input| Some(empty(input.dtype))).collect();
-    let wanted: Vec<usize> = (0..inputs.len()).collect();
-    let outputs = compiled.open().unwrap().run(&inputs, &wanted).unwrap();
-    assert_eq!(outputs.into_iter().map(Some).collect::<Vec<_>>(), inputs);
+    for engine in ways() {
+        let compiled = compile(&engine, "identities");
+        let empty = |dtype: DataType| match dtype {
+            DataType::Bytes => Tensor::strings(Shape::from([0]), Vec::new()).unwrap(),
+            _ => Tensor::fixed(dtype, Shape::from([0]), Bytes::new()).unwrap(),
+        };
+        let inputs: Vec<_> = compiled.signature().inputs.iter().map(|input| Some(empty(input.dtype))).collect();
+        let wanted: Vec<usize> = (0..inputs.len()).collect();
+        let outputs = compiled.open().unwrap().run(&inputs, &wanted).unwrap();
+        assert_eq!(outputs.into_iter().map(Some).collect::<Vec<_>>(), inputs);
 
-    let none = Tensor::from_slice::<f32>([0, 16], &[]).unwrap();
-    let outputs = open(&engine, "mlp").run(&[Some(none)], &[0]).unwrap();
-    assert_eq!(outputs[0].shape(), &Shape::from([0, 4]));
+        let none = Tensor::from_slice::<f32>([0, 16], &[]).unwrap();
+        let outputs = open(&engine, "mlp").run(&[Some(none)], &[0]).unwrap();
+        assert_eq!(outputs[0].shape(), &Shape::from([0, 4]));
+    }
 }
 
 #[test]
 fn unaligned_bytes_are_served_too() {
-    let Some(engine) = engine() else { return };
-    let mut raw = vec![0u8];
-    raw.extend([1f32, 2.0, 3.0].iter().flat_map(|x| x.to_le_bytes()));
-    let unaligned = Tensor::fixed(DataType::Fp32, Shape::from([3]), Bytes::from(raw).slice(1..)).unwrap();
-    let outputs = open(&engine, "optional_input").run(&[Some(unaligned), None], &[0]).unwrap();
-    assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [11.0, 12.0, 13.0]);
+    for engine in ways() {
+        let mut raw = vec![0u8];
+        raw.extend([1f32, 2.0, 3.0].iter().flat_map(|x| x.to_le_bytes()));
+        let unaligned = Tensor::fixed(DataType::Fp32, Shape::from([3]), Bytes::from(raw).slice(1..)).unwrap();
+        let outputs = open(&engine, "optional_input").run(&[Some(unaligned), None], &[0]).unwrap();
+        assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [11.0, 12.0, 13.0]);
+    }
 }
 
 #[test]
 fn an_optional_input_has_its_default() {
-    let Some(engine) = engine() else { return };
-    let compiled = compile(&engine, "optional_input");
-    assert!(compiled.signature().inputs[1].optional);
-    let mut session = compiled.open().unwrap();
-    let x = floats(&[1.0, 2.0]);
-    let left_out = session.run(&[x.clone(), None], &[0]).unwrap();
-    assert_eq!(left_out[0].to_vec::<f32>().unwrap(), [11.0, 12.0]);
-    let given = session.run(&[x, floats(&[0.5])], &[0]).unwrap();
-    assert_eq!(given[0].to_vec::<f32>().unwrap(), [1.5, 2.5]);
+    for engine in ways() {
+        let compiled = compile(&engine, "optional_input");
+        assert!(compiled.signature().inputs[1].optional);
+        let mut session = compiled.open().unwrap();
+        let x = floats(&[1.0, 2.0]);
+        let left_out = session.run(&[x.clone(), None], &[0]).unwrap();
+        assert_eq!(left_out[0].to_vec::<f32>().unwrap(), [11.0, 12.0]);
+        let given = session.run(&[x, floats(&[0.5])], &[0]).unwrap();
+        assert_eq!(given[0].to_vec::<f32>().unwrap(), [1.5, 2.5]);
+    }
 }
 
 #[test]
 fn weights_that_an_old_file_lists_as_inputs_are_not_served_as_such() {
-    let Some(engine) = engine() else { return };
-    let compiled = compile(&engine, "weights_as_inputs");
-    assert_eq!(compiled.signature().to_string(), "(x FP32[n]) -> (sum FP32[n], product FP32[n])");
-    let outputs = compiled.open().unwrap().run(&[floats(&[1.0])], &[0]).unwrap();
-    assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [11.0]);
+    for engine in ways() {
+        let compiled = compile(&engine, "weights_as_inputs");
+        assert_eq!(compiled.signature().to_string(), "(x FP32[n]) -> (sum FP32[n], product FP32[n])");
+        let outputs = compiled.open().unwrap().run(&[floats(&[1.0])], &[0]).unwrap();
+        assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [11.0]);
+    }
 }
 
 #[test]
 fn only_wanted_outputs_are_given_in_the_order_asked_for() {
-    let Some(engine) = engine() else { return };
-    let mut session = open(&engine, "optional_input");
-    let inputs = [floats(&[2.0]), None];
-    let value = |outputs: Vec<Tensor>| outputs.iter().flat_map(|t| t.to_vec::<f32>().unwrap()).collect::<Vec<_>>();
-    assert_eq!(value(session.run(&inputs, &[1]).unwrap()), [20.0]);
-    assert_eq!(value(session.run(&inputs, &[1, 0]).unwrap()), [20.0, 12.0]);
+    for engine in ways() {
+        let mut session = open(&engine, "optional_input");
+        let inputs = [floats(&[2.0]), None];
+        let value = |outputs: Vec<Tensor>| outputs.iter().flat_map(|t| t.to_vec::<f32>().unwrap()).collect::<Vec<_>>();
+        assert_eq!(value(session.run(&inputs, &[1]).unwrap()), [20.0]);
+        assert_eq!(value(session.run(&inputs, &[1, 0]).unwrap()), [20.0, 12.0]);
+    }
 }
 
 #[test]
 fn a_zipmap_beside_a_tensor_does_not_hinder() {
-    let Some(engine) = engine() else { return };
-    let file = model("zipmap");
-    assert_eq!(file.graph.other_outputs, ["maps"]);
-    let compiled = engine.compile(&file, &CompileOptions::default()).unwrap();
-    assert_eq!(compiled.signature().outputs.len(), 1);
-    let x = Tensor::from_slice([2, 2], &[0.1f32, 0.9, 0.8, 0.2]).unwrap();
-    let outputs = compiled.open().unwrap().run(&[Some(x.clone())], &[0]).unwrap();
-    assert_eq!(outputs, [x]);
+    for engine in ways() {
+        let file = model("zipmap");
+        assert_eq!(file.graph.other_outputs, ["maps"]);
+        let compiled = engine.compile(&file, &CompileOptions::default()).unwrap();
+        assert_eq!(compiled.signature().outputs.len(), 1);
+        let x = Tensor::from_slice([2, 2], &[0.1f32, 0.9, 0.8, 0.2]).unwrap();
+        let outputs = compiled.open().unwrap().run(&[Some(x.clone())], &[0]).unwrap();
+        assert_eq!(outputs, [x]);
+    }
 }
 
 #[test]
 fn shapes_that_the_signature_gets_wrong_are_those_of_the_graph() {
-    let Some(engine) = engine() else { return };
-    let run = |session: &mut dyn Session, wanted: &[usize]| -> Vec<Vec<f32>> {
-        let outputs = session.run(&[floats(&[1.0, 2.0, 3.0])], wanted).unwrap();
-        outputs.iter().map(|output| output.to_vec().unwrap()).collect()
-    };
-    let all = [vec![1.0, 2.0, 3.0, 1.0, 2.0, 3.0], vec![1.0], vec![-1.0, -2.0, -3.0]];
-    // Each on a session that has not been wrong yet.
-    for (output, expected) in all.iter().enumerate() {
-        assert_eq!(&run(&mut *open(&engine, "wrong_dims"), &[output])[0], expected, "output {output}");
-    }
-    let mut session = open(&engine, "wrong_dims");
-    for _ in 0..3 {
-        assert_eq!(run(&mut *session, &[2, 0, 1]), [all[2].clone(), all[0].clone(), all[1].clone()]);
+    for engine in ways() {
+        let run = |session: &mut dyn Session, wanted: &[usize]| -> Vec<Vec<f32>> {
+            let outputs = session.run(&[floats(&[1.0, 2.0, 3.0])], wanted).unwrap();
+            outputs.iter().map(|output| output.to_vec().unwrap()).collect()
+        };
+        let all = [vec![1.0, 2.0, 3.0, 1.0, 2.0, 3.0], vec![1.0], vec![-1.0, -2.0, -3.0]];
+        // Each on a session that has not been wrong yet.
+        for (output, expected) in all.iter().enumerate() {
+            assert_eq!(&run(&mut *open(&engine, "wrong_dims"), &[output])[0], expected, "output {output}");
+        }
+        let mut session = open(&engine, "wrong_dims");
+        for _ in 0..3 {
+            assert_eq!(run(&mut *session, &[2, 0, 1]), [all[2].clone(), all[0].clone(), all[1].clone()]);
+        }
     }
 }
 
@@ -187,101 +197,108 @@ fn content(tensor: &Tensor) -> (Shape, Vec<f32>) {
 
 #[test]
 fn an_input_that_is_an_output_too_comes_back() {
-    let Some(engine) = engine() else { return };
-    let mut session = open(&engine, "handed_back");
-    let mut answer = |bias: Option<Tensor>, wanted: &[usize]| -> Vec<Vec<f32>> {
-        let outputs = session.run(&[floats(&[1.0, -2.0, 3.0]), bias], wanted).unwrap();
-        outputs.iter().map(|output| output.to_vec().unwrap()).collect()
-    };
-    let (y, x) = (vec![1.0, 0.0, 3.0], vec![1.0, -2.0, 3.0]);
-    for _ in 0..2 {
-        assert_eq!(answer(floats(&[5.0, 6.0]), &[0, 1, 2]), [y.clone(), x.clone(), vec![5.0, 6.0]]);
-        assert_eq!(answer(None, &[2, 1, 0]), [vec![10.0, 20.0], x.clone(), y.clone()]);
+    for engine in ways() {
+        let mut session = open(&engine, "handed_back");
+        let mut answer = |bias: Option<Tensor>, wanted: &[usize]| -> Vec<Vec<f32>> {
+            let outputs = session.run(&[floats(&[1.0, -2.0, 3.0]), bias], wanted).unwrap();
+            outputs.iter().map(|output| output.to_vec().unwrap()).collect()
+        };
+        let (y, x) = (vec![1.0, 0.0, 3.0], vec![1.0, -2.0, 3.0]);
+        for _ in 0..2 {
+            assert_eq!(answer(floats(&[5.0, 6.0]), &[0, 1, 2]), [y.clone(), x.clone(), vec![5.0, 6.0]]);
+            assert_eq!(answer(None, &[2, 1, 0]), [vec![10.0, 20.0], x.clone(), y.clone()]);
+        }
     }
 }
 
 #[test]
 fn an_output_that_is_listed_twice_is_answered_twice() {
-    let Some(engine) = engine() else { return };
-    let compiled = compile(&engine, "twice");
-    assert_eq!(compiled.signature().outputs.len(), 2);
-    let outputs = compiled.open().unwrap().run(&[floats(&[1.0, -2.0, 3.0])], &[0, 1]).unwrap();
-    for output in &outputs {
-        assert_eq!(output.to_vec::<f32>().unwrap(), [1.0, 0.0, 3.0]);
+    for engine in ways() {
+        let compiled = compile(&engine, "twice");
+        assert_eq!(compiled.signature().outputs.len(), 2);
+        let outputs = compiled.open().unwrap().run(&[floats(&[1.0, -2.0, 3.0])], &[0, 1]).unwrap();
+        for output in &outputs {
+            assert_eq!(output.to_vec::<f32>().unwrap(), [1.0, 0.0, 3.0]);
+        }
     }
 }
 
 #[test]
 fn constant_outputs_have_their_own_shape() {
-    let Some(engine) = engine() else { return };
-    // As many elements as the constants have, in their shape and in two others.
-    for (rows, columns) in [(3, 2), (2, 3), (6, 1)] {
-        let x = Tensor::from_slice([rows, columns], &[1f32; 6]).unwrap();
-        for constant in [true, false] {
-            let flag = Tensor::fixed(DataType::Bool, Shape::from([1]), vec![u8::from(constant)]).unwrap();
-            // Each on a session that has not been wrong yet.
-            let answer = |output: usize| {
-                let outputs =
-                    open(&engine, "constants").run(&[Some(x.clone()), Some(flag.clone())], &[output]).unwrap();
-                content(&outputs[0])
-            };
-            let weight = (Shape::from([2, 3]), vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-            assert_eq!(answer(0), weight);
-            assert_eq!(answer(1), (Shape::from([2, 3]), vec![0.0, 0.0, 0.0, 0.0, 1.0, 2.0]));
-            let negated = (Shape::from([rows, columns]), vec![-1.0; 6]);
-            assert_eq!(answer(2), if constant { weight } else { negated });
+    for engine in ways() {
+        // As many elements as the constants have, in their shape and in two others.
+        for (rows, columns) in [(3, 2), (2, 3), (6, 1)] {
+            let x = Tensor::from_slice([rows, columns], &[1f32; 6]).unwrap();
+            for constant in [true, false] {
+                let flag = Tensor::fixed(DataType::Bool, Shape::from([1]), vec![u8::from(constant)]).unwrap();
+                // Each on a session that has not been wrong yet.
+                let answer = |output: usize| {
+                    let outputs =
+                        open(&engine, "constants").run(&[Some(x.clone()), Some(flag.clone())], &[output]).unwrap();
+                    content(&outputs[0])
+                };
+                let weight = (Shape::from([2, 3]), vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+                assert_eq!(answer(0), weight);
+                assert_eq!(answer(1), (Shape::from([2, 3]), vec![0.0, 0.0, 0.0, 0.0, 1.0, 2.0]));
+                let negated = (Shape::from([rows, columns]), vec![-1.0; 6]);
+                assert_eq!(answer(2), if constant { weight } else { negated });
+            }
         }
     }
 }
 
 #[test]
 fn optional_outputs_have_their_values() {
-    let Some(engine) = engine() else { return };
-    let mut session = open(&engine, "optionals");
-    let x = floats(&[1.0, -2.0, 3.0]);
-    for wanted in [&[0, 1, 2][..], &[2], &[1], &[0]] {
-        for output in session.run(std::slice::from_ref(&x), wanted).unwrap() {
-            assert_eq!(Some(output), x, "of {wanted:?}");
+    for engine in ways() {
+        let mut session = open(&engine, "optionals");
+        let x = floats(&[1.0, -2.0, 3.0]);
+        for wanted in [&[0, 1, 2][..], &[2], &[1], &[0]] {
+            for output in session.run(std::slice::from_ref(&x), wanted).unwrap() {
+                assert_eq!(Some(output), x, "of {wanted:?}");
+            }
         }
     }
 }
 
 #[test]
 fn a_bad_value_is_the_requests_fault_and_the_session_goes_on() {
-    let Some(engine) = engine() else { return };
-    let mut session = open(&engine, "gather");
-    let index = |values: &[i64]| [Some(Tensor::from_slice([values.len()], values).unwrap())];
-    let error = session.run(&index(&[0, 4]), &[0]).unwrap_err();
-    assert!(matches!(&error, EngineError::BadInput(message) if message.contains("out of")), "{error:?}");
-    let outputs = session.run(&index(&[3, -4]), &[0]).unwrap();
-    assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [3.0, 0.0]);
+    for engine in ways() {
+        let mut session = open(&engine, "gather");
+        let index = |values: &[i64]| [Some(Tensor::from_slice([values.len()], values).unwrap())];
+        let error = session.run(&index(&[0, 4]), &[0]).unwrap_err();
+        assert!(matches!(&error, EngineError::BadInput(message) if message.contains("out of")), "{error:?}");
+        let outputs = session.run(&index(&[3, -4]), &[0]).unwrap();
+        assert_eq!(outputs[0].to_vec::<f32>().unwrap(), [3.0, 0.0]);
+    }
 }
 
 #[test]
 fn a_call_that_breaks_the_contract_is_an_error() {
-    let Some(engine) = engine() else { return };
-    let mut session = open(&engine, "mlp");
-    let x = Tensor::from_slice([1, 16], &[0f32; 16]).unwrap();
-    assert!(matches!(session.run(&[], &[0]), Err(EngineError::Failed(_))));
-    assert!(matches!(session.run(&[Some(x)], &[1]), Err(EngineError::Failed(_))));
-    assert!(session.run(&[None], &[0]).is_err());
-    let integers = Tensor::from_slice([1, 16], &[0i64; 16]).unwrap();
-    assert!(matches!(session.run(&[Some(integers)], &[0]), Err(EngineError::BadInput(_))));
+    for engine in ways() {
+        let mut session = open(&engine, "mlp");
+        let x = Tensor::from_slice([1, 16], &[0f32; 16]).unwrap();
+        assert!(matches!(session.run(&[], &[0]), Err(EngineError::Failed(_))));
+        assert!(matches!(session.run(&[Some(x)], &[1]), Err(EngineError::Failed(_))));
+        assert!(session.run(&[None], &[0]).is_err());
+        let integers = Tensor::from_slice([1, 16], &[0i64; 16]).unwrap();
+        assert!(matches!(session.run(&[Some(integers)], &[0]), Err(EngineError::BadInput(_))));
+    }
 }
 
 #[test]
 fn an_absurd_allocation_is_an_error_and_the_process_goes_on() {
-    let Some(engine) = engine() else { return };
-    let mut session = open(&engine, "fill");
-    let mut fill = |rows: i64, columns: i64| {
-        let shape = Tensor::from_slice([2], &[rows, columns]).unwrap();
-        session.run(&[Some(shape)], &[0])
-    };
-    // More than the address space has, and more than 64 bits can count.
-    for rows in [1 << 50, i64::MAX] {
-        assert!(matches!(fill(rows, 8), Err(EngineError::Failed(_))), "{:?}", fill(rows, 8));
+    for engine in ways() {
+        let mut session = open(&engine, "fill");
+        let mut fill = |rows: i64, columns: i64| {
+            let shape = Tensor::from_slice([2], &[rows, columns]).unwrap();
+            session.run(&[Some(shape)], &[0])
+        };
+        // More than the address space has, and more than 64 bits can count.
+        for rows in [1 << 50, i64::MAX] {
+            assert!(matches!(fill(rows, 8), Err(EngineError::Failed(_))), "{:?}", fill(rows, 8));
+        }
+        assert_eq!(fill(2, 3).unwrap()[0].shape(), &Shape::from([2, 3]));
     }
-    assert_eq!(fill(2, 3).unwrap()[0].shape(), &Shape::from([2, 3]));
 }
 
 /// Checks that compiling fails, and which kind of failure it is.
@@ -323,27 +340,28 @@ fn weights_in_a_file_of_their_own_are_found_beside_the_model_or_missed() {
 #[track_caller]
 fn check_threads(name: &str, rounds: usize, input: impl Fn(&dyn CompiledModel, usize) -> Vec<Option<Tensor>> + Sync) {
     const THREADS: usize = 4;
-    let Some(engine) = engine() else { return };
-    let compiled = compile(&engine, name);
-    let wanted: Vec<usize> = (0..compiled.signature().outputs.len()).collect();
-    let mut session = compiled.open().unwrap();
-    let serial: Vec<Vec<Tensor>> =
-        (0..THREADS * rounds).map(|seed| session.run(&input(&*compiled, seed), &wanted).unwrap()).collect();
-    let start = Barrier::new(THREADS);
-    std::thread::scope(|scope| {
-        for (thread, expected) in serial.chunks(rounds).enumerate() {
-            let (compiled, wanted, input, start) = (&*compiled, &wanted, &input, &start);
-            scope.spawn(move || {
-                let mut session = compiled.open().unwrap();
-                start.wait();
-                for (round, expected) in expected.iter().enumerate() {
-                    let outputs = session.run(&input(compiled, thread * rounds + round), wanted).unwrap();
-                    // Bytes are compared, since a NaN does not equal itself and negative zero equals zero.
-                    assert_eq!(&outputs, expected, "thread {thread}, round {round}");
-                }
-            });
-        }
-    });
+    for engine in ways() {
+        let compiled = compile(&engine, name);
+        let wanted: Vec<usize> = (0..compiled.signature().outputs.len()).collect();
+        let mut session = compiled.open().unwrap();
+        let serial: Vec<Vec<Tensor>> =
+            (0..THREADS * rounds).map(|seed| session.run(&input(&*compiled, seed), &wanted).unwrap()).collect();
+        let start = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for (thread, expected) in serial.chunks(rounds).enumerate() {
+                let (compiled, wanted, input, start) = (&*compiled, &wanted, &input, &start);
+                scope.spawn(move || {
+                    let mut session = compiled.open().unwrap();
+                    start.wait();
+                    for (round, expected) in expected.iter().enumerate() {
+                        let outputs = session.run(&input(compiled, thread * rounds + round), wanted).unwrap();
+                        // Bytes are compared, since a NaN does not equal itself and negative zero equals zero.
+                        assert_eq!(&outputs, expected, "thread {thread}, round {round}");
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]
@@ -363,13 +381,14 @@ fn one_session_on_four_threads_answers_as_one_thread_does() {
 
 #[test]
 fn outputs_outlive_their_session() {
-    let Some(engine) = engine() else { return };
-    let compiled = compile(&engine, "identities");
-    let inputs: Vec<_> = compiled.signature().inputs.iter().map(|input| Some(three_of(input.dtype))).collect();
-    let strings = inputs.len() - 1;
-    let outputs = compiled.open().unwrap().run(&inputs, &[strings]).unwrap();
-    drop(compiled);
-    assert_eq!(Some(outputs[0].clone()), inputs[strings]);
+    for engine in ways() {
+        let compiled = compile(&engine, "identities");
+        let inputs: Vec<_> = compiled.signature().inputs.iter().map(|input| Some(three_of(input.dtype))).collect();
+        let strings = inputs.len() - 1;
+        let outputs = compiled.open().unwrap().run(&inputs, &[strings]).unwrap();
+        drop(compiled);
+        assert_eq!(Some(outputs[0].clone()), inputs[strings]);
+    }
 }
 
 #[test]

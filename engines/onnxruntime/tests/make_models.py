@@ -163,6 +163,16 @@ def not_for_everyone():
     write("broken_graph", [broken], [x], [y], checked=False)
 
 
+def chance():
+    """A model that answers otherwise each time."""
+    x, y = tensor("x", TensorProto.FLOAT, ["n", 2]), tensor("y", TensorProto.FLOAT, ["n", 2])
+    constants = [
+        numpy_helper.from_array(np.float32(0.5), "ratio"),
+        numpy_helper.from_array(np.bool_(True), "training"),
+    ]
+    write("chance", [helper.make_node("Dropout", ["x", "ratio", "training"], ["y"])], [x], [y], constants)
+
+
 def mlp():
     """Something to compute on several threads, and a copy with its weights in a file of their own."""
     random = np.random.default_rng(7)
@@ -190,5 +200,5 @@ def mlp():
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "external.data").unlink(missing_ok=True)
-    for make in (identities, optional_input, zipmap, gather, fill, wrong_dims, aliases, constants, optionals, not_for_everyone, mlp):
+    for make in (identities, optional_input, zipmap, gather, fill, wrong_dims, aliases, constants, optionals, not_for_everyone, chance, mlp):
         make()

@@ -6,11 +6,9 @@
 
 use std::path::Path;
 
-use bytes::Bytes;
 use tiltyard_onnxruntime::OrtEngine;
 use tiltyard_onnxruntime::locate::{Places, locate};
 use tiltyard_runtime::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
-use tiltyard_runtime::onnx::Graph;
 use tiltyard_runtime::providers::ProviderOptions;
 use tiltyard_types::Tensor;
 
@@ -23,9 +21,7 @@ fn engine() -> Option<OrtEngine> {
 
 fn model(name: &str) -> ModelFile {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(format!("{name}.onnx"));
-    let bytes = Bytes::from(std::fs::read(&path).unwrap());
-    let graph = Graph::read(&bytes).unwrap();
-    ModelFile { path, bytes, graph }
+    ModelFile::read(&path).unwrap()
 }
 
 /// Options with these tables below `provider`.

@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError, Weak};
 use std::thread;
 
+use tiltyard_runtime::priority::give_way;
+
 use crate::plans::{Key, Plans};
 
 /// Plans that may wait to be built.
@@ -56,6 +58,8 @@ impl Background {
 }
 
 fn work(jobs: &Receiver<Job>) {
+    // The general plans serve meanwhile.
+    give_way();
     for job in jobs {
         match job {
             Job::Build(plans, key) => {

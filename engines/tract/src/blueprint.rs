@@ -4,13 +4,11 @@
 //! by a symbol, or not at all. Which of these tract can work with differs from model to model.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
 use tiltyard_runtime::engine::{EngineError, ModelFile};
 use tiltyard_types::{Dim, Shape, Signature};
-use tract_onnx::data_resolver::FopenDataResolver;
 use tract_onnx::pb::{GraphProto, ModelProto, TensorProto, tensor_proto};
 use tract_onnx::prelude::multithread::Executor;
 use tract_onnx::prelude::{
@@ -24,6 +22,7 @@ use tract_onnx::tract_hir::ops::konst::Const;
 
 use crate::convert::datum_type;
 use crate::refusal::{cause, contained, refusal, unknown};
+use crate::weights::{self, Weights};
 
 /// Lengths to try for dynamic axes other than the first: small ones, those that networks are usually built for, and
 /// some with many divisors.
@@ -101,18 +100,19 @@ impl Blueprint {
         let bad = |what: String| EngineError::BadModel(format!("not a whole ONNX model: {what}"));
         let mut proto = ModelProto::decode(file.bytes.as_ref()).map_err(|error| bad(error.to_string()))?;
         let graph = proto.graph.as_mut().ok_or_else(|| bad("it has no graph".into()))?;
-        let folder = file.path.parent().unwrap_or(Path::new("."));
         let signature = file.graph.signature.clone();
         graph.output.retain(|output| signature.outputs.iter().any(|spec| spec.name == output.name));
         check_outputs(graph).map_err(bad)?;
-        graph.initializer.iter().try_for_each(|weight| check_weight(weight, folder)).map_err(bad)?;
+        graph.initializer.iter().try_for_each(|weight| check_weight(weight, &file.external)).map_err(bad)?;
+        let weights_beside = Weights::new(&file.external);
+        weights_beside.move_here(&mut proto);
+        let graph = proto.graph.as_mut().ok_or_else(|| bad("it has no graph".into()))?;
 
         let mut onnx = tract_onnx::onnx().with_ignore_value_info(value_info == ValueInfo::Ignored);
         // Memory maps, which tract uses otherwise, crash the process when the file shrinks under them.
-        onnx.provider = Arc::new(FopenDataResolver);
+        onnx.provider = Arc::new(weights_beside);
         let unknown = unknown(&onnx, &file.graph.operators);
         let has_value_info = !graph.value_info.is_empty();
-        let folder_text = folder.to_str();
         let optional: HashSet<&str> =
             signature.inputs.iter().filter(|spec| spec.optional).map(|spec| spec.name.as_str()).collect();
         let (defaults, weights): (Vec<TensorProto>, Vec<TensorProto>) =
@@ -123,10 +123,13 @@ impl Blueprint {
             let mut defaults: BTreeMap<String, Arc<TractTensor>> = defaults
                 .iter()
                 .map(|value| {
-                    Ok((value.name.clone(), load_tensor(&*onnx.provider, value, folder_text)?.into_arc_tensor()))
+                    Ok((
+                        value.name.clone(),
+                        load_tensor(&*onnx.provider, value, Some(weights::FOLDER))?.into_arc_tensor(),
+                    ))
                 })
                 .collect::<TractResult<_>>()?;
-            let parsed = onnx.parse(&proto, folder_text)?;
+            let parsed = onnx.parse(&proto, Some(weights::FOLDER))?;
             let sources = signature
                 .inputs
                 .iter()
@@ -143,7 +146,7 @@ impl Blueprint {
         if let Some(name) = parsed.unresolved_inputs.first() {
             return Err(EngineError::BadModel(format!("the graph uses {name:?}, which nothing in it makes")));
         }
-        let weight_bytes = weight_bytes(file, folder);
+        let weight_bytes = file.weight_bytes();
         Ok(Blueprint { signature, model: parsed.model, sources, unknown, has_value_info, weight_bytes })
     }
 
@@ -283,12 +286,6 @@ impl Blueprint {
     }
 }
 
-fn weight_bytes(file: &ModelFile, folder: &Path) -> u64 {
-    let external = file.graph.external_files.iter();
-    let external = external.filter_map(|name| Some(std::fs::metadata(folder.join(name)).ok()?.len()));
-    external.sum::<u64>() + file.bytes.len() as u64
-}
-
 fn named(dim: &Dim) -> bool {
     matches!(dim, Dim::Dynamic(Some(_)))
 }
@@ -327,7 +324,7 @@ fn check_outputs(graph: &GraphProto) -> Result<(), String> {
 }
 
 /// Whether a weight has as many bytes as its shape asks for, here or in its file.
-fn check_weight(weight: &TensorProto, folder: &Path) -> Result<(), String> {
+fn check_weight(weight: &TensorProto, beside: &BTreeMap<String, Arc<[u8]>>) -> Result<(), String> {
     use tensor_proto::DataType;
 
     let width: usize = match DataType::try_from(weight.data_type) {
@@ -348,7 +345,8 @@ fn check_weight(weight: &TensorProto, folder: &Path) -> Result<(), String> {
         let (Ok(offset), Ok(length)) = (number("offset"), number("length")) else {
             return Err(format!("weight {:?}: its place in {location:?} is not a number", weight.name));
         };
-        let size = std::fs::metadata(folder.join(location)).map_err(|error| format!("{location:?}: {error}"))?.len();
+        let file = beside.get(location).ok_or_else(|| format!("external data file {location:?} is missing"))?;
+        let size = file.len() as u64;
         let rest = size.saturating_sub(offset.unwrap_or(0));
         let there = length.unwrap_or(rest);
         if there > rest || there != expected as u64 {

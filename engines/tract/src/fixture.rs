@@ -106,7 +106,9 @@ impl Model {
     pub(crate) fn file(self, folder: &Path) -> ModelFile {
         let bytes = Bytes::from(self.0.encode_to_vec());
         let graph = Graph::read(&bytes).expect("the test's model is sound");
-        ModelFile { path: folder.join("model.onnx"), bytes, graph }
+        let read = |name: &String| Some((name.clone(), std::fs::read(folder.join(name)).ok()?.into()));
+        let external = graph.external_files.keys().filter_map(read).collect();
+        ModelFile { path: folder.join("model.onnx"), bytes, external, graph }
     }
 
     fn graph(&mut self) -> &mut GraphProto {

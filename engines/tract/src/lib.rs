@@ -12,6 +12,7 @@ mod nan;
 mod plans;
 mod refusal;
 mod session;
+mod weights;
 
 #[cfg(test)]
 mod fixture;

@@ -4,10 +4,12 @@
 use std::cell::{Cell, RefCell};
 
 use proptest::prelude::*;
-use tiltyard_types::{DataType, Dim, TensorSpec};
+use tiltyard_types::{DataType, Dim, ErrorKind, TensorSpec};
 
 use super::*;
 use crate::batch::PadDeclaration;
+use crate::engine::Session;
+use crate::job::Answer;
 use crate::queue::{Level, PadPolicy};
 
 /// A value that no run with it survives.

@@ -5,9 +5,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use shuttle::thread;
-use tiltyard_types::{DataType, Dim, TensorSpec};
+use tiltyard_types::{DataType, Dim, ErrorKind, TensorSpec};
 
 use super::*;
+use crate::engine::Session;
 
 /// Orders tried of each scene.
 const ORDERS: usize = 20_000;

@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
-use tiltyard_types::{DataType, Dim, TensorSpec};
+use tiltyard_types::{DataType, Dim, ErrorKind, TensorSpec};
 
 use super::*;
+use crate::engine::Session;
+use crate::stats::{Refusal, Way};
 
 /// Doubles its input. Some values are orders: what the engine shall do instead.
 const PANIC: f32 = -1.0;
@@ -17,6 +19,8 @@ const SHORT: f32 = -3.0;
 #[derive(Default)]
 pub(crate) struct Script {
     runs: AtomicUsize,
+    /// When each of them began.
+    began: Mutex<Vec<Moment>>,
     gate: Mutex<bool>,
     opened: Condvar,
 }
@@ -58,6 +62,7 @@ struct ScriptedSession(Arc<Script>);
 
 impl Session for ScriptedSession {
     fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+        self.0.began.lock().unwrap().push(clock());
         self.0.runs.fetch_add(1, Relaxed);
         self.0.pass();
         let values = inputs[0].as_ref().unwrap().to_vec::<f32>().unwrap();
@@ -215,6 +220,56 @@ fn a_full_or_draining_queue_refuses_at_once() {
 }
 
 #[test]
+fn a_full_queue_is_known_before_there_is_a_job_and_has_room_where_clients_left() {
+    let bench = bench(BatchAxis::Proved, 1, 2);
+    let first = bench.occupy();
+    let (gone, waiting) = (bench.ask(&[1.0]).unwrap(), bench.ask(&[2.0]).unwrap());
+    let left = Duration::from_secs(30);
+    let refused = |reason: Refusal| bench.deployment.stats.snapshot(&Way::ALL).refused[reason as usize];
+    assert!(bench.ask(&[3.0]).is_err());
+    let foreseen = bench.deployment.foresee(left, clock());
+    // Known for a millisecond, since then it may be worth a look who has left.
+    assert!(foreseen.is_err() || foreseen.is_ok() && bench.ask(&[3.0]).is_err());
+    assert_eq!(refused(Refusal::QueueFull), 2);
+    drop(gone);
+    let until = clock() + Duration::from_secs(10);
+    let third = loop {
+        assert!(clock() < until, "nobody found that a client has left");
+        if let Ok(pending) = bench.ask(&[3.0]) {
+            break pending;
+        }
+    };
+    bench.script.open();
+    for (pending, expected) in [(first, 14.0), (waiting, 4.0), (third, 6.0)] {
+        assert_eq!(values(pending).unwrap(), [expected]);
+    }
+    bench.deployment.foresee(left, clock()).unwrap();
+}
+
+/// Two deployments on one worker: whoever floods one of them does not keep the worker from the other.
+#[test]
+fn a_flood_on_one_model_leaves_the_workers_to_others_in_turn() {
+    let flooded = bench(BatchAxis::None, 1, 10_000);
+    let other = Bench { pool: Arc::clone(&flooded.pool), ..bench(BatchAxis::None, 1, 100) };
+    let first = flooded.occupy();
+    let flood: Vec<Pending> = (0..500).map(|_| flooded.ask(&[1.0]).unwrap()).collect();
+    other.script.open();
+    let asked: Vec<Pending> = (0..20).map(|_| other.ask(&[2.0]).unwrap()).collect();
+    flooded.script.open();
+    values(first).unwrap();
+    for pending in asked {
+        assert_eq!(values(pending).unwrap(), [4.0]);
+    }
+    for pending in flood {
+        assert_eq!(values(pending).unwrap(), [2.0]);
+    }
+    // In turns: one run of the flood, one of the other.
+    let last = other.script.began.lock().unwrap()[19];
+    let before = flooded.script.began.lock().unwrap().iter().filter(|&&began| began < last).count();
+    assert!((20..=22).contains(&before), "{before}");
+}
+
+#[test]
 fn many_threads_ask_and_each_is_answered_rightly() {
     let bench = bench(BatchAxis::Proved, 3, 10_000);
     bench.script.open();
@@ -241,7 +296,8 @@ fn what_cannot_be_answered_in_time_is_refused_at_once() {
     let first = bench.occupy();
     let soon = || Some(clock() + Duration::from_secs(5));
     // While nobody knows what a run costs, everything is admitted.
-    let mut waiting: Vec<Pending> = (0..40).map(|_| bench.ask_until(&[1.0], soon()).unwrap()).collect();
+    let late = || Some(clock() + Duration::from_secs(60));
+    let mut waiting: Vec<Pending> = (0..40).map(|_| bench.ask_until(&[1.0], late()).unwrap()).collect();
     (0..20).for_each(|_| bench.deployment.cost.observe(16, Duration::from_secs(4)));
     bench.deployment.cost.settle();
     // Two full batches of 16 rows are ahead.
@@ -249,7 +305,11 @@ fn what_cannot_be_answered_in_time_is_refused_at_once() {
     let refused = bench.ask_until(&[1.0], soon()).unwrap_err();
     assert_eq!((refused.kind(), refused.wait()), (ErrorKind::Overloaded, Some(Duration::from_secs(8))));
     assert!(refused.message().starts_with("the predicted wait for model \"scripted\" is 8s"), "{refused}");
-    waiting.push(bench.ask_until(&[1.0], Some(clock() + Duration::from_secs(60))).unwrap());
+    // The same can be told before there is a job, from two numbers.
+    let foreseen = bench.deployment.foresee(Duration::from_secs(5), clock()).unwrap_err();
+    assert_eq!((foreseen.kind(), foreseen.wait()), (ErrorKind::Overloaded, Some(Duration::from_millis(6_400))));
+    bench.deployment.foresee(Duration::from_secs(60), clock()).unwrap();
+    waiting.push(bench.ask_until(&[1.0], late()).unwrap());
     waiting.push(bench.ask(&[1.0]).unwrap());
     bench.script.open();
     values(first).unwrap();
@@ -257,6 +317,7 @@ fn what_cannot_be_answered_in_time_is_refused_at_once() {
         assert_eq!(values(pending).unwrap(), [2.0]);
     }
     // An idle deployment takes what comes, however dear it was before.
+    bench.deployment.foresee(Duration::from_secs(1), clock()).unwrap();
     assert_eq!(values(bench.ask_until(&[1.0], soon()).unwrap()).unwrap(), [2.0]);
 }
 

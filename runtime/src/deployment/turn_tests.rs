@@ -7,10 +7,11 @@ use std::sync::{Condvar, Mutex};
 use std::thread::{self, ThreadId};
 
 use proptest::prelude::*;
-use tiltyard_types::{DataType, Dim, TensorSpec};
+use tiltyard_types::{DataType, Dim, ErrorKind, TensorSpec};
 use tokio::task::yield_now;
 
 use super::*;
+use crate::engine::Session;
 use crate::queue::Level;
 
 /// Doubles its input. Some values are orders: what the engine shall do instead.

@@ -15,6 +15,7 @@ use tiltyard_types::Moment;
 use super::{Curve, Sample, measure};
 use crate::deployment::Deployment;
 use crate::pool::Clock;
+use crate::priority::give_way;
 use crate::profile::Place;
 
 /// How long nothing must have run for a client before measuring begins or goes on.
@@ -67,7 +68,7 @@ impl Measurer {
 }
 
 fn run(incoming: &Receiver<Task>, clock: Clock) {
-    lower_priority();
+    give_way();
     let mut round = Round::new(clock);
     let mut pause = QUIET;
     loop {
@@ -202,19 +203,6 @@ pub(crate) fn settle(deployment: &Deployment, curve: &Curve, place: Option<&Plac
         "measured what its runs cost"
     );
 }
-
-/// Makes this thread take only what others leave of the processors.
-#[cfg(target_os = "linux")]
-fn lower_priority() {
-    // On Linux this is the priority of the calling thread alone.
-    if let Err(error) = rustix::process::nice(19) {
-        tracing::debug!(%error, "costs are measured at normal priority");
-    }
-}
-
-/// Elsewhere priorities are the whole process's: the rests between slices must do.
-#[cfg(not(target_os = "linux"))]
-fn lower_priority() {}
 
 #[cfg(all(test, not(shuttle)))]
 mod tests {

@@ -4,6 +4,7 @@ use tiltyard_types::Tensor;
 
 use crate::batch::{Extent, Layout};
 use crate::deployment::{BatchAxis, Deployment};
+use crate::engine::EngineError;
 use crate::prove::{LENGTHS, made_up_rows};
 
 /// Rows of an example that are used at most.
@@ -19,9 +20,25 @@ pub struct Sample {
     layout: Option<Layout>,
 }
 
+/// Why a model cannot be asked anything.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct NoSample {
+    /// For people.
+    pub reason: String,
+    /// Whether it only refused values that were made up: it may well be sound.
+    pub is_refused: bool,
+}
+
+impl From<NoSample> for String {
+    fn from(none: NoSample) -> String {
+        none.reason
+    }
+}
+
 impl Sample {
     /// The sample for a deployment. Runs it once for each kind of row that is tried; fails with why none ran.
-    pub fn of(deployment: &Deployment) -> Result<Sample, String> {
+    pub fn of(deployment: &Deployment) -> Result<Sample, NoSample> {
         let signature = &deployment.signature;
         let layout = Layout::of(signature).filter(|_| deployment.batch_axis != BatchAxis::None);
         let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
@@ -31,15 +48,18 @@ impl Sample {
             None => vec![inputs],
         });
         let made_up = LENGTHS.iter().filter_map(|&length| made_up_rows(signature, length));
-        let mut reason = String::from("no request can be made up for its inputs");
+        let mut none = NoSample { reason: "no request can be made up for its inputs".to_owned(), is_refused: true };
         for rows in from_example.into_iter().chain(made_up) {
             let Some(first) = rows.first() else { continue };
             match deployment.run_alone(first, &wanted) {
                 Ok(_) => return Ok(Sample { rows, layout }),
-                Err(error) => reason = error.to_string(),
+                Err(error) => {
+                    none.is_refused &= matches!(error, EngineError::BadInput(_));
+                    none.reason = error.to_string();
+                }
             }
         }
-        Err(reason)
+        Err(none)
     }
 
     /// A request of `rows` rows, in aligned memory; one row as it is where there is no batch axis.

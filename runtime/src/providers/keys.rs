@@ -37,7 +37,7 @@ const CUDA: &[(&str, Set<CudaOptions>)] = &[
     ("conv_workspace_max", |options, value| put(&mut options.conv_workspace_max, Some(boolean(value)?))),
     ("tf32", |options, value| put(&mut options.tf32, Some(boolean(value)?))),
     ("prefer_nhwc", |options, value| put(&mut options.prefer_nhwc, Some(boolean(value)?))),
-    ("cuda_graphs", |_, value| no_graphs(value)),
+    ("cuda_graphs", |options, value| put(&mut options.graphs, boolean(value)?)),
 ];
 
 const TENSORRT: &[(&str, Set<TensorRtOptions>)] = &[
@@ -231,12 +231,12 @@ fn bytes(value: &Value) -> Result<u64, String> {
     read.filter(|&size| size > 0).ok_or_else(|| "expected a size such as \"512MiB\" or \"4GiB\", or bytes".to_owned())
 }
 
-/// A graph replays fixed addresses, and runs here do not have them: it would answer with an earlier request's values.
+/// TensorRT's own graphs are another thing: this provider's parts of a model, with what it leaves to CUDA beside them.
 fn no_graphs(value: &Value) -> Result<(), String> {
     match boolean(value)? {
         false => Ok(()),
-        true => {
-            Err("CUDA graphs need inputs at fixed addresses, which runs here do not have yet; expected false".into())
-        }
+        true => Err("graphs are recorded where all nodes run on cuda; expected false, or cuda_graphs of \
+                     provider.cuda and cuda before tensorrt"
+            .into()),
     }
 }

@@ -21,7 +21,7 @@ fn every_option_has_its_place() {
         conv_workspace_max = false
         tf32 = true
         prefer_nhwc = true
-        cuda_graphs = false
+        cuda_graphs = true
         [tensorrt]
         device = 1
         precision = "fp16"
@@ -47,6 +47,7 @@ fn every_option_has_its_place() {
             conv_workspace_max: Some(false),
             tf32: Some(true),
             prefer_nhwc: Some(true),
+            graphs: true,
         },
         tensorrt: TensorRtOptions {
             devices: vec![1],
@@ -113,7 +114,8 @@ fn mistakes_name_the_key_the_value_and_what_was_expected() {
     refused("cuda = 1", {
         "provider.cuda: 1 is no table: expected such as [provider.cuda] with a line for each option"
     });
-    assert!(read("[cuda]\ncuda_graphs = true").unwrap_err().contains("fixed addresses"));
+    assert!(read("[tensorrt]\ncuda_graphs = true").unwrap_err().contains("cuda_graphs of provider.cuda"));
+    refused("[cuda]\ncuda_graphs = 1", "provider.cuda.cuda_graphs: 1 is not possible: expected true or false");
 }
 
 #[test]
@@ -127,6 +129,8 @@ fn tritons_parameters_mean_the_same() {
     assert_eq!(options.tensorrt.workspace_limit, Some(1 << 30));
     assert_eq!(options.take_parameter("cudnn_conv_algo_search", "1"), Ok(true));
     assert_eq!(options.take_parameter("my_note", "1"), Ok(false));
+    assert_eq!(options.take_parameter("enable_cuda_graph", "1"), Ok(true));
+    assert!(options.cuda.graphs);
     assert_eq!(options.cuda.conv_search, Some(ConvSearch::Heuristic));
     let error = options.take_parameter("gpu_mem_limit", "much").unwrap_err().to_string();
     assert!(error.starts_with("provider.cuda.memory_limit: \"much\" is not possible"), "{error}");

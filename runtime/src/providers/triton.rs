@@ -52,6 +52,7 @@ const KNOWN: &[(&str, &str, &str, Form)] = &[
     ("cuda", "arena_extend_strategy", "arena_growth", GROWTHS),
     ("cuda", "use_tf32", "tf32", Form::Bool),
     ("cuda", "prefer_nhwc", "prefer_nhwc", Form::Bool),
+    ("cuda", "enable_cuda_graph", "cuda_graphs", Form::Bool),
     ("tensorrt", "precision_mode", "precision", Form::Lower),
     ("tensorrt", "max_workspace_size_bytes", "workspace_limit", Form::Integer),
     ("tensorrt", "trt_max_workspace_size", "workspace_limit", Form::Integer),

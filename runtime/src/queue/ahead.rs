@@ -7,7 +7,8 @@ impl<J: Waiting> Queue<J> {
     /// What waits now.
     pub fn ahead(&self, shares: bool) -> Ahead {
         let rows_max = if shares { self.policy.rows_limit() } else { 0 };
-        Ahead { jobs: self.len(), rows: self.rows, rows_max, runs_max: self.policy.runs_max }
+        let (runs_max, row_ns) = (self.policy.runs_max, self.pace.row_ns());
+        Ahead { jobs: self.len(), rows: self.rows, rows_max, runs_max, row_ns }
     }
 
     /// Changes the rows that one batch may have, from the next one on.

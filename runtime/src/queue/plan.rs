@@ -3,6 +3,7 @@
 use smallvec::{SmallVec, smallvec};
 use tiltyard_types::Moment;
 
+use super::shed::is_late;
 use super::{Entry, Queue, QueuePolicy, Waiting, earlier};
 
 /// What becomes of one job, in the order in which jobs leave.
@@ -18,7 +19,7 @@ pub(super) enum Fate {
     Runs(usize),
     /// It does not fit to the one in front and keeps its place.
     Stays,
-    /// Nobody waits for it any more.
+    /// Nobody waits for it any more, or will when it is done.
     Dies,
 }
 
@@ -39,9 +40,17 @@ impl<J: Waiting> Queue<J> {
         let mut first: Option<&J> = None;
         let (mut oldest, mut expires) = (None::<Moment>, None::<Moment>);
         let mut passed = 0;
+        let (done, run_rows) = (now + self.run_expected(), self.run_rows());
+        let mut others = self.rows;
+        let mut late_first: Option<(usize, &J)> = None;
         while let Some((lane, entry)) = self.next(&cursors) {
             let job = &entry.job;
-            let fate = if is_dead(entry, now) {
+            // What is left without it fills a run: only then it must not be late.
+            let spare = others.saturating_sub(job.rows()) >= run_rows;
+            let (dead, late) = (is_dead(entry, now), spare && is_late(entry, done));
+            let fate = if dead || late {
+                others = others.saturating_sub(job.rows());
+                late_first = late_first.or(Some((picks.len(), job)).filter(|_| !dead));
                 Fate::Dies
             } else if first.is_none_or(|first| job.joins(first) && filling.bears(job)) {
                 match filling.room_for(job) {
@@ -67,6 +76,12 @@ impl<J: Waiting> Queue<J> {
             if filling.rows >= filling.limit {
                 break;
             }
+        }
+        // All that was to fill the run was dead: then the first that is late runs after all, and tells what it takes.
+        if let (None, Some((place, job))) = (first, late_first) {
+            let rows = filling.room_for(job).unwrap_or(job.rows());
+            picks[place].fate = Fate::Runs(rows);
+            filling.add(job, rows);
         }
         self.trim(picks, filling.rows);
         let ripe = oldest.map(|oldest| oldest + self.policy.delay_max);
@@ -98,7 +113,8 @@ impl<J: Waiting> Queue<J> {
     }
 }
 
-fn is_dead<J: Waiting>(entry: &Entry<J>, now: Moment) -> bool {
+/// Whether nobody waits for a job any more.
+pub(super) fn is_dead<J: Waiting>(entry: &Entry<J>, now: Moment) -> bool {
     entry.expires.is_some_and(|expires| expires <= now) || entry.job.is_cancelled()
 }
 

@@ -7,6 +7,7 @@ use tiltyard_types::Moment;
 
 use super::*;
 use crate::batch::Extent;
+use crate::cost::Fit;
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 struct Job {
@@ -495,6 +496,69 @@ impl Watch {
     }
 }
 
+/// A row takes 1 ms, a run 2 ms more.
+const FIT: Fit = Fit { row_ns: 1e6, run_ns: 2e6 };
+
+fn until(id: usize, deadline_ms: u64) -> Job {
+    Job { deadline: Some(at(deadline_ms)), ..job(id, 1) }
+}
+
+#[test]
+fn who_would_be_done_too_late_makes_room_for_others() {
+    let full = |ids: std::ops::Range<usize>, deadline_ms| {
+        let mut queue = queue_of(QueuePolicy { rows_max: 2, ..QueuePolicy::default() });
+        queue.expect(Some(FIT), true);
+        ids.for_each(|id| assert!(queue.enqueue(until(id, deadline_ms), at(0)).is_ok()));
+        queue
+    };
+    // A full run takes 4 ms, with doubt 5: those that leave now are done at 5.
+    let mut late = full(0..2, 4);
+    (2..5).for_each(|id| assert!(late.enqueue(until(id, 5), at(0)).is_ok()));
+    let dead = takes(&mut late, at(0), &[2, 3]);
+    assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [0, 1]);
+    // What is left fills no run otherwise: then they run, and only that tells what it takes.
+    assert_eq!(takes(&mut full(0..2, 4), at(0), &[0, 1]), []);
+    let dead = takes(&mut full(0..5, 4), at(0), &[3, 4]);
+    assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [0, 1, 2]);
+    // Where each is a run of its own, that takes 3 ms, with doubt 3.75.
+    let mut alone = full(0..5, 4);
+    alone.expect(Some(FIT), false);
+    assert_eq!(takes(&mut alone, at(0), &[0, 1]), []);
+    // While nobody knows what a run takes, everybody is run who still waits.
+    let mut unknown = full(0..5, 4);
+    unknown.expect(None, true);
+    assert_eq!(takes(&mut unknown, at(3), &[0, 1]), []);
+}
+
+#[test]
+fn a_full_queue_is_swept_of_those_who_cannot_be_done_in_time() {
+    let mut queue = Queue::new(QueuePolicy { rows_max: 1, runs_max: 1, jobs_max: 6, ..QueuePolicy::default() });
+    // Ten rows leave, one each 10 ms, while one more always waits.
+    queue.enqueue(job(0, 1), at(0)).unwrap();
+    for id in 1..=10 {
+        queue.enqueue(job(id, 1), at(id as u64 * 10)).unwrap();
+        takes(&mut queue, at(id as u64 * 10), &[id - 1]);
+        queue.finish();
+    }
+    // Each is done 10 ms after those before it, and its own run is doubted: at 122.5, 132.5 ...
+    let more = [until(11, 112), until(12, 143), Job { cancelled: true, ..job(13, 1) }, until(14, 142), job(15, 1)];
+    for job in more {
+        queue.enqueue(job, at(100)).unwrap();
+    }
+    assert_eq!(queue.enqueue(job(16, 1), at(100)), Err(Refused::Full(job(16, 1))));
+    let mut dead = Vec::new();
+    assert!(queue.sweep(at(100), &mut dead));
+    // The first in turn stays whatever happens; 14 is third once the others are gone.
+    assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [11, 13]);
+    queue.enqueue(until(16, 9_999), at(100)).unwrap();
+    assert!(!queue.sweep(at(100), &mut dead), "not twice within a millisecond");
+    assert!(queue.sweeps_from() > at(100));
+    for (ms, id) in [(101, 10), (102, 12), (103, 14), (104, 15), (105, 16)] {
+        takes(&mut queue, at(ms), &[id]);
+        queue.finish();
+    }
+}
+
 /// Whether a worker that came now would find a batch to run.
 fn is_ready(queue: &Queue<Job>, now: Moment) -> bool {
     let mut picks = Vec::new();
@@ -504,6 +568,41 @@ fn is_ready(queue: &Queue<Job>, now: Moment) -> bool {
 }
 
 proptest! {
+    /// Under any load, the rows that leave are done in time: at ten times what one session can run, at least nine in ten
+    /// runs are for somebody, and a sweep takes nobody who could still be answered.
+    #[test]
+    fn a_flood_does_not_make_runs_late(rows_max in 1usize..9, deadline_ms in 60u64..200, load in 2usize..20, seed in any::<u64>()) {
+        let mut queue = Queue::new(QueuePolicy { rows_max, runs_max: 1, jobs_max: 100, ..QueuePolicy::default() });
+        queue.expect(Some(FIT), true);
+        let run_ms = rows_max as u64 + 2;
+        let (mut now, mut id, mut random) = (0, 0, seed | 1);
+        let (mut good, mut runs) = (0, 0);
+        while runs < 300 {
+            for _ in 0..rows_max * load {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // Some have less time than others, and some more than any queue takes.
+                let left = deadline_ms / 2 + (random >> 33) % deadline_ms;
+                id += 1;
+                let job = until(id, now + left);
+                if let Err(Refused::Full(job)) = queue.enqueue(job, at(now)) {
+                    let mut dead = Vec::new();
+                    if queue.sweep(at(now), &mut dead) {
+                        queue.enqueue(job, at(now)).unwrap();
+                    }
+                    prop_assert!(dead.iter().all(|job| job.deadline.unwrap() < at(now + deadline_ms * 2)));
+                }
+            }
+            let mut dead = Vec::new();
+            if let Take::Batch(batch) = queue.take(at(now), &mut dead) {
+                now += run_ms;
+                runs += 1;
+                good += usize::from(batch.iter().all(|job| job.deadline.unwrap() >= at(now)));
+                queue.finish();
+            }
+        }
+        prop_assert!(good * 10 >= runs * 9, "{} of {}", good, runs);
+    }
+
     /// Each job that is taken in leaves once, all of its rows, within every bound of the policy; the next in turn always
     /// runs, like jobs of one level keep their order, and what is late or cancelled never runs.
     #[test]
@@ -527,7 +626,15 @@ proptest! {
                 }
                 Step::Take => {
                     let mut dead = Vec::new();
-                    match queue.take(at(now), &mut dead) {
+                    let take = queue.take(at(now), &mut dead);
+                    for job in dead {
+                        let place = watch.waiting.iter().position(|known| known.job.id == job.id).unwrap();
+                        let known = watch.waiting.remove(place);
+                        // Who could not be done in time makes room, but only for others that run.
+                        let shed = known.job.deadline.is_some() && matches!(take, Take::Batch(_));
+                        prop_assert!(shed || watch.is_dead(&known, at(now)));
+                    }
+                    match take {
                         Take::Batch(batch) => {
                             running += 1;
                             prop_assert!(running <= policy.runs_max && !batch.is_empty());
@@ -535,11 +642,6 @@ proptest! {
                         }
                         Take::Wait(until) => prop_assert!(until > at(now) && until <= at(now) + policy.delay_max),
                         Take::Idle => prop_assert!(running == policy.runs_max || queue.is_empty()),
-                    }
-                    for job in dead {
-                        let place = watch.waiting.iter().position(|known| known.job.id == job.id).unwrap();
-                        let known = watch.waiting.remove(place);
-                        prop_assert!(watch.is_dead(&known, at(now)));
                     }
                 }
                 Step::Finish => if running > 0 {

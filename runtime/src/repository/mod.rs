@@ -4,8 +4,10 @@
 //! served is a problem with its place and its cure, and harms no neighbour.
 
 pub mod batching;
+pub mod listing;
 pub mod pbtxt;
 pub mod policy;
+pub mod rest;
 pub mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +15,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::artifact::{Files, Fingerprint, is_temporary};
+use crate::artifact::{Files, is_temporary};
+
+use listing::{Fingerprint, Listing};
 
 /// The file that holds the graph, unless the settings name another.
 pub const MODEL_FILE: &str = "model.onnx";
@@ -35,7 +39,7 @@ pub struct Scan {
 /// A model's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct FoundModel {
-    /// The model-level files that are there, by name.
+    /// The model-level files that are there, by name: settings, and the label files that these name.
     pub settings_files: Files,
     /// The versions by number.
     pub versions: BTreeMap<u64, FoundVersion>,
@@ -48,8 +52,78 @@ pub struct FoundVersion {
     pub folder: PathBuf,
     /// The version's own files together with the model-level ones: all that its digest covers.
     pub files: Files,
-    /// Sizes and times when it was looked at.
+    /// What all that belongs to it was like when it was looked at.
     pub fingerprint: Fingerprint,
+    /// Why its files must not be read; `None` where they may.
+    pub refused: Option<String>,
+    kind: Kind,
+}
+
+/// Where a version's files are to be looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    /// In a folder of a model's folder.
+    Numbered { root: PathBuf, model: PathBuf },
+    /// In one file that is the whole repository.
+    LoneFile(PathBuf),
+    /// In a folder with one model that is the whole repository.
+    LoneFolder(PathBuf),
+}
+
+impl Default for Kind {
+    fn default() -> Kind {
+        Kind::LoneFolder(PathBuf::new())
+    }
+}
+
+impl FoundVersion {
+    /// The version that lies in this folder, whatever is around it.
+    pub fn at(folder: &Path) -> io::Result<FoundVersion> {
+        FoundVersion::look(folder, Kind::Numbered { root: folder.to_owned(), model: folder.to_owned() })
+    }
+
+    /// What is different in the same place by now, in words; `None` where nothing is.
+    pub fn change(&self) -> Option<String> {
+        match FoundVersion::look(&self.folder, self.kind.clone()) {
+            Ok(now) => self.fingerprint.difference(&now.fingerprint),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    fn look(folder: &Path, kind: Kind) -> io::Result<FoundVersion> {
+        let mut listing;
+        match &kind {
+            Kind::Numbered { root, model } => {
+                listing = Listing::within([folder, model, root])?;
+                listing.add_folder(folder)?;
+                if model != folder {
+                    list_settings(model, "../", &mut listing);
+                }
+            }
+            Kind::LoneFile(file) => {
+                listing = Listing::within([folder])?;
+                listing.add_file(MODEL_FILE, file);
+            }
+            Kind::LoneFolder(file) => {
+                listing = Listing::within([folder])?;
+                listing.add_folder(folder)?;
+                listing.files.add(MODEL_FILE, file.clone());
+            }
+        }
+        let Listing { files, fingerprint, refused } = listing;
+        Ok(FoundVersion { folder: folder.to_owned(), files, fingerprint, refused, kind })
+    }
+}
+
+/// Lists the model-level files of a model's folder: those that there may be, and those that `config.pbtxt` names.
+fn list_settings(model: &Path, prefix: &str, listing: &mut Listing) {
+    for name in SETTINGS_FILES {
+        listing.add_file(&format!("{prefix}{name}"), &model.join(name));
+    }
+    let config = listing.files.read(&format!("{prefix}config.pbtxt")).and_then(Result::ok);
+    for name in config.iter().flat_map(|text| pbtxt::label_files(&String::from_utf8_lossy(text))) {
+        listing.add_file(&format!("{prefix}{name}"), &model.join(&name));
+    }
 }
 
 /// Something that cannot be served, where, and what to do about it.
@@ -82,7 +156,7 @@ pub fn scan(root: &Path) -> io::Result<Scan> {
     }
     for (name, folder) in subfolders(root)? {
         let mut unreadable = false;
-        match scan_model(&folder, &mut scan.problems, &mut unreadable) {
+        match scan_model(root, &folder, &mut scan.problems, &mut unreadable) {
             Ok(Some(model)) => {
                 scan.models.insert(name, model);
             }
@@ -100,18 +174,20 @@ pub fn scan(root: &Path) -> io::Result<Scan> {
 }
 
 /// Looks at one model's folder. `None` where there is no version to serve.
-fn scan_model(folder: &Path, problems: &mut Vec<Problem>, unreadable: &mut bool) -> io::Result<Option<FoundModel>> {
-    let mut model = FoundModel::default();
-    for name in SETTINGS_FILES {
-        let path = folder.join(name);
-        if path.is_file() {
-            model.settings_files.add(name, path);
-        }
-    }
+fn scan_model(
+    root: &Path,
+    folder: &Path,
+    problems: &mut Vec<Problem>,
+    unreadable: &mut bool,
+) -> io::Result<Option<FoundModel>> {
+    let mut settings = Listing::within([folder, root])?;
+    list_settings(folder, "", &mut settings);
+    let mut model = FoundModel { settings_files: settings.files, versions: BTreeMap::new() };
     for (name, version_folder) in subfolders(folder)? {
         match name.parse::<u64>() {
             Ok(number) if number > 0 && !name.starts_with('0') => {
-                match scan_version(&version_folder, &model.settings_files) {
+                let kind = Kind::Numbered { root: root.to_owned(), model: folder.to_owned() };
+                match FoundVersion::look(&version_folder, kind) {
                     Ok(version) => {
                         model.versions.insert(number, version);
                     }
@@ -138,46 +214,34 @@ fn scan_model(folder: &Path, problems: &mut Vec<Problem>, unreadable: &mut bool)
     Ok(Some(model))
 }
 
-fn scan_version(folder: &Path, settings_files: &Files) -> io::Result<FoundVersion> {
-    let mut files = Files::below(folder)?;
-    for (name, path) in settings_files.iter() {
-        files.add(format!("../{name}"), path.to_owned());
-    }
-    let fingerprint = files.fingerprint();
-    Ok(FoundVersion { folder: folder.to_owned(), files, fingerprint })
-}
-
 impl Scan {
     fn add_lone_file(&mut self, file: &Path) {
-        let mut files = Files::default();
-        files.add(MODEL_FILE, file.to_owned());
-        let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
-        let fingerprint = files.fingerprint();
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = file.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
-        self.add_only_version(name, FoundVersion { folder, files, fingerprint }, Files::default());
+        self.add_only_version(name, folder, Kind::LoneFile(file.to_owned()));
     }
 
     fn add_lone_folder(&mut self, root: &Path, file: &Path) {
         let absolute = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
         let name = absolute.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-        let mut files = match Files::below(root) {
-            Ok(files) => files,
-            Err(error) => return self.problems.push(Problem::new(root, format!("cannot be read: {error}"))),
-        };
-        files.add(MODEL_FILE, file.to_owned());
-        let mut settings_files = Files::default();
-        for settings in SETTINGS_FILES {
-            if root.join(settings).is_file() {
-                settings_files.add(settings, root.join(settings));
-            }
-        }
-        let fingerprint = files.fingerprint();
-        self.add_only_version(name, FoundVersion { folder: root.to_owned(), files, fingerprint }, settings_files);
+        self.add_only_version(name, root, Kind::LoneFolder(file.to_owned()));
     }
 
-    fn add_only_version(&mut self, name: String, version: FoundVersion, settings_files: Files) {
-        let versions = BTreeMap::from([(1, version)]);
-        self.models.insert(name, FoundModel { settings_files, versions });
+    fn add_only_version(&mut self, name: String, folder: &Path, kind: Kind) {
+        let mut settings = Listing::default();
+        if let Kind::LoneFolder(_) = kind
+            && let Ok(listing) = Listing::within([folder])
+        {
+            settings = listing;
+            list_settings(folder, "", &mut settings);
+        }
+        match FoundVersion::look(folder, kind) {
+            Ok(version) => {
+                let versions = BTreeMap::from([(1, version)]);
+                self.models.insert(name, FoundModel { settings_files: settings.files, versions });
+            }
+            Err(error) => self.problems.push(Problem::new(folder, format!("cannot be read: {error}"))),
+        }
     }
 }
 
@@ -230,6 +294,9 @@ fn layout(folder: &Path) -> String {
     let name = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
     format!("{name}/1/{MODEL_FILE}")
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod whole_tests;
 
 #[cfg(test)]
 mod tests {

@@ -209,5 +209,18 @@ pub fn parse(text: &str) -> Result<PbtxtConfig, PbtxtError> {
     read::config(&record, ignored).map_err(|mistake| mistake.in_text(text))
 }
 
+/// The label files that the text of a `config.pbtxt` names, as far as they are inside the model's folder; none where it
+/// cannot be read.
+pub fn label_files(text: &str) -> Vec<String> {
+    let outputs = parse(text).map(|config| config.outputs).unwrap_or_default();
+    outputs.into_iter().filter_map(|output| output.label_filename).filter(|name| is_inside(name)).collect()
+}
+
+/// Whether a path leads into the folder that it is relative to.
+pub(crate) fn is_inside(path: &str) -> bool {
+    let mut parts = std::path::Path::new(path).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
 #[cfg(test)]
 mod tests;

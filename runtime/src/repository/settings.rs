@@ -6,9 +6,9 @@
 mod devices;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::io;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use tiltyard_types::{Dim, Signature, TensorSpec};
 
@@ -17,6 +17,9 @@ use super::pbtxt::{self, PbtxtConfig};
 use super::policy::VersionPolicy;
 use crate::artifact::Files;
 use crate::providers::ProviderOptions;
+
+/// Where settings are read from: the file of that name.
+pub(crate) type ReadFile<'a> = dyn FnMut(&str) -> Option<io::Result<Bytes>> + 'a;
 
 /// The effective settings of a model.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -35,6 +38,8 @@ pub struct Settings {
     pub memory_check: Option<bool>,
     /// Which versions to serve; `None` leaves it to the server.
     pub version_policy: Option<VersionPolicy>,
+    /// Whether a version may replace one whose clients it breaks.
+    pub accept_incompatible: bool,
     /// The file with the graph, where it is not `model.onnx`.
     pub model_file: Option<String>,
     /// How to batch.
@@ -106,6 +111,7 @@ struct Written {
     provider: toml::Table,
     memory_check: Option<bool>,
     version_policy: Option<String>,
+    accept_incompatible: bool,
     model_file: Option<String>,
     instances: Option<usize>,
     threads: Option<usize>,
@@ -138,18 +144,24 @@ struct WrittenOutput {
 impl Settings {
     /// Reads the model-level files among `files`. The error names the file, the place and what was expected.
     pub fn read(files: &Files) -> Result<Settings, String> {
-        let mut settings = Settings::default();
+        Settings::read_with(&mut |name| files.read(name).map(|read| read.map(Bytes::from)))
+    }
+
+    /// The same from wherever `read` has the files; it gives `None` for one that is not there.
+    pub(crate) fn read_with(read: &mut ReadFile<'_>) -> Result<Settings, String> {
         // Among a version's files, those of the model's own folder are one level up.
-        let paths: BTreeMap<&str, &Path> =
-            files.iter().map(|(name, path)| (name.strip_prefix("../").unwrap_or(name), path)).collect();
-        if let Some(path) = paths.get("config.pbtxt") {
-            let text = fs::read_to_string(path).map_err(|error| format!("config.pbtxt: {error}"))?;
+        let mut read_text = |name: &str| {
+            let bytes = read(&format!("../{name}")).or_else(|| read(name))?;
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes.into()).map_err(io::Error::other));
+            Some(text.map_err(|error| format!("{name}: {error}")))
+        };
+        let mut settings = Settings::default();
+        if let Some(text) = read_text("config.pbtxt").transpose()? {
             let config = pbtxt::parse(&text).map_err(|error| format!("config.pbtxt: {error}"))?;
             settings.apply_pbtxt(config)?;
-            settings.read_label_files(path.parent().unwrap_or(Path::new(".")))?;
+            settings.read_label_files(&mut read_text)?;
         }
-        if let Some(path) = paths.get("model.toml") {
-            let text = fs::read_to_string(path).map_err(|error| format!("model.toml: {error}"))?;
+        if let Some(text) = read_text("model.toml").transpose()? {
             let written: Written = toml::from_str(&text).map_err(|error| format!("model.toml: {error}"))?;
             settings.apply_toml(written)?;
         }
@@ -204,6 +216,7 @@ impl Settings {
         if let Some(policy) = written.version_policy {
             self.version_policy = Some(policy.parse().map_err(|error| format!("model.toml: {error}"))?);
         }
+        self.accept_incompatible = written.accept_incompatible;
         self.model_file = written.model_file.or(self.model_file.take());
         self.instances = written.instances.or(self.instances);
         self.threads = written.threads.or(self.threads);
@@ -241,15 +254,17 @@ impl Settings {
     }
 
     /// Replaces the names of label files by the labels in them, one per line.
-    fn read_label_files(&mut self, folder: &Path) -> Result<(), String> {
+    fn read_label_files(
+        &mut self,
+        read_text: &mut dyn FnMut(&str) -> Option<Result<String, String>>,
+    ) -> Result<(), String> {
         for labels in self.labels.values_mut() {
             let file = labels.join("");
-            let inside = Path::new(&file).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-            if !inside {
+            if !pbtxt::is_inside(&file) {
                 return Err(format!("config.pbtxt: label file {file:?} is not inside the model's folder"));
             }
-            let text =
-                fs::read_to_string(folder.join(&file)).map_err(|error| format!("label file {file:?}: {error}"))?;
+            let text = read_text(&file).unwrap_or_else(|| Err(format!("{file}: there is no such file")));
+            let text = text.map_err(|error| format!("config.pbtxt: label file {error}"))?;
             *labels = text.lines().map(str::to_owned).collect();
         }
         Ok(())
@@ -307,13 +322,14 @@ fn check_declared(what: &str, declared: &[pbtxt::Tensor], graph: &[TensorSpec], 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::path::PathBuf;
     use std::time::Duration;
     use tiltyard_types::DataType;
 
     fn read(toml: Option<&str>, pbtxt: Option<&str>) -> Result<Settings, String> {
         let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::default();
+        let mut files = Files::within([folder.path()]).unwrap();
         for (name, text) in [("model.toml", toml), ("config.pbtxt", pbtxt)] {
             if let Some(text) = text {
                 let path: PathBuf = folder.path().join(name);

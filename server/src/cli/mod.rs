@@ -4,15 +4,20 @@ mod bench;
 mod check;
 mod completions;
 mod config;
+mod credentials;
 mod engine;
 pub mod exit;
 mod models;
 mod output;
 mod predict;
 mod progress;
+mod reload;
 pub(crate) mod serve;
 mod settings;
+mod status;
 mod target;
+mod token;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -33,9 +38,12 @@ Examples:
   tiltyard --models ~/models --http-port 9000   serve another folder on another port
   tiltyard check ~/models                       what would be served, and what is wrong
   tiltyard models                               what a running server serves
+  tiltyard reload                               have it read its settings anew
+  tiltyard status                               where each version stands, and since when
   tiltyard predict risk --file patients.csv     ask a running server
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
+  tiltyard token new app scorer:risk            a token for a caller of one model
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
 
@@ -43,6 +51,9 @@ const SERVE_EXAMPLES: &str = "\
 A folder of models has a folder per model and in it one per version: models/risk/1/model.onnx. A single .onnx file, or
 a folder with one, is fine too. Every setting is also a variable and a key of ./tiltyard.toml; `tiltyard config` shows
 which value holds, and why.
+
+SIGTERM and SIGINT drain the server, a second one cuts that short: exit code 0 says that nothing was cut off, 1 that
+requests were. SIGHUP has it read the file of settings anew.
 
 Examples:
   tiltyard serve
@@ -66,10 +77,14 @@ fn command() -> Command {
         .subcommand(serve_command())
         .subcommand(predict::command())
         .subcommand(models::command())
+        .subcommand(reload::command())
+        .subcommand(status::command())
+        .subcommand(watch::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
         .subcommand(config::command())
+        .subcommand(token::command())
         .subcommand(completions::command())
         .after_help(HELP_END)
 }
@@ -111,17 +126,21 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("serve", matches)) => serve(matches),
         Some(("predict", matches)) => predict::run(matches).map(done),
         Some(("models", matches)) => models::run(matches).map(done),
+        Some(("reload", matches)) => reload::run(matches).map(done),
+        Some(("status", matches)) => status::run(matches).map(done),
+        Some(("watch", matches)) => watch::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
         Some(("config", matches)) => config::run(matches).map(done),
+        Some(("token", matches)) => token::run(matches).map(done),
         Some(("completions", matches)) => completions::run(matches).map(done),
         Some((unknown, _)) => Err(Failure::usage(format!("unknown command {unknown:?}"))),
     }
 }
 
 fn serve(matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    Ok(serve::run(settings::load(matches)?))
+    serve::run(matches)
 }
 
 /// Flags in a place where they would be silently without effect are mistakes.
@@ -172,13 +191,18 @@ mod tests {
         check("tiltyard --http-port 9000 --strict --models m", " 9000");
         check("tiltyard serve --http-port 9000 --load-model a --load-model b", "serve 9000");
         check("tiltyard models --output json", "models json");
+        check("tiltyard reload --ports-file ports.json", "reload");
         check("tiltyard --output json models", "models json");
         check("tiltyard config --http-port 9000", "config 9000");
         check("tiltyard engine list --output json", "engine json");
+        check("tiltyard status --output json", "status json");
+        check("tiltyard watch", "watch");
         check("tiltyard check", "check");
         check("tiltyard check m --engines tract,onnxruntime", "check");
         check("tiltyard bench risk --models m --output json", "bench json");
         check("tiltyard completions bash", "completions");
+        check("tiltyard token new app scorer:risk viewer", "token");
+        check("tiltyard models --server https://h --token-file t --ca c --output json", "models json");
     }
 
     #[test]
@@ -198,5 +222,7 @@ mod tests {
         check("tiltyard engine install", "MissingRequiredArgument");
         check("tiltyard engine install triton", "InvalidValue");
         check("tiltyard completions cmd", "InvalidValue");
+        check("tiltyard token new app", "MissingRequiredArgument");
+        check("tiltyard models --token secret", "UnknownArgument");
     }
 }

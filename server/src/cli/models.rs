@@ -3,6 +3,7 @@
 use clap::{ArgMatches, Command};
 use serde_json::Value;
 
+use super::credentials::Credentials;
 use super::exit::{Exit, Failure};
 use super::output::{self, Form, NOTHING, Table, short_digest, size};
 use super::target::{Http, Named, admin_flag, ask, server_flags};
@@ -20,7 +21,7 @@ pub(crate) fn command() -> Command {
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let versions = fetch(&Named::of(matches)?)?;
+    let versions = fetch(&Named::of(matches)?, &Credentials::of(matches)?)?;
     match Form::of(matches) {
         Form::Json => output::print_json(&Value::Array(versions)),
         Form::Table => output::print(&listing(&versions)),
@@ -28,15 +29,15 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// Every version with what is known of it: from the admin port, or where that is out of reach, from the data port.
-fn fetch(named: &Named) -> Result<Vec<Value>, Failure> {
+fn fetch(named: &Named, credentials: &Credentials) -> Result<Vec<Value>, Failure> {
     if let Some(admin) = named.admin() {
-        match ask(&Http::new(admin)?, "GET", "/admin/models", Vec::new()) {
+        match ask(&Http::new(admin, credentials)?, "GET", "/admin/models", Vec::new()) {
             Err(failure) if failure.exit() == Exit::Unreachable && !named.has_admin() => {}
             answer => return versions_of(admin, &answer?),
         }
     }
     let server = named.server();
-    let index = ask(&Http::new(server)?, "POST", "/v2/repository/index", b"{}".to_vec())?;
+    let index = ask(&Http::new(server, credentials)?, "POST", "/v2/repository/index", b"{}".to_vec())?;
     let versions = versions_of(server, &index)?;
     output::note("note: engine, batch, digest and size come from the admin port; name it with --admin URL");
     Ok(versions)

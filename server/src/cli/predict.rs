@@ -11,6 +11,7 @@ use tiltyard_runtime::repository::policy::VersionPolicy;
 
 use self::answer::Answers;
 use self::input::{Columns, Question};
+use super::credentials::Credentials;
 use super::exit::Failure;
 use super::output::{self, Form};
 use super::progress;
@@ -87,7 +88,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     };
     let target: Box<dyn Target> = match text("models") {
         Some(_) => Box::new(local(matches, &model)?),
-        None => Box::new(Http::new(Named::of(matches)?.server())?),
+        None => Box::new(Http::new(Named::of(matches)?.server(), &Credentials::of(matches)?)?),
     };
     let form = Form::of(matches);
     match question {

@@ -3,13 +3,15 @@
 //! Over REST, or in this process: both answer the same calls.
 
 use std::fs;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches};
 use serde_json::Value;
 
+use super::credentials::{self, Credentials};
 use super::exit::Failure;
-use super::output::variable;
+use super::output::{self, variable};
 use crate::local::Local;
 
 /// Where a server listens unless it was told otherwise.
@@ -44,7 +46,7 @@ pub(crate) fn ask(target: &dyn Target, method: &str, path: &str, body: Vec<u8>) 
     let (status, body) = target.call(method, path, body)?;
     match status {
         200..=299 => Ok(body),
-        403 => Err(Failure::refused(reason(status, &body))),
+        401 | 403 => Err(Failure::refused(reason(status, &body))),
         _ => Err(Failure::failed(reason(status, &body))),
     }
 }
@@ -64,11 +66,15 @@ fn reason(status: u16, body: &[u8]) -> String {
 pub(crate) struct Http {
     address: String,
     agent: ureq::Agent,
+    /// The header's value, where there is a token.
+    authorization: Option<String>,
 }
 
 impl Http {
-    /// The server at an address such as `http://127.0.0.1:8000`, to which nobody speaks yet. Fails where it is none.
-    pub(crate) fn new(address: &str) -> Result<Http, Failure> {
+    /// The server at an address such as `http://127.0.0.1:8000`, to which nobody speaks yet. Fails where it is none, and
+    /// where files of the credentials cannot be read.
+    pub(crate) fn new(address: &str, credentials: &Credentials) -> Result<Http, Failure> {
+        let address = address_of(address)?;
         // The client connects to where the operator said: variables for proxies are for the open network.
         let settings = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -76,7 +82,17 @@ impl Http {
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_MAX))
             .timeout_global(Some(ANSWER_MAX));
-        Ok(Http { address: address_of(address)?, agent: settings.build().new_agent() })
+        let authorization = credentials.authorization();
+        let settings = match address.starts_with("https://") {
+            true => settings.tls_config(credentials.tls()?),
+            false => {
+                if authorization.is_some() && !is_near(&address) {
+                    output::note(format_args!("warning: the token travels to {address} in the clear: use https://"));
+                }
+                settings
+            }
+        };
+        Ok(Http { agent: settings.build().new_agent(), authorization, address })
     }
 }
 
@@ -91,9 +107,10 @@ impl Target for Http {
                 plain(&error)
             ))
         };
+        let authorization = self.authorization.as_deref().map(|value| ("authorization", value));
         let request = match method {
-            "GET" => self.agent.get(&url).call(),
-            _ => self.agent.post(&url).content_type("application/json").send(&body),
+            "GET" => with(self.agent.get(&url), authorization).call(),
+            _ => with(self.agent.post(&url), authorization).content_type("application/json").send(&body),
         };
         let mut response = request.map_err(silent)?;
         let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(silent)?;
@@ -101,10 +118,20 @@ impl Target for Http {
     }
 }
 
+fn with<B>(request: ureq::RequestBuilder<B>, header: Option<(&str, &str)>) -> ureq::RequestBuilder<B> {
+    match header {
+        Some((name, value)) => request.header(name, value),
+        None => request,
+    }
+}
+
 /// An error of the client in words that help.
 fn plain(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        ureq::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            format!("{error} (--ca names the authorities to believe)")
+        }
         ureq::Error::Io(error) => error.to_string(),
         ureq::Error::Timeout(_) => "it took too long".into(),
         error => error.to_string(),
@@ -114,23 +141,32 @@ fn plain(error: &ureq::Error) -> String {
 /// An address as calls need it: with its scheme and without a slash at the end.
 fn address_of(text: &str) -> Result<String, Failure> {
     let text = text.trim();
-    let rest = match text.split_once("://") {
-        Some(("http", rest)) => rest,
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
         Some((scheme, _)) => {
-            return Err(Failure::usage(format!("{text:?}: {scheme}:// is not offered, only http://HOST:PORT")));
+            return Err(Failure::usage(format!(
+                "{text:?}: {scheme}:// is not offered, only http:// and https://HOST:PORT"
+            )));
         }
-        None => text,
+        None => ("http", text),
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.is_empty() || rest.contains(|c: char| c == '/' || c == '?' || c == '#' || c.is_whitespace()) {
         return Err(Failure::usage(format!("{text:?} is not the address of a server: expected http://HOST:PORT")));
     }
-    Ok(format!("http://{rest}"))
+    Ok(format!("{scheme}://{rest}"))
+}
+
+/// Whether an address is this machine's own.
+fn is_near(address: &str) -> bool {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host);
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The flags that say which server is meant.
-pub(crate) fn server_flags() -> [Arg; 2] {
-    [
+pub(crate) fn server_flags() -> Vec<Arg> {
+    let mut flags = vec![
         Arg::new("server")
             .long("server")
             .value_name("URL")
@@ -142,7 +178,9 @@ pub(crate) fn server_flags() -> [Arg; 2] {
             .help_heading("Server")
             .conflicts_with("server")
             .help("The file that a server on this machine wrote its ports to (serve --ports-file)"),
-    ]
+    ];
+    flags.extend(credentials::flags());
+    flags
 }
 
 /// The flag that says where the admin port is.
@@ -208,9 +246,10 @@ fn read_ports(path: &str) -> Result<Named, Failure> {
 
 fn parse_ports(text: &str) -> Option<Named> {
     let form: Value = serde_json::from_str(text).ok()?;
+    let scheme = if form.get("tls") == Some(&Value::Bool(true)) { "https" } else { "http" };
     let address = |key: &str| {
         let port = u16::try_from(form.get(key)?.as_u64()?).ok()?;
-        Some(format!("http://127.0.0.1:{port}"))
+        Some(format!("{scheme}://127.0.0.1:{port}"))
     };
     Some(Named { server: Some(address("http")?), admin: address("admin") })
 }
@@ -239,9 +278,20 @@ mod tests {
         check("http://127.0.0.1:8000", Ok("http://127.0.0.1:8000"));
         check(" localhost:9000/ ", Ok("http://localhost:9000"));
         check("http://[::1]:8000", Ok("http://[::1]:8000"));
-        check("https://models.example", Err(Exit::Usage));
+        check("https://models.example", Ok("https://models.example"));
+        check("ftp://models.example", Err(Exit::Usage));
         check("http://", Err(Exit::Usage));
         check("http://host/v2", Err(Exit::Usage));
+    }
+
+    #[test]
+    fn this_machine_and_others() {
+        let check = |address: &str, near: bool| assert_eq!(is_near(address), near, "{address}");
+        check("http://127.0.0.1:8000", true);
+        check("http://[::1]:8000", true);
+        check("http://localhost", true);
+        check("http://10.0.0.1:8000", false);
+        check("http://localhost.example.com:8000", false);
     }
 
     #[test]
@@ -259,6 +309,8 @@ mod tests {
     fn files_of_ports() {
         let named = parse_ports(r#"{"http": 41000, "grpc": 41001, "admin": 41002}"#).unwrap();
         assert_eq!((named.server(), named.admin()), ("http://127.0.0.1:41000", Some("http://127.0.0.1:41002")));
+        let named = parse_ports(r#"{"http": 41000, "tls": true}"#).unwrap();
+        assert_eq!(named.server(), "https://127.0.0.1:41000");
         assert_eq!(parse_ports(r#"{"http": 70000}"#), None);
         assert_eq!(parse_ports("41000"), None);
     }
@@ -276,6 +328,7 @@ mod tests {
             assert_eq!((failure.exit(), failure.to_string().as_str()), (exit, message));
         };
         check(404, r#"{"error": "no model \"x\""}"#, Exit::Failed, "no model \"x\"");
+        check(401, r#"{"error": "who are you"}"#, Exit::Refused, "who are you");
         check(403, r#"{"error": "switched off"}"#, Exit::Refused, "switched off");
         check(502, "<h1>Bad Gateway</h1>", Exit::Failed, "the server answered with status 502: <h1>Bad Gateway</h1>");
         check(500, "", Exit::Failed, "the server answered with status 500");
@@ -285,7 +338,10 @@ mod tests {
     #[test]
     fn nobody_listens() {
         // Port 1 of the loopback interface: nothing unprivileged can be there.
-        let failure = Http::new("http://127.0.0.1:1").unwrap().call("GET", "/v2", Vec::new()).unwrap_err();
+        let failure = Http::new("http://127.0.0.1:1", &Credentials::default())
+            .unwrap()
+            .call("GET", "/v2", Vec::new())
+            .unwrap_err();
         assert_eq!(failure.exit(), Exit::Unreachable);
         assert!(failure.to_string().contains("http://127.0.0.1:1: connection refused"), "{failure}");
     }

@@ -42,7 +42,8 @@ fn unknown(variable: &str) -> String {
 
 /// Variables that other parts of the program read, and that are no settings of a server.
 fn is_reserved(variable: &str) -> bool {
-    matches!(variable, "TILTYARD_SERVER" | "TILTYARD_ADMIN" | "TILTYARD_REGENERATE")
+    matches!(variable, "TILTYARD_SERVER" | "TILTYARD_ADMIN" | "TILTYARD_TOKEN" | "TILTYARD_TOKEN_FILE")
+        || matches!(variable, "TILTYARD_CA" | "TILTYARD_CLIENT_CERT" | "TILTYARD_CLIENT_KEY" | "TILTYARD_REGENERATE")
         || variable.starts_with("TILTYARD_TEST_")
 }
 

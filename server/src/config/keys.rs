@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use tiltyard_runtime::repository::policy::VersionPolicy;
 
-use super::kinds::{self, Amount, Form, Host, LogFormat, LogLevel, ModelControl};
+use super::kinds::{
+    self, Algorithm, Amount, ClientAuth, Form, Host, LogFormat, LogLevel, ModelControl, OnFailure, OpenCall,
+};
 use super::{ConfigError, RawConfig};
+use crate::clients::ClientKey;
 
 /// One setting, as the table defines it.
 pub(super) struct KeyDefinition {
@@ -112,6 +115,12 @@ keys! {
             "Which versions of a model are loaded where the model itself does not say.";
         poll_interval: Duration = DURATION_ABOVE_ZERO, Text("1s"),
             "How often the folder is looked at under model_control watch.";
+        settle_time: Duration = DURATION, Text("2s"),
+            "How long a version's files must not have changed before they are read. Raise it where copies stand still \
+             for longer, or where a network file system tells late of changes.";
+        on_failure: OnFailure = ON_FAILURE, Text("previous"),
+            "Who answers requests without a version while the newest one is out of service because its runs keep failing or \
+             hang: previous takes the one before it that is still loaded, refuse none.";
         strict: bool = BOOLEAN, Text("false"),
             "Refuse to start when a model fails to load, instead of serving the others.";
     }
@@ -135,6 +144,35 @@ keys! {
         ports_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
             "A file to write the bound ports to, once the server listens.";
     }
+    "Locks" {
+        tls_cert: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The certificate that every TCP port shows, with those between it and its authority, in PEM. With it the \
+             ports speak TLS 1.2 and 1.3 and nothing else. A file that changes is used within seconds.";
+        tls_key: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The private key that belongs to tls_cert, in PEM.";
+        tls_client_ca: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The authorities that may have signed the certificates of clients, in PEM: mutual TLS.";
+        tls_client_auth: ClientAuth = CLIENT_AUTH, Text("required"),
+            "Whether every client must show a certificate, where there is a tls_client_ca. Probes of Kubernetes have none.";
+        access_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The list of who may do what: tokens, groups and names of certificates with their roles. With it every call \
+             needs credentials, open_calls aside. `tiltyard token new` makes a line of it.";
+        open_calls: Vec<OpenCall> = OPEN_CALLS, Text("health"),
+            "Calls that need no credentials where there is an access_file.";
+        oidc_issuer: Option<String> = OPTIONAL_TEXT, Text(""),
+            "The OpenID Connect provider whose JSON web tokens are taken, as their iss claim has it; needs an access_file, \
+             which gives roles to groups.";
+        oidc_audience: Vec<String> = NAMES, Text(""),
+            "Audiences of which a JSON web token must name one: what the provider knows this server by.";
+        oidc_jwks: Option<String> = OPTIONAL_TEXT, Text(""),
+            "Where the provider's keys are: a URL or a file. Unless it is said, the provider is asked.";
+        oidc_ca: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The authorities for connections to the provider, in PEM, where they are not those of the system.";
+        oidc_algorithms: Vec<Algorithm> = ALGORITHMS, Text("RS256,ES256,EdDSA"),
+            "Signatures of JSON web tokens that are taken.";
+        oidc_groups_claim: String = TEXT, Text("groups"),
+            "The claim that lists a caller's groups; dots go into objects, as in realm_access.roles.";
+    }
     "Engines" {
         engines: Vec<String> = ENGINES, Text("auto"),
             "The engines that may be used, in order of preference; auto stands for all that are found.";
@@ -157,18 +195,34 @@ keys! {
         body_bytes_max: usize = SIZE, Text("64MiB"),
             "The largest request, on every protocol.";
         request_timeout: Duration = DURATION_ABOVE_ZERO, Text("30s"),
-            "The time a request has where the client gave none.";
+            "The time a request has where the client gave none. Where that much waits already, a request without a \
+             deadline in its head is refused before it is read.";
+        run_timeout: Duration = DURATION, Text("60s"),
+            "How long one run of a model may take before it is given up as stuck, if it also takes 20 times longer than \
+             measured. 0 never gives up.";
         requests_max: usize = COUNT, Text("4096"),
-            "The most requests in flight; more are refused at once.";
+            "The most requests in flight; more are refused at once. One model version may have up to four times of what \
+             is free, alone 80 %, so that a flood on it leaves room for others.";
         bytes_in_flight_max: Amount = AMOUNT_OF_BYTES, Text("0"),
-            "The most bytes of request bodies in memory; more are refused at once. 0 takes a quarter of the memory that \
-             the control group grants, 1GiB at most.";
+            "The most bytes of request bodies in memory, those that still arrive included; more are refused at once. \
+             Model versions share it as they do requests_max. 0 takes a quarter of the memory that the control group \
+             grants, 1GiB at most.";
+        client_rate: Option<usize> = COUNT_OR_NONE, Text("0"),
+            "Inference requests per second that each client may send; more are refused at once. 0 is no bound.";
+        client_burst: Amount = AMOUNT, Text("0"),
+            "Requests that a client may send at once, after a pause. 0 takes as many as client_rate.";
+        client_key: ClientKey = CLIENT_KEY, Text("address"),
+            "What tells clients apart for client_rate: the address they come from (over IPv6 its first 64 bits), or the \
+             value of a header. Take a header only where a proxy sets it or checks it: clients write what they like.";
         connections_max: usize = COUNT, Text("10000"),
             "The most open connections.";
         header_timeout: Duration = DURATION_ABOVE_ZERO, Text("10s"),
             "The time from a connection's start to the end of its first request's head.";
         idle_timeout: Duration = DURATION_ABOVE_ZERO, Text("75s"),
             "How long a connection may stay open between requests.";
+        connection_age_max: Duration = DURATION, Text("0"),
+            "How old a connection may become before its client is told to come again, so that load spreads over replicas; \
+             0 for no limit. Requests in flight are finished.";
     }
     "Shutdown" {
         drain_notice: Duration = DURATION, Text("0s"),

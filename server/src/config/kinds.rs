@@ -8,7 +8,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::header::HeaderName;
 use tiltyard_runtime::repository::policy::VersionPolicy;
+
+use crate::clients::ClientKey;
 
 /// Durations above this are refused: sums of moments must stay far from the end of time.
 const DURATION_MAX: Duration = Duration::from_secs(8760 * 3600);
@@ -55,6 +58,23 @@ pub(super) const COUNT: Kind<usize> = Kind {
     expected: "an integer from 1",
     form: Form::Integer,
     parse: |text| text.parse().ok().filter(|count| *count > 0),
+};
+
+pub(super) const COUNT_OR_NONE: Kind<Option<usize>> = Kind {
+    placeholder: "COUNT",
+    expected: "an integer from 1, or 0 for no bound",
+    form: Form::Integer,
+    parse: |text| text.parse().ok().map(|count| Some(count).filter(|count| *count > 0)),
+};
+
+pub(super) const CLIENT_KEY: Kind<ClientKey> = Kind {
+    placeholder: "KEY",
+    expected: "address, or the name of a header such as x-api-key",
+    form: Form::Text,
+    parse: |text| match text {
+        "address" => Some(ClientKey::Address),
+        name => HeaderName::from_bytes(name.as_bytes()).ok().map(ClientKey::Header),
+    },
 };
 
 pub(super) const AMOUNT: Kind<Amount> = Kind {
@@ -107,6 +127,37 @@ pub(super) const OPTIONAL_PATH: Kind<Option<PathBuf>> = Kind {
     expected: "a path, or nothing for none",
     form: Form::Text,
     parse: |text| Some((!text.is_empty()).then(|| PathBuf::from(text))),
+};
+
+pub(super) const TEXT: Kind<String> = Kind {
+    placeholder: "TEXT",
+    expected: "some text",
+    form: Form::Text,
+    parse: |text| (!text.is_empty()).then(|| text.to_owned()),
+};
+
+pub(super) const OPTIONAL_TEXT: Kind<Option<String>> = Kind {
+    placeholder: "TEXT",
+    expected: "some text, or nothing for none",
+    form: Form::Text,
+    parse: |text| Some((!text.is_empty()).then(|| text.to_owned())),
+};
+
+pub(super) const OPEN_CALLS: Kind<Vec<OpenCall>> = Kind {
+    placeholder: "CALLS",
+    expected: "none, or some of health, metrics and docs with commas between them",
+    form: Form::List,
+    parse: |text| match text {
+        "none" | "" => Some(Vec::new()),
+        names => parse_names(names)?.iter().map(|name| (OPEN_CALL.parse)(name)).collect(),
+    },
+};
+
+pub(super) const ALGORITHMS: Kind<Vec<Algorithm>> = Kind {
+    placeholder: "NAMES",
+    expected: "some of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA with commas between them",
+    form: Form::List,
+    parse: |text| parse_names(text)?.iter().map(|name| (ALGORITHM.parse)(name)).collect(),
 };
 
 pub(super) const HOST: Kind<Host> =
@@ -184,6 +235,15 @@ macro_rules! choice {
             $($(#[$variant_doc])* $variant,)*
         }
 
+        impl $type {
+            /// The name in settings.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($type::$variant => $name,)*
+                }
+            }
+        }
+
         pub(super) const $kind: Kind<$type> = Kind {
             placeholder: $placeholder,
             expected: $expected,
@@ -205,6 +265,62 @@ choice! {
         Watch = "watch",
         /// What clients ask for.
         Explicit = "explicit",
+    }
+}
+
+choice! {
+    /// Who answers for a version that is out of service.
+    OnFailure, ON_FAILURE, "previous|refuse", "previous or refuse" {
+        /// The newest version before it that is loaded and answers.
+        Previous = "previous",
+        /// Nobody: requests are refused until it answers again.
+        Refuse = "refuse",
+    }
+}
+
+choice! {
+    /// Whether clients must show a certificate.
+    ClientAuth, CLIENT_AUTH, "required|optional", "required or optional" {
+        /// No certificate, no connection.
+        Required = "required",
+        /// Who shows none is nobody yet.
+        Optional = "optional",
+    }
+}
+
+choice! {
+    /// What may be asked without credentials.
+    OpenCall, OPEN_CALL, "CALL", "health, metrics or docs" {
+        /// Whether the server is up and ready.
+        Health = "health",
+        /// Figures for Prometheus.
+        Metrics = "metrics",
+        /// The pages for people, which name models and their inputs.
+        Docs = "docs",
+    }
+}
+
+choice! {
+    /// How a JSON web token is signed: with a provider's private key, never with a secret that both sides share.
+    Algorithm, ALGORITHM, "NAME", "a signature's name" {
+        /// RSA, PKCS #1 v1.5, SHA-256.
+        Rs256 = "RS256",
+        /// The same with SHA-384.
+        Rs384 = "RS384",
+        /// The same with SHA-512.
+        Rs512 = "RS512",
+        /// RSA, PSS, SHA-256.
+        Ps256 = "PS256",
+        /// The same with SHA-384.
+        Ps384 = "PS384",
+        /// The same with SHA-512.
+        Ps512 = "PS512",
+        /// ECDSA on P-256, SHA-256.
+        Es256 = "ES256",
+        /// ECDSA on P-384, SHA-384.
+        Es384 = "ES384",
+        /// Ed25519.
+        EdDsa = "EdDSA",
     }
 }
 

@@ -8,6 +8,7 @@ mod environment;
 mod file;
 mod keys;
 mod kinds;
+mod live;
 mod reference;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use clap::ArgMatches;
 
 pub use keys::Config;
 pub(crate) use kinds::parse_duration;
-pub use kinds::{Amount, Host, LogFormat, LogLevel, ModelControl};
+pub use kinds::{Algorithm, Amount, ClientAuth, Host, LogFormat, LogLevel, ModelControl, OnFailure, OpenCall};
+pub use live::{Change, changes};
 pub use reference::{command_flags, reference_markdown};
 
 use keys::{Fallback, KEYS};

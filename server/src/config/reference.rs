@@ -4,6 +4,7 @@ use clap::{Arg, ArgAction};
 
 use super::keys::{KEYS, KeyDefinition};
 use super::kinds::Form;
+use super::live::LIVE;
 
 /// One flag per setting, for every command that takes settings. Their values are read by [`super::load`].
 pub fn command_flags() -> Vec<Arg> {
@@ -31,8 +32,10 @@ pub fn reference_markdown() -> String {
             page += &format!("\n## {section}\n");
         }
         let place = if key.in_file() { format!("`{}`", key.name) } else { "not in the file".to_owned() };
+        let change = if LIVE.contains(&key.name) { "at a reload" } else { "at a restart" };
         page += &format!(
-            "\n### {}\n\n{}\n\n- flag `--{}`, variable `{}`, key {place}\n- expects {}\n- default: {}\n",
+            "\n### {}\n\n{}\n\n- flag `--{}`, variable `{}`, key {place}\n- expects {}\n- default: {}\n- \
+             changes: {change}\n",
             key.name,
             key.help,
             key.flag(),
@@ -60,4 +63,8 @@ Every setting can be given in four ways. The first that gives it wins:
 `tiltyard config` lists every setting with its value and where it came from. Unknown keys in the file are refused; \
 unknown variables that begin with `TILTYARD_` are warned about. Variables that Kubernetes sets for services, such as \
 `TILTYARD_HTTP_PORT=tcp://10.0.0.1:8000`, are ignored with a warning. Paths are relative to the working directory.
+
+A running server reads the file anew on SIGHUP and when `tiltyard reload` asks it to. Changes of the keys that say so \
+below hold from then on; the others are told by name and wait for a restart. A file with a mistake changes nothing: \
+the mistake is logged, and `tiltyard reload` tells it and ends with exit code 1.
 ";

@@ -1,20 +1,26 @@
 //! How does a request's body become bytes, and an answer's bytes a body?
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Response;
 use http::header::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use tiltyard_types::{Error, ErrorKind, Result};
+use tiltyard_types::{Error, Result};
 
 use super::beside_the_loop;
 use super::compression::{Encoding, decompress};
 use super::grpc::wire::GrpcBody;
+use crate::admission::Room;
 use crate::{clock, deadlines};
+
+/// Of a request that was refused, so much of what still comes is thrown away, for so long.
+const DISCARDED_BYTES_MAX: u64 = 4 << 20;
+const DISCARDING_MAX: Duration = Duration::from_secs(1);
 
 /// The body of every answer.
 pub(crate) enum ReplyBody {
@@ -61,38 +67,55 @@ impl Body for ReplyBody {
     }
 }
 
-/// Reads a whole body and undoes its content encoding. A body in one piece is not copied.
+/// Reads a whole body and undoes its content encoding. A body in one piece is not copied. What has arrived takes `room`.
 ///
-/// Fails for one over `bytes_max`, plain or compressed, without reading it to its end, and for one that takes longer
-/// than `time_max` to arrive.
+/// Fails for one over `bytes_max`, plain or compressed, and for one that there is no room for, without reading it to its
+/// end, and for one that takes longer than `time_max` to arrive.
 pub(crate) async fn read<B>(
     content_encoding: Option<&HeaderValue>,
     body: B,
     bytes_max: usize,
     time_max: Duration,
+    room: &mut Room,
 ) -> Result<Bytes>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
     // What the head declares, if it declares anything.
-    if let Some(length) = body.size_hint().exact().filter(|&length| length > bytes_max as u64) {
+    let declared = body.size_hint().exact();
+    if let Some(length) = declared.filter(|&length| length > bytes_max as u64) {
         return Err(too_large(&format!("has {length} bytes"), bytes_max));
     }
+    room.expect(declared.unwrap_or(0) as usize)?;
     let encoding = content_encoding.map(encoding).transpose()?.flatten();
-    let Some(raw) = deadlines::within(clock::now() + time_max, collect(body, bytes_max)).await else {
-        return Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {time_max:.0?}")));
+    let Some(raw) = deadlines::within(clock::now() + time_max, collect(body, bytes_max, room)).await else {
+        return Err(deadlines::late(format!("the body did not arrive within {time_max:.0?}")));
     };
     let raw = raw?;
-    match encoding {
-        None => Ok(raw),
-        Some(encoding) => {
-            match beside_the_loop(raw.len().saturating_mul(16), move || decompress(encoding, &raw, bytes_max)).await {
-                Ok(Some(plain)) => Ok(plain),
-                Ok(None) => Err(too_large("decompresses to more", bytes_max)),
-                Err(reason) => Err(Error::invalid(format!("the body is not what its content encoding says: {reason}"))),
-            }
-        }
+    let raw_bytes = raw.len();
+    let Some(encoding) = encoding else { return Ok(raw) };
+    let mut beside = room.beside();
+    let undo = move || {
+        let plain = undo(encoding, &raw, bytes_max, &mut beside);
+        (plain, beside)
+    };
+    // What it grows to is not known yet; this is what dense numbers do.
+    let (plain, beside) = beside_the_loop(raw_bytes.saturating_mul(16), undo).await;
+    *room = beside;
+    plain
+}
+
+/// Undoes a content encoding. What it grows to takes `room`.
+fn undo(encoding: Encoding, raw: &[u8], bytes_max: usize, room: &mut Room) -> Result<Bytes> {
+    let mut refused = None;
+    let mut grow = |bytes| room.grow(bytes).map_err(|error| refused = Some(error)).is_ok();
+    let plain = decompress(encoding, raw, bytes_max, &mut grow);
+    match (refused, plain) {
+        (Some(error), _) => Err(error),
+        (None, Ok(Some(plain))) => Ok(plain),
+        (None, Ok(None)) => Err(too_large("decompresses to more", bytes_max)),
+        (None, Err(reason)) => Err(Error::invalid(format!("the body is not what its content encoding says: {reason}"))),
     }
 }
 
@@ -107,15 +130,56 @@ fn encoding(value: &HeaderValue) -> Result<Option<Encoding>> {
     }
 }
 
-async fn collect<B>(body: B, bytes_max: usize) -> Result<Bytes>
+/// What an answer does not wait for any more: reads on and throws away, so that a client that still sends hears the answer,
+/// and its connection stays good. Whoever sends a lot, or slowly, is cut off.
+pub(crate) async fn discard<B>(body: B)
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    let mut rest = Box::pin(rest_of(body));
+    // What came with the head is here after one more turn of the connection.
+    let mut turns = 2;
+    let is_read = poll_fn(|context| match rest.as_mut().poll(context) {
+        Poll::Ready(()) => Poll::Ready(true),
+        Poll::Pending if turns == 0 => Poll::Ready(false),
+        Poll::Pending => {
+            turns -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    if !is_read.await {
+        tokio::spawn(tokio::time::timeout(DISCARDING_MAX, rest));
+    }
+}
+
+async fn rest_of<B>(mut body: B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut left = DISCARDED_BYTES_MAX;
+    if body.size_hint().lower() > left {
+        return;
+    }
+    while let Some(Ok(frame)) = body.frame().await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len) as u64) {
+            Some(less) => left = less,
+            None => return,
+        }
+    }
+}
+
+async fn collect<B>(body: B, bytes_max: usize, room: &mut Room) -> Result<Bytes>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
     let mut body = std::pin::pin!(body);
     let mut first = Bytes::new();
-    let mut more: Option<BytesMut> = None;
+    let mut more: Option<Vec<u8>> = None;
     let mut length = 0usize;
+    // What is declared bounds the buffer and does not make it.
+    let total = body.size_hint().upper().map_or(bytes_max, |upper| upper.min(bytes_max as u64) as usize);
     while !body.is_end_stream()
         && let Some(frame) = body.frame().await
     {
@@ -125,20 +189,17 @@ where
         if length > bytes_max {
             return Err(too_large("goes on", bytes_max));
         }
-        match &mut more {
-            Some(more) => more.extend_from_slice(&data),
-            None if first.is_empty() => first = data,
-            None => {
-                // What is declared is a hint for so much and no more: only what arrives takes memory.
-                let expected = body.size_hint().lower().min(1 << 20) as usize;
-                let mut joined = BytesMut::with_capacity(length + expected);
-                joined.extend_from_slice(&first);
-                joined.extend_from_slice(&data);
-                more = Some(joined);
-            }
+        if first.is_empty() && more.is_none() {
+            room.grow(length)?;
+            first = data;
+            continue;
         }
+        let more = more.get_or_insert_default();
+        Room::make(Some(room), more, length, total)?;
+        more.extend_from_slice(&std::mem::take(&mut first));
+        more.extend_from_slice(&data);
     }
-    Ok(more.map_or(first, BytesMut::freeze))
+    Ok(more.map_or(first, Bytes::from))
 }
 
 fn too_large(what: &str, bytes_max: usize) -> Error {
@@ -150,12 +211,18 @@ mod tests {
     use super::*;
     use http_body_util::StreamBody;
     use std::io::Write;
+    use tiltyard_types::ErrorKind;
+
+    use crate::admission::Admission;
 
     async fn read_pieces(pieces: &[&[u8]], encoding: Option<&'static str>, bytes_max: usize) -> Result<Bytes> {
         let frames: Vec<Result<Frame<Bytes>, String>> =
             pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
         let encoding = encoding.map(HeaderValue::from_static);
-        read(encoding.as_ref(), StreamBody::new(futures_stream(frames)), bytes_max, Duration::from_secs(9)).await
+        let mut room = Admission::new(1, 2 << 20).room_for_unknown();
+        let body = StreamBody::new(futures_stream(frames));
+        let read = read(encoding.as_ref(), body, bytes_max, Duration::from_secs(9), &mut room).await;
+        read.inspect(|bytes| assert!(room.bytes() >= bytes.len(), "what is in memory takes room"))
     }
 
     fn futures_stream<T>(items: Vec<T>) -> impl futures_core::Stream<Item = T> {
@@ -184,6 +251,10 @@ mod tests {
         let bomb = gzip.finish().unwrap();
         assert_eq!(read_pieces(&[&bomb], Some("gzip"), 100_000).await.unwrap_err().kind(), ErrorKind::TooLarge);
         assert_eq!(read_pieces(&[&bomb], Some("gzip"), 1 << 20).await.unwrap().len(), 1 << 20);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![0; 5 << 20]).unwrap();
+        let bomb = gzip.finish().unwrap();
+        assert_eq!(read_pieces(&[&bomb], Some("gzip"), 9 << 20).await.unwrap_err().kind(), ErrorKind::Overloaded);
         assert_eq!(read_pieces(&[b"plain"], Some("gzip"), 100).await.unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(read_pieces(&[b"x"], Some("br"), 100).await.unwrap_err().kind(), ErrorKind::Invalid);
     }

@@ -26,39 +26,48 @@ impl Encoding {
     }
 }
 
-/// The plain bytes; `None` when there are more than `plain_bytes_max`. Blocks its thread for as long as that takes.
-/// Fails, in words, when the bytes are not of that encoding or go on after its end.
+/// Plain bytes between two questions whether there is room for more.
+const STEP_BYTES: usize = 1 << 20;
+
+/// The plain bytes; `None` when there are more than `plain_bytes_max`, or more than there is `room` for, which is asked about
+/// each size before much more than that is there. Blocks its thread for as long as that takes. Fails, in words, when the
+/// bytes are not of that encoding or go on after its end.
 pub(crate) fn decompress(
     encoding: Encoding,
     compressed: &[u8],
     plain_bytes_max: usize,
+    room: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Bytes>, String> {
+    let (bytes, max) = (compressed.len(), plain_bytes_max);
     match encoding {
-        Encoding::Gzip => read(GzDecoder::new(compressed), compressed.len(), plain_bytes_max, GzDecoder::into_inner),
+        Encoding::Gzip => read(GzDecoder::new(compressed), bytes, max, room, GzDecoder::into_inner),
         Encoding::Deflate => {
-            let zlib = read(ZlibDecoder::new(compressed), compressed.len(), plain_bytes_max, ZlibDecoder::into_inner);
-            zlib.or_else(|_| {
-                read(DeflateDecoder::new(compressed), compressed.len(), plain_bytes_max, DeflateDecoder::into_inner)
-            })
+            let zlib = read(ZlibDecoder::new(compressed), bytes, max, room, ZlibDecoder::into_inner);
+            zlib.or_else(|_| read(DeflateDecoder::new(compressed), bytes, max, room, DeflateDecoder::into_inner))
         }
     }
 }
 
 fn read<'a, D: Read>(
-    decoder: D,
+    mut decoder: D,
     compressed_bytes: usize,
     plain_bytes_max: usize,
+    room: &mut dyn FnMut(usize) -> bool,
     rest: fn(D) -> &'a [u8],
 ) -> Result<Option<Bytes>, String> {
     // Twice the size is what binary tensors typically come to; the rest is growth.
     let mut plain = Vec::with_capacity(compressed_bytes.saturating_mul(2).min(plain_bytes_max));
-    let mut decoder = decoder.take(plain_bytes_max as u64 + 1);
-    let outcome = decoder.read_to_end(&mut plain);
-    if plain.len() > plain_bytes_max {
-        return Ok(None);
+    loop {
+        if plain.len() > plain_bytes_max || !room(plain.len()) {
+            return Ok(None);
+        }
+        let step = STEP_BYTES.min(plain_bytes_max - plain.len() + 1);
+        let read = decoder.by_ref().take(step as u64).read_to_end(&mut plain).map_err(|error| error.to_string())?;
+        if read == 0 {
+            break;
+        }
     }
-    outcome.map_err(|error| error.to_string())?;
-    match rest(decoder.into_inner()).len() {
+    match rest(decoder).len() {
         0 => Ok(Some(Bytes::from(plain))),
         left => Err(format!("it ends {left} bytes early")),
     }

@@ -23,20 +23,21 @@ use http::{Request, Response, Version};
 use http_body::Body;
 use tiltyard_types::Result;
 
+use crate::listen::CameIn;
 use crate::service::Service;
 use body::ReplyBody;
 
 /// Answers one request of any protocol.
-pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>) -> Response<ReplyBody>
+pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>, came_in: CameIn) -> Response<ReplyBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
 {
     if grpc::wire::is_grpc(request.headers()) {
-        return body::grpc(grpc::answer(service, request).await);
+        return body::grpc(grpc::answer(service, request, &came_in).await);
     }
     let version = request.version();
-    let mut response = rest::answer(&service, request).await;
+    let mut response = rest::answer(&service, request, &came_in).await;
     if version == Version::HTTP_2 {
         response.headers_mut().insert(DATE, date::header());
     }

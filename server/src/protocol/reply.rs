@@ -2,11 +2,14 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
-use tiltyard_types::Error;
+use tiltyard_types::{Error, ErrorKind};
 
+use super::grpc::wire::wait_ms;
 use super::status::http_status;
+
+static RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 
 /// Status, type, headers and body.
 pub(crate) struct Reply {
@@ -48,8 +51,13 @@ impl Reply {
 pub(crate) fn failure(error: &Error) -> Reply {
     let mut reply = Reply::json(&json!({ "error": error.message() }));
     reply.status = http_status(error.kind());
+    if error.kind() == ErrorKind::Unauthenticated {
+        reply.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tiltyard\""));
+    }
     if let Some(wait) = error.wait() {
-        reply.headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        // The standard's header has whole seconds, which is long for a server; many clients read the finer one first.
+        reply.headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms(wait).div_ceil(1000)));
+        reply.headers.insert(&RETRY_AFTER_MS, HeaderValue::from(wait_ms(wait)));
     }
     reply
 }

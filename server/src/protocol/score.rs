@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use half::{bf16, f16};
+use http::header::CONTENT_ENCODING;
+use http_body::Body;
 use serde_json::{Map, Value, json};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::repository::settings::Column;
@@ -18,6 +20,7 @@ use tiltyard_types::{
 
 use super::beside_the_loop;
 use super::reply::Reply;
+use super::rest::{Head, receive};
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::service::Service;
 
@@ -25,10 +28,23 @@ use crate::service::Service;
 const ROWS_MAX: usize = 100_000;
 
 /// Answers one scoring request.
-pub(crate) async fn score(service: &Arc<Service>, model: &str, version: Option<u64>, body: &Bytes) -> Result<Reply> {
-    let accepted = Accepted::now(None, body.len());
+pub(crate) async fn score<B>(
+    service: &Arc<Service>,
+    head: &Head<'_>,
+    model: &str,
+    version: Option<u64>,
+    body: B,
+) -> Result<Reply>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display,
+{
+    let started = Accepted::now(None, 0);
     let answer = async {
         let arm = service.inference.catalog.load().route(model, version)?;
+        let encoding = head.headers.get(CONTENT_ENCODING);
+        let (body, room) = receive(service, head, &arm, started, encoding, body).await?;
+        let accepted = Accepted { bytes: body.len(), ..started };
         let (text, of) = (body.clone(), Arc::clone(&arm));
         let read = move || {
             let fields = fields(&of.deployment)?;
@@ -38,10 +54,10 @@ pub(crate) async fn score(service: &Arc<Service>, model: &str, version: Option<u
         };
         let (rows, outside, inputs) = beside_the_loop(body.len(), read).await?;
         let mut request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
-        let outcome = service.inference.infer(&mut request, arm, accepted).await?;
+        let outcome = service.inference.infer(&mut request, arm, accepted, room).await?;
         beside_the_loop(body.len(), move || self::answer(rows, &outside, &outcome)).await
     };
-    answer.await.inspect_err(|error: &Error| log_failure(accepted.id, model, "", error))
+    answer.await.inspect_err(|error: &Error| log_failure(started.id, model, "", error))
 }
 
 /// A named column and where it goes.

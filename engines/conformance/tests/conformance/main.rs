@@ -10,4 +10,5 @@ mod choosing;
 mod promises;
 mod real_models;
 mod refusals;
+mod rehearsals;
 mod subjects;

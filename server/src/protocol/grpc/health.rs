@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::wire::{
     Code, Encoder, GrpcBody, Head, MessageSender, Status, frame, read_message, streaming_response, unary_response,
 };
+use crate::drain::Phase;
 
 /// The path of every method of the service starts with this.
 pub(crate) const PATH_PREFIX: &str = "/grpc.health.v1.Health/";
@@ -27,6 +28,7 @@ pub(crate) struct Health<S> {
     services: &'static [&'static str],
     serving: S,
     changes: watch::Receiver<bool>,
+    phases: watch::Receiver<Phase>,
 }
 
 impl<S> Health<S>
@@ -34,9 +36,15 @@ where
     S: Fn(&str) -> Option<bool> + Clone + Send + Sync + 'static,
 {
     /// `serving` says whether a service answers, `None` where it is not known; the empty name is the server as a whole.
-    /// `services` are the names that List lists. Each new value of `changes` makes Watch ask `serving` again.
-    pub(crate) fn new(services: &'static [&'static str], serving: S, changes: watch::Receiver<bool>) -> Health<S> {
-        Health { services, serving, changes }
+    /// `services` are the names that List lists. Each new value of `changes` and `phases` makes Watch ask `serving` again;
+    /// it ends when the server drains.
+    pub(crate) fn new(
+        services: &'static [&'static str],
+        serving: S,
+        changes: watch::Receiver<bool>,
+        phases: watch::Receiver<Phase>,
+    ) -> Health<S> {
+        Health { services, serving, changes, phases }
     }
 
     /// The answer to a call of a method by its bare name: Check, List or Watch.
@@ -44,7 +52,7 @@ where
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let message = match read_message(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX).await {
+        let message = match read_message(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX, None).await {
             Ok(message) => message,
             Err(status) => return status.into_response(),
         };
@@ -73,8 +81,8 @@ where
     }
 
     fn watch(&self, request: HealthCheckRequest) -> Response<GrpcBody> {
-        let Health { serving, changes, .. } = self.clone();
-        streaming_response(Encoder::PLAIN, 1, |sender| watch(request.service, serving, changes, sender))
+        let Health { serving, changes, phases, .. } = self.clone();
+        streaming_response(Encoder::PLAIN, 1, |sender| watch(request.service, serving, changes, phases, sender))
     }
 }
 
@@ -83,19 +91,28 @@ async fn watch(
     service: String,
     serving: impl Fn(&str) -> Option<bool>,
     mut changes: watch::Receiver<bool>,
+    mut phases: watch::Receiver<Phase>,
     sender: MessageSender,
 ) -> Result<(), Status> {
     let mut sent = None;
     loop {
         // Marked as seen before the question, so that a change in between is asked about again and not lost.
         changes.mark_unchanged();
+        let phase = *phases.borrow_and_update();
         let now = state(serving(&service));
         if sent != Some(now) {
             sender.send(&response(now)).await?;
             sent = Some(now);
         }
-        if changes.changed().await.is_err() {
-            return Err(Status::new(Code::Unavailable, "the server is shutting down"));
+        if phase >= Phase::Draining {
+            return Err(Status::shutting_down());
+        }
+        let changed = tokio::select! {
+            changed = changes.changed() => changed,
+            changed = phases.changed() => changed,
+        };
+        if changed.is_err() {
+            return Err(Status::shutting_down());
         }
     }
 }

@@ -6,38 +6,77 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use tiltyard_proto::inference as pb;
-use tiltyard_types::Result;
+use tiltyard_types::{ErrorKind, Result};
 
+use super::callers::Known;
 use super::wire::{Code, Encoder, Status};
 use super::{decode, parse_version};
+use crate::locks::calls::Call;
 use crate::manage::{self, LogSetting};
 use crate::service::Service;
 use crate::{catalog, describe};
 
-/// The framed answer to a call of `method` with `message`.
-pub(super) async fn answer(service: &Service, method: &str, message: Bytes, encoder: Encoder) -> Result<Bytes, Status> {
+/// The framed answer to a call of `method` with `message`, where the caller may make it.
+pub(super) async fn answer(
+    service: &Service,
+    caller: &Known,
+    method: &str,
+    message: Bytes,
+    encoder: Encoder,
+) -> Result<Bytes, Status> {
+    let answered = try_answer(service, caller, method, message, encoder).await;
+    answered.inspect_err(|status| {
+        if status.code() == Code::PermissionDenied {
+            service.totals.note_failure(ErrorKind::Forbidden);
+        }
+    })
+}
+
+async fn try_answer(
+    service: &Service,
+    caller: &Known,
+    method: &str,
+    message: Bytes,
+    encoder: Encoder,
+) -> Result<Bytes, Status> {
     let frame = |message: &dyn Framed| message.frame(encoder);
     match method {
         "ServerLive" => frame(&pb::ServerLiveResponse { live: true }),
         "ServerReady" => frame(&pb::ServerReadyResponse { ready: service.is_ready() }),
-        "ServerMetadata" => frame(&describe::server_metadata()),
-        "ModelReady" => frame(&model_ready(service, decode(message)?)?),
-        "ModelMetadata" => frame(&model_metadata(service, decode(message)?)?),
-        "ModelConfig" => frame(&model_config(service, decode(message)?)?),
-        "ModelStatistics" => frame(&model_statistics(service, decode(message)?)?),
-        "RepositoryIndex" => frame(&repository_index(service, decode(message)?)),
+        "ModelReady" => frame(&model_ready(service, caller, decode(message)?)?),
+        "ModelMetadata" => frame(&model_metadata(service, caller, decode(message)?)?),
+        "ModelConfig" => frame(&model_config(service, caller, decode(message)?)?),
+        "ModelStatistics" => frame(&model_statistics(service, caller, decode(message)?)?),
+        "RepositoryIndex" => {
+            caller.may(Call::SeeAll)?;
+            frame(&repository_index(service, decode(message)?))
+        }
         "RepositoryModelLoad" => {
             let request: pb::RepositoryModelLoadRequest = decode(message)?;
+            caller.may(Call::Deploy(&request.model_name))?;
             manage::load(service, &request.model_name, request.parameters.into_keys().collect()).await?;
             frame(&pb::RepositoryModelLoadResponse {})
         }
         "RepositoryModelUnload" => {
             let request: pb::RepositoryModelUnloadRequest = decode(message)?;
+            caller.may(Call::Deploy(&request.model_name))?;
             manage::unload(service, &request.model_name).await?;
             frame(&pb::RepositoryModelUnloadResponse {})
         }
-        "TraceSetting" => frame(&trace_setting(service, decode(message)?)?),
-        "LogSettings" => frame(&log_settings(service, decode(message)?)?),
+        "TraceSetting" => frame(&trace_setting(service, caller, decode(message)?)?),
+        "LogSettings" => frame(&log_settings(service, caller, decode(message)?)?),
+        method => {
+            caller.may(Call::Server)?;
+            about_the_server(method, encoder)
+        }
+    }
+}
+
+/// What any caller that is known may ask.
+fn about_the_server(method: &str, encoder: Encoder) -> Result<Bytes, Status> {
+    let frame = |message: &dyn Framed| message.frame(encoder);
+    match method {
+        "ServerMetadata" => frame(&describe::server_metadata()),
         "SystemSharedMemoryStatus" => frame(&pb::SystemSharedMemoryStatusResponse::default()),
         "SystemSharedMemoryUnregister" => frame(&pb::SystemSharedMemoryUnregisterResponse::default()),
         "CudaSharedMemoryStatus" => frame(&pb::CudaSharedMemoryStatusResponse::default()),
@@ -63,28 +102,39 @@ fn route(service: &Service, name: &str, version: &str) -> Result<Arc<catalog::Ar
     service.inference.catalog.load().route(name, parse_version(version)?)
 }
 
-fn model_ready(service: &Service, request: pb::ModelReadyRequest) -> Result<pb::ModelReadyResponse> {
+fn model_ready(service: &Service, caller: &Known, request: pb::ModelReadyRequest) -> Result<pb::ModelReadyResponse> {
+    caller.may(Call::See(&request.name))?;
     let version = parse_version(&request.version)?;
-    let draining = service.draining.load(std::sync::atomic::Ordering::Relaxed);
-    let ready = !draining && service.inference.catalog.load().route(&request.name, version).is_ok();
+    let ready = !service.is_leaving() && service.inference.catalog.load().route(&request.name, version).is_ok();
     Ok(pb::ModelReadyResponse { ready })
 }
 
-fn model_metadata(service: &Service, request: pb::ModelMetadataRequest) -> Result<pb::ModelMetadataResponse> {
+fn model_metadata(
+    service: &Service,
+    caller: &Known,
+    request: pb::ModelMetadataRequest,
+) -> Result<pb::ModelMetadataResponse> {
+    caller.may(Call::See(&request.name))?;
     let catalog = service.inference.catalog.load();
     let route = catalog.route(&request.name, parse_version(&request.version)?)?;
     let model = catalog.models.get(&request.name).cloned().unwrap_or_default();
     Ok(describe::model_metadata(&request.name, &model, &route.deployment))
 }
 
-fn model_config(service: &Service, request: pb::ModelConfigRequest) -> Result<pb::ModelConfigResponse> {
+fn model_config(service: &Service, caller: &Known, request: pb::ModelConfigRequest) -> Result<pb::ModelConfigResponse> {
+    caller.may(Call::See(&request.name))?;
     let route = route(service, &request.name, &request.version)?;
-    let config = describe::model_config(&request.name, &route.deployment, &service.version_policy);
+    let config = describe::model_config(&request.name, &route.deployment, &service.live.config().version_policy);
     Ok(pb::ModelConfigResponse { config: Some(config) })
 }
 
-fn model_statistics(service: &Service, request: pb::ModelStatisticsRequest) -> Result<pb::ModelStatisticsResponse> {
+fn model_statistics(
+    service: &Service,
+    caller: &Known,
+    request: pb::ModelStatisticsRequest,
+) -> Result<pb::ModelStatisticsResponse> {
     let name = (!request.name.is_empty()).then_some(request.name.as_str());
+    caller.may(name.map_or(Call::SeeAll, Call::See))?;
     let model_stats = manage::statistics(service, name, parse_version(&request.version)?)?;
     Ok(pb::ModelStatisticsResponse { model_stats })
 }
@@ -102,8 +152,17 @@ fn repository_index(service: &Service, request: pb::RepositoryIndexRequest) -> p
     pb::RepositoryIndexResponse { models }
 }
 
-fn trace_setting(service: &Service, request: pb::TraceSettingRequest) -> Result<pb::TraceSettingResponse> {
+fn trace_setting(
+    service: &Service,
+    caller: &Known,
+    request: pb::TraceSettingRequest,
+) -> Result<pb::TraceSettingResponse> {
     let model = (!request.model_name.is_empty()).then_some(request.model_name.as_str());
+    caller.may(match model {
+        Some(model) => Call::See(model),
+        None if request.settings.is_empty() => Call::SeeSettings,
+        None => Call::ChangeSettings,
+    })?;
     let asked = request.settings.into_iter().map(|(key, setting)| (key, setting.value)).collect();
     let settings = manage::trace_settings(service, model, asked)?
         .into_iter()
@@ -112,10 +171,11 @@ fn trace_setting(service: &Service, request: pb::TraceSettingRequest) -> Result<
     Ok(pb::TraceSettingResponse { settings })
 }
 
-fn log_settings(service: &Service, request: pb::LogSettingsRequest) -> Result<pb::LogSettingsResponse> {
+fn log_settings(service: &Service, caller: &Known, request: pb::LogSettingsRequest) -> Result<pb::LogSettingsResponse> {
     use pb::log_settings_request::setting_value::ParameterChoice as Asked;
     use pb::log_settings_response::SettingValue;
     use pb::log_settings_response::setting_value::ParameterChoice as Told;
+    caller.may(if request.settings.is_empty() { Call::SeeSettings } else { Call::ChangeSettings })?;
     let asked = request.settings.into_iter().filter_map(|(key, setting)| {
         let value = match setting.parameter_choice? {
             Asked::BoolParam(value) => LogSetting::Bool(value),

@@ -1,5 +1,7 @@
 //! Which gRPC method does what? The inference service, with health and reflection beside it.
 
+mod bounds;
+mod callers;
 mod convert;
 pub(crate) mod health;
 mod manage;
@@ -19,9 +21,16 @@ use tiltyard_proto::inference::infer_parameter::ParameterChoice;
 use tiltyard_types::{Error, InferRequest, Moment, Result, Tensor};
 
 use super::{beside_the_loop, classification, is_light, parse_version, status};
-use crate::infer::{Accepted, Outcome, log_failure};
+use crate::admission::Room;
+use crate::catalog::Arm;
+use crate::clients::Asker;
+use crate::drain::{self, Phase};
+use crate::infer::{Accepted, Outcome, count_refusal, log_failure};
+use crate::listen::{CameIn, STREAM_WINDOW_BYTES};
+use crate::locks::calls::Call;
 use crate::service::Service;
 use crate::{clock, deadlines};
+use callers::Known;
 use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
@@ -32,17 +41,25 @@ const HEALTH_SERVICES: &[&str] = &["", "inference.GRPCInferenceService"];
 /// Answers smaller than this stay plain even where the client accepts compression.
 const COMPRESSION: CompressionPolicy = CompressionPolicy { enabled: true, message_bytes_min: 512 };
 
+/// Bytes of requests that a stream takes once the server drains: as many as can be here already. A client that goes on
+/// sending would else never hear the end.
+const LATE_BYTES_MAX: usize = STREAM_WINDOW_BYTES as usize;
+
 /// Stream answers that may wait for a client to take them.
 const STREAM_WAITING_MAX: usize = 16;
 
 impl From<Error> for Status {
     fn from(error: Error) -> Status {
-        Status::new(status::codes(error.kind()).1, error.message().to_owned())
+        let status = Status::new(status::codes(error.kind()).1, error.message().to_owned());
+        match error.wait() {
+            Some(wait) => status.retry_after(wait),
+            None => status,
+        }
     }
 }
 
 /// Answers one gRPC request, whatever happens.
-pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>) -> Response<GrpcBody>
+pub(crate) async fn answer<B>(service: Arc<Service>, request: Request<B>, came_in: &CameIn) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
@@ -53,23 +70,37 @@ where
         return refusal;
     }
     let path = parts.uri.path();
+    // Before anything of the body is read; whom the message names is asked about once that is known.
+    let caller = match callers::known(&service, path, &parts.headers, came_in.certificate.as_deref()) {
+        Ok(caller) => caller,
+        Err(error) => {
+            service.totals.note_failure(error.kind());
+            return refused(error.into());
+        }
+    };
     if let Some(method) = path.strip_prefix(INFERENCE) {
         return match method {
-            "ModelInfer" => model_infer(&service, &head, body).await.unwrap_or_else(refused),
-            "ModelStreamInfer" => model_stream_infer(service, &head, body),
+            "ModelInfer" => {
+                let asker = service.inference.asker(&parts.headers, came_in.from);
+                model_infer(&service, &caller, &head, asker, body).await.unwrap_or_else(refused)
+            }
+            "ModelStreamInfer" => {
+                let asker = service.inference.asker(&parts.headers, came_in.from);
+                model_stream_infer(service, caller, &head, asker, body)
+            }
             // Rare calls are boxed, here and below, so that the future that every request is moved about with stays small.
-            method => Box::pin(unary(&service, method, &head, body)).await,
+            method => Box::pin(unary(&service, &caller, method, &head, body)).await,
         };
     }
     if let Some(method) = path.strip_prefix(health::PATH_PREFIX) {
-        let changes = service.writer.first_look_done.clone();
+        let (changes, phases) = (service.writer.first_look_done.clone(), service.phase.subscribe());
         let serving = move |name: &str| HEALTH_SERVICES.contains(&name).then(|| service.is_ready());
-        let health = health::Health::new(HEALTH_SERVICES, serving, changes);
+        let health = health::Health::new(HEALTH_SERVICES, serving, changes, phases);
         return Box::pin(health.answer(method, &parts, body)).await;
     }
     if reflection::PATHS.contains(&path) {
         return match reflection() {
-            Some(reflection) => reflection.answer(&parts, body),
+            Some(reflection) => reflection.answer(&parts, body, service.phase.subscribe()),
             None => Status::new(Code::Internal, "the descriptors cannot be read").into_response(),
         };
     }
@@ -84,21 +115,30 @@ fn reflection() -> Option<&'static reflection::Reflection> {
 // A future that is kept in a variable before it is awaited has room there and where it is awaited: each is awaited where
 // it is made.
 
-async fn model_infer<B>(service: &Service, head: &Head<'_>, body: B) -> Result<Response<GrpcBody>, Status>
+async fn model_infer<B>(
+    service: &Service,
+    caller: &Known,
+    head: &Head<'_>,
+    asker: Option<Asker>,
+    body: B,
+) -> Result<Response<GrpcBody>, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     let timeout = wire::timeout(head)?;
     let started = Accepted::now(timeout, 0);
-    let message = read(service, started.at, head, body).await?;
+    service.inference.admit_client(asker, started.at).inspect_err(|error| note(service, started, "", "", error))?;
+    let mut room = service.inference.admission.room_for_unknown();
+    let message = read(service, started.at, head, body, &mut room).await?;
     let accepted = Accepted { bytes: message.len(), ..started };
+    let arm = receive(service, caller, &message, accepted, &mut room)?;
     // What is light is done without being moved into a future first, here and below.
     let mut incoming = match is_light(accepted.bytes) {
-        true => Incoming::read(message)?,
-        false => beside_the_loop(accepted.bytes, move || Incoming::read(message)).await?,
+        true => Incoming::read(message, arm)?,
+        false => beside_the_loop(accepted.bytes, move || Incoming::read(message, arm)).await?,
     };
-    let outcome = infer(service, &mut incoming, accepted).await?;
+    let outcome = infer(service, caller, &mut incoming, accepted, room).await?;
     let headers = outcome.arm.grpc_headers(accepted.id);
     let (encoder, request) = (Encoder::negotiate(head, COMPRESSION), incoming.request);
     let bytes = outcome.outputs.iter().map(Tensor::size).sum();
@@ -109,10 +149,38 @@ where
     Ok(wire::unary_response_with(framed, headers))
 }
 
+/// Finds out whom a message is for before it is decoded, and refuses it where it would be refused anyway. `None` where that
+/// can only be known from all of it, there is nobody of the name, or the caller may not ask it, which it is told later.
+fn receive(
+    service: &Service,
+    caller: &Known,
+    message: &[u8],
+    accepted: Accepted,
+    room: &mut Room,
+) -> Result<Option<Arc<Arm>>, Status> {
+    let Some((model, version)) = quick::names(message) else { return Ok(None) };
+    if caller.may(Call::Score(model)).is_err() {
+        return Ok(None);
+    }
+    let Ok(arm) = service.inference.catalog.load().route(model, version) else { return Ok(None) };
+    let received = room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(&arm, accepted, error));
+    let received = received.and_then(|()| service.inference.foresee(&arm, accepted));
+    received.inspect_err(|error| note(service, accepted, model, "", error))?;
+    Ok(Some(arm))
+}
+
+/// Counts and logs a failure.
+fn note(service: &Service, accepted: Accepted, model: &str, id: &str, error: &Error) {
+    service.totals.note_failure(error.kind());
+    log_failure(accepted.id, model, id, error);
+}
+
 /// An inference as it was read.
 struct Incoming {
     /// Of one that asks what cannot be, only whom it names.
     request: InferRequest,
+    /// Whom it names, where that was looked up already.
+    arm: Option<Arc<Arm>>,
     /// What is wrong with the version it names.
     version: Result<()>,
     /// What is wrong with what it asks.
@@ -120,11 +188,17 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn read(message: Bytes) -> Result<Incoming, Status> {
+    fn read(message: Bytes, arm: Option<Arc<Arm>>) -> Result<Incoming, Status> {
         match quick::read(&message) {
-            Some(request) => Ok(Incoming { request, version: Ok(()), asked: Ok(()) }),
-            None => decode(message).map(Incoming::of),
+            Some(request) => Ok(Incoming { request, arm, version: Ok(()), asked: Ok(()) }),
+            // It may name another model further on.
+            None => Incoming::decode(message),
         }
+    }
+
+    fn decode(message: Bytes) -> Result<Incoming, Status> {
+        bounds::check(&message)?;
+        decode(message).map(Incoming::of)
     }
 
     fn of(message: pb::ModelInferRequest) -> Incoming {
@@ -134,10 +208,10 @@ impl Incoming {
             Err(error) => (None, Err(error)),
         };
         match convert::request(message, version) {
-            Ok(request) => Incoming { request, version: wrong, asked: Ok(()) },
+            Ok(request) => Incoming { request, arm: None, version: wrong, asked: Ok(()) },
             Err(error) => {
                 let request = InferRequest { model, version, id, ..InferRequest::default() };
-                Incoming { request, version: wrong, asked: Err(error) }
+                Incoming { request, arm: None, version: wrong, asked: Err(error) }
             }
         }
     }
@@ -158,23 +232,40 @@ fn refused(status: Status) -> Response<GrpcBody> {
     status.into_response()
 }
 
-async fn infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
-    let answered = try_infer(service, incoming, accepted).await;
-    answered.inspect_err(|error: &Error| {
-        service.totals.note_failure(error.kind());
-        log_failure(accepted.id, &incoming.request.model, &incoming.request.id, error);
-    })
+async fn infer(
+    service: &Service,
+    caller: &Known,
+    incoming: &mut Incoming,
+    accepted: Accepted,
+    room: Room,
+) -> Result<Outcome> {
+    let answered = try_infer(service, caller, incoming, accepted, room).await;
+    answered.inspect_err(|error: &Error| note(service, accepted, &incoming.request.model, &incoming.request.id, error))
 }
 
-async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepted) -> Result<Outcome> {
-    let Incoming { request, version, asked } = incoming;
+async fn try_infer(
+    service: &Service,
+    caller: &Known,
+    incoming: &mut Incoming,
+    accepted: Accepted,
+    mut room: Room,
+) -> Result<Outcome> {
+    let Incoming { request, arm, version, asked } = incoming;
+    caller.may(Call::Score(&request.model))?;
     // A model that is not there is told before a mistake in the inputs.
     std::mem::replace(version, Ok(()))?;
-    let arm = service.inference.catalog.load().route(&request.model, request.version)?;
+    let arm = match arm.take() {
+        Some(arm) => arm,
+        None => {
+            let arm = service.inference.catalog.load().route(&request.model, request.version)?;
+            room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(&arm, accepted, error))?;
+            arm
+        }
+    };
     std::mem::replace(asked, Ok(()))?;
     let classes: Vec<Option<usize>> =
         request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
-    let mut outcome = service.inference.infer(request, arm, accepted).await?;
+    let mut outcome = service.inference.infer(request, arm, accepted, room).await?;
     // As many as were asked for by name, in that order.
     for ((output, tensor), count) in request.outputs.iter().zip(&mut outcome.outputs).zip(classes) {
         if let Some(count) = count {
@@ -185,26 +276,49 @@ async fn try_infer(service: &Service, incoming: &mut Incoming, accepted: Accepte
 }
 
 /// Each request of the stream is answered in its turn; one that fails is told in its answer and does not end the stream.
-fn model_stream_infer<B>(service: Arc<Service>, head: &Head<'_>, body: B) -> Response<GrpcBody>
+///
+/// A server that ends answers what is here already and then ends the stream with UNAVAILABLE: what has no answer was not
+/// run, and may be asked for elsewhere.
+fn model_stream_infer<B>(
+    service: Arc<Service>,
+    caller: Known,
+    head: &Head<'_>,
+    asker: Option<Asker>,
+    body: B,
+) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send + Sync + 'static,
 {
     let encoder = Encoder::negotiate(head, COMPRESSION);
-    let mut messages = match MessageStream::new(head, body, service.body_bytes_max) {
+    let mut messages = match MessageStream::new(head, body, service.live.body_bytes_max()) {
         Ok(messages) => messages,
         Err(status) => return status.into_response(),
     };
     wire::streaming_response(encoder, STREAM_WAITING_MAX, move |sender| async move {
-        while let Some(message) = messages.next().await? {
+        let empty = || service.inference.admission.room_for_unknown();
+        let mut room = empty();
+        let mut phases = service.phase.subscribe();
+        let mut late_bytes = 0;
+        while messages.begins(drain::reached(&mut phases, Phase::Draining)).await? {
+            let Some(message) = messages.next(Some(&mut room)).await? else { return Ok(()) };
+            if *service.phase.borrow() >= Phase::Draining {
+                late_bytes += message.len();
+            }
             let accepted = Accepted::now(None, message.len());
+            let room = std::mem::replace(&mut room, empty());
             let read = move || {
+                bounds::check(&message)?;
                 let request: pb::ModelInferRequest = decode(message)?;
                 let wants_final = asks_for_final_marker(&request);
                 Ok::<_, Status>((wants_final, Incoming::of(request)))
             };
             let (wants_final, mut incoming) = beside_the_loop(accepted.bytes, read).await?;
-            let answer = match infer(&service, &mut incoming, accepted).await {
+            let answered = match service.inference.admit_client(asker, accepted.at) {
+                Ok(()) => infer(&service, &caller, &mut incoming, accepted, room).await,
+                Err(refused) => Err(refused),
+            };
+            let answer = match answered {
                 Ok(outcome) => {
                     let mut response = convert::response(&incoming.request, &outcome);
                     if wants_final {
@@ -220,8 +334,12 @@ where
                 },
             };
             sender.send(&answer).await?;
+            if late_bytes > LATE_BYTES_MAX || *service.phase.borrow() >= Phase::Cutting {
+                break;
+            }
         }
-        Ok(())
+        tokio::spawn(messages.discard());
+        Err(Status::shutting_down())
     })
 }
 
@@ -232,15 +350,16 @@ fn asks_for_final_marker(request: &pb::ModelInferRequest) -> bool {
 }
 
 /// The methods that answer about the server and its models.
-async fn unary<B>(service: &Arc<Service>, method: &str, head: &Head<'_>, body: B) -> Response<GrpcBody>
+async fn unary<B>(service: &Arc<Service>, caller: &Known, method: &str, head: &Head<'_>, body: B) -> Response<GrpcBody>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     let encoder = Encoder::negotiate(head, COMPRESSION);
     let answer = async {
-        let message = read(service, clock::now(), head, body).await?;
-        manage::answer(service, method, message, encoder).await
+        let mut room = service.inference.admission.room_for_unknown();
+        let message = read(service, clock::now(), head, body, &mut room).await?;
+        manage::answer(service, caller, method, message, encoder).await
     };
     match answer.await {
         Ok(framed) => wire::unary_response(framed),
@@ -249,16 +368,16 @@ where
 }
 
 /// The one message of a unary call, which must arrive within the time a request has.
-async fn read<B>(service: &Service, now: Moment, head: &Head<'_>, body: B) -> Result<Bytes, Status>
+async fn read<B>(service: &Service, now: Moment, head: &Head<'_>, body: B, room: &mut Room) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
     // Where it is, it stays: it is larger than what waits for it.
-    let read = pin!(wire::read_message(head, body, service.body_bytes_max));
-    match deadlines::within(now + service.request_timeout, read).await {
+    let read = pin!(wire::read_message(head, body, service.live.body_bytes_max(), Some(room)));
+    match deadlines::within(now + service.live.request_timeout(), read).await {
         Some(message) => message,
-        None => Err(Status::new(Code::DeadlineExceeded, "the message did not arrive in time")),
+        None => Err(deadlines::late("the message did not arrive in time".to_owned()).into()),
     }
 }
 

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use tiltyard_types::json::AXES_MAX;
 use tiltyard_types::{DataType, InferRequest, NamedTensor, RequestedOutput, Shape, Tensor};
 
+use super::bounds::PARTS_MAX;
 use super::wire;
 use crate::protocol::{parse_version, strings};
 
@@ -24,11 +25,16 @@ pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
     let mut request = InferRequest::default();
     let mut inputs: SmallVec<[Input<'_>; 2]> = SmallVec::new();
     let mut fields = Fields::new(message);
+    let mut named = false;
     while let Some((tag, range)) = fields.next_delimited()? {
         match tag {
+            // Whoever looked at the names alone must have seen the same.
+            1 | 2 if named => return None,
             1 => request.model = text(message, range)?.to_owned(),
             2 => request.version = parse_version(text(message, range)?).ok()?,
             3 => request.id = text(message, range)?.to_owned(),
+            // Too many are for the generated code, or rather for who looks before it.
+            5 | 6 if inputs.len() + request.outputs.len() >= PARTS_MAX => return None,
             5 => inputs.push(Input::read(message, range)?),
             6 => request.outputs.push(output(message, range)?),
             7 => {
@@ -41,8 +47,24 @@ pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
             }
             _ => return None,
         }
+        named |= tag > 2;
     }
     (request.inputs.len() == inputs.len()).then_some(request)
+}
+
+/// The model and the version that a message names, without a look at the rest; `None` where they do not come first, as all
+/// known clients have them, or are not what they must be.
+pub(super) fn names(message: &[u8]) -> Option<(&str, Option<u64>)> {
+    let (mut model, mut version) = (None, None);
+    let mut fields = Fields::new(message);
+    while let Some((tag, range)) = fields.next_delimited()? {
+        match tag {
+            1 => model = Some(text(message, range)?),
+            2 => version = parse_version(text(message, range)?).ok()?,
+            _ => break,
+        }
+    }
+    Some((model?, version))
 }
 
 /// An input without its data.
@@ -103,18 +125,18 @@ fn text(message: &[u8], range: Range<usize>) -> Option<&str> {
 }
 
 /// The fields of a message, one after the other.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     message: &'a [u8],
     at: usize,
     end: usize,
 }
 
 impl<'a> Fields<'a> {
-    fn new(message: &'a [u8]) -> Fields<'a> {
+    pub(super) fn new(message: &'a [u8]) -> Fields<'a> {
         Fields { message, at: 0, end: message.len() }
     }
 
-    fn within(message: &'a [u8], range: Range<usize>) -> Fields<'a> {
+    pub(super) fn within(message: &'a [u8], range: Range<usize>) -> Fields<'a> {
         Fields { message, at: range.start, end: range.end }
     }
 
@@ -132,11 +154,34 @@ impl<'a> Fields<'a> {
         if key & 7 != LENGTH_DELIMITED {
             return None;
         }
+        self.delimited().map(|range| Some((key >> 3, range)))
+    }
+
+    /// The same for fields of every kind: those without a length have an empty range.
+    pub(super) fn next_of_any_kind(&mut self) -> Option<Option<(u64, Range<usize>)>> {
+        if self.is_over() {
+            return Some(None);
+        }
+        let key = self.varint()?;
+        let skipped = match key & 7 {
+            LENGTH_DELIMITED => return self.delimited().map(|range| Some((key >> 3, range))),
+            0 => {
+                self.varint()?;
+                0
+            }
+            1 => 8,
+            5 => 4,
+            _ => return None,
+        };
+        self.at = self.at.checked_add(skipped).filter(|&at| at <= self.end)?;
+        Some(Some((key >> 3, 0..0)))
+    }
+
+    fn delimited(&mut self) -> Option<Range<usize>> {
         let length = usize::try_from(self.varint()?).ok()?;
         let start = self.at;
-        let end = start.checked_add(length).filter(|&end| end <= self.end)?;
-        self.at = end;
-        Some(Some((key >> 3, start..end)))
+        self.at = start.checked_add(length).filter(|&end| end <= self.end)?;
+        Some(start..self.at)
     }
 
     fn varint(&mut self) -> Option<u64> {
@@ -296,6 +341,9 @@ mod tests {
         fn what_is_read_is_what_the_generated_code_reads(message in message()) {
             let bytes = Bytes::from(message.encode_to_vec());
             let expected = by_generated(&bytes);
+            if let (Some(expected), Some(named)) = (&expected, names(&bytes)) {
+                prop_assert_eq!(named, (expected.model.as_str(), expected.version));
+            }
             match read(&bytes) {
                 Some(request) => prop_assert_eq!(Some(request), expected),
                 // Left to the generated code: only for what it refuses, or for what is not here.
@@ -315,6 +363,8 @@ mod tests {
             }
             let bytes = Bytes::from(bytes);
             if let Some(request) = read(&bytes) {
+                let seen = names(&bytes);
+                prop_assert!(seen.is_none_or(|seen| seen == (request.model.as_str(), request.version)));
                 prop_assert_eq!(Some(request), by_generated(&bytes));
             }
         }
@@ -355,5 +405,11 @@ mod tests {
     fn an_empty_message_has_no_inputs() {
         assert_eq!(read(&Bytes::new()), by_generated(&Bytes::new()));
         assert_eq!(read(&Bytes::from_static(&[0x08, 0])), None, "a number where a name is expected");
+        let named_later = Bytes::from_static(b"\x0a\x01a\x1a\x01i\x0a\x01b");
+        assert_eq!(names(&named_later), Some(("a", None)));
+        assert_eq!(
+            (read(&named_later), by_generated(&named_later).map(|read| read.model)),
+            (None, Some("b".to_owned()))
+        );
     }
 }

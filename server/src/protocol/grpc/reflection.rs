@@ -15,8 +15,10 @@ use tiltyard_proto::reflection::v1::{
     ErrorResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest, ServerReflectionResponse,
     ServiceResponse,
 };
+use tokio::sync::watch;
 
 use super::wire::{Code, Encoder, GrpcBody, Head, MessageSender, MessageStream, Status, streaming_response};
+use crate::drain::{self, Phase};
 
 /// The paths of the service's only method, in its two versions. They differ in nothing but the name, so that the types of
 /// one read and write both.
@@ -65,30 +67,36 @@ impl Reflection {
     }
 
     /// The answer to a call of either version.
-    pub(crate) fn answer<B>(&self, request: &Parts, body: B) -> Response<GrpcBody>
+    pub(crate) fn answer<B>(&self, request: &Parts, body: B, phases: watch::Receiver<Phase>) -> Response<GrpcBody>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let index = Arc::clone(&self.index);
         match MessageStream::new(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX) {
-            Ok(requests) => streaming_response(Encoder::PLAIN, 1, |sender| converse(index, requests, sender)),
+            Ok(requests) => streaming_response(Encoder::PLAIN, 1, |sender| converse(index, requests, phases, sender)),
             Err(status) => status.into_response(),
         }
     }
 }
 
-/// Answers request after request, until the client has no more.
-async fn converse<B>(index: Arc<Index>, mut requests: MessageStream<B>, sender: MessageSender) -> Result<(), Status>
+/// Answers request after request, until the client has no more or the server drains.
+async fn converse<B>(
+    index: Arc<Index>,
+    mut requests: MessageStream<B>,
+    mut phases: watch::Receiver<Phase>,
+    sender: MessageSender,
+) -> Result<(), Status>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    while let Some(message) = requests.next().await? {
+    while requests.begins(drain::reached(&mut phases, Phase::Draining)).await? {
+        let Some(message) = requests.next(None).await? else { return Ok(()) };
         let request = ServerReflectionRequest::decode(message).map_err(|error| {
             Status::new(Code::InvalidArgument, format!("the request is no reflection request: {error}"))
         })?;
         sender.send(&index.response(request)).await?;
     }
-    Ok(())
+    Err(Status::shutting_down())
 }
 
 impl Index {

@@ -8,6 +8,7 @@ mod compression;
 mod head;
 mod read;
 mod respond;
+mod retry;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub(crate) use read::{MessageStream, read_message};
 pub(crate) use respond::{
     GrpcBody, MessageSender, PREFIX_BYTES, frame, prefix, streaming_response, unary_response, unary_response_with,
 };
+pub(crate) use retry::wait_ms;
 pub(crate) use status::{Code, Status};
 pub(crate) use timeout::timeout;
 

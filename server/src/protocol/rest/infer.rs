@@ -14,11 +14,11 @@ use tiltyard_types::{
     Error, InferRequest, NamedTensor, Parameter, Parameters, RequestedOutput, Result, Shape, Signature, Tensor,
 };
 
-use super::Head;
 use super::headers::{HEADER_LENGTH, InferHeaders, check_content_type};
+use super::{Head, receive};
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::protocol::reply::{self, Reply};
-use crate::protocol::{beside_the_loop, body, classification, strings};
+use crate::protocol::{beside_the_loop, classification, strings};
 use crate::service::Service;
 
 /// Reads, answers, writes.
@@ -30,43 +30,46 @@ pub(super) async fn infer<B>(
     body: B,
 ) -> Result<Reply>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
     let headers = InferHeaders::of(head.headers);
     let started = Accepted::now(headers.timeout()?, 0);
+    let asked = Asked { head, headers, model, version, started };
     let mut id = String::new();
-    let answer = try_infer(service, &headers, model, version, body, started, &mut id).await;
+    let answer = try_infer(service, &asked, body, &mut id).await;
     answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
 }
 
-/// Puts the client's name for the request into `id` as soon as it is known.
-async fn try_infer<B>(
-    service: &Service,
-    headers: &InferHeaders<'_>,
-    model: &str,
+/// What the head asks.
+struct Asked<'a> {
+    head: &'a Head<'a>,
+    headers: InferHeaders<'a>,
+    model: &'a str,
     version: Option<u64>,
-    body: B,
     started: Accepted,
-    id: &mut String,
-) -> Result<Reply>
+}
+
+/// Puts the client's name for the request into `id` as soon as it is known.
+async fn try_infer<B>(service: &Service, asked: &Asked<'_>, body: B, id: &mut String) -> Result<Reply>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
+    let Asked { head, headers, model, version, started } = asked;
     check_content_type(headers.content_type)?;
     // What cannot be answered is refused before its body is read.
-    let arm = service.inference.catalog.load().route(model, version)?;
-    let body = body::read(headers.content_encoding, body, service.body_bytes_max, service.request_timeout).await?;
-    let accepted = Accepted { bytes: body.len(), ..started };
+    let arm = service.inference.catalog.load().route(model, *version)?;
+    let (body, room) = receive(service, head, &arm, *started, headers.content_encoding, body).await?;
+    let accepted = Accepted { bytes: body.len(), ..*started };
     let header_length = headers.header_length()?;
     let signature_of = Arc::clone(&arm);
     let decode = move || decode(header_length, &body, &signature_of.deployment.signature);
     let mut request = beside_the_loop(accepted.bytes, decode).await?;
-    request.model = model.to_owned();
-    request.version = version;
+    request.model = (*model).to_owned();
+    request.version = *version;
     id.clone_from(&request.id);
-    let outcome = service.inference.infer(&mut request, arm, accepted).await?;
+    let outcome = service.inference.infer(&mut request, arm, accepted, room).await?;
     let answer = Answer {
         all_binary: header_length == Some(0) || flag(&request.parameters, "binary_data_output"),
         model: request.model,

@@ -1,26 +1,32 @@
 //! Which REST path does what? The Open Inference Protocol v2 with the extensions that Triton's clients use.
 
+mod calls;
 mod forms;
 mod headers;
 mod infer;
 mod manage;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue, VARY};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use serde_json::Value;
 use smallvec::SmallVec;
-use tiltyard_types::{Error, Result};
+use tiltyard_types::{Error, ErrorKind, Result};
 
 use super::body::{self, ReplyBody};
 use super::compression::{Encoding, compress};
 use super::reply::{Reply, failure};
 use super::{beside_the_loop, docs, parse_version, score};
+use crate::admission::Room;
 use crate::catalog::Arm;
 use crate::describe;
+use crate::infer::{Accepted, count_refusal};
+use crate::listen::CameIn;
 use crate::service::Service;
 
 /// Answers smaller than this stay plain even where the client accepts compression.
@@ -32,15 +38,18 @@ pub(crate) struct Head<'a> {
     /// The path's parts, decoded.
     pub(crate) path: &'a [&'a str],
     pub(crate) headers: &'a HeaderMap,
+    pub(crate) version: Version,
+    /// Whom it came from, if that has an address.
+    pub(crate) peer: Option<IpAddr>,
 }
 
 /// As many parts as the longest path of an inference has.
 const PARTS: usize = 6;
 
 /// Answers one REST request, whatever happens.
-pub(crate) async fn answer<B>(service: &Arc<Service>, request: Request<B>) -> Response<ReplyBody>
+pub(crate) async fn answer<B>(service: &Arc<Service>, request: Request<B>, came_in: &CameIn) -> Response<ReplyBody>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
     let (parts, body) = request.into_parts();
@@ -53,8 +62,17 @@ where
         };
         path = decoded.iter().map(String::as_str).collect();
     }
-    let head = Head { method: &parts.method, path: &path, headers: &parts.headers };
-    let reply = match dispatch(service, &head, body).await {
+    let Parts { method, headers, version, .. } = &parts;
+    let head = Head { method, path: &path, headers, version: *version, peer: came_in.from };
+    let answered = match &service.access {
+        None => dispatch(service, &head, body).await,
+        // Before anything of the body is read.
+        Some(access) => match calls::allow(access, &head, came_in.certificate.as_deref()) {
+            Ok(()) => dispatch(service, &head, body).await,
+            Err(error) => Err(error),
+        },
+    };
+    let reply = match answered {
         Ok(reply) => reply,
         Err(error) => {
             service.totals.note_failure(error.kind());
@@ -67,7 +85,7 @@ where
 
 async fn dispatch<B>(service: &Arc<Service>, head: &Head<'_>, body: B) -> Result<Reply>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
     if *head.method == Method::POST
@@ -81,23 +99,59 @@ where
     Box::pin(dispatch_rest(service, head, body)).await
 }
 
+/// Lets an inference on `arm` in by what its head tells, and reads its body, which takes the room that comes with it.
+pub(crate) async fn receive<B>(
+    service: &Service,
+    head: &Head<'_>,
+    arm: &Arm,
+    accepted: Accepted,
+    content_encoding: Option<&HeaderValue>,
+    body: B,
+) -> Result<(Bytes, Room)>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display,
+{
+    let inference = &service.inference;
+    let asker = inference.asker(head.headers, head.peer);
+    let let_in = inference.admit_client(asker, accepted.at).and_then(|()| inference.foresee(arm, accepted));
+    if let Err(error) = let_in {
+        // HTTP/2 ends the one stream; over HTTP/1.1 the rest of the body would be taken for the next request. Who waits to be
+        // told to send has sent nothing.
+        if head.version < Version::HTTP_2 && !head.headers.contains_key(EXPECT) {
+            body::discard(body).await;
+        }
+        return Err(error);
+    }
+    let mut room = inference.admission.room(&arm.deployment.stats);
+    let (bytes_max, time_max) = (service.live.body_bytes_max(), service.live.request_timeout());
+    match body::read(content_encoding, body, bytes_max, time_max, &mut room).await {
+        Ok(bytes) => Ok((bytes, room)),
+        Err(error) => {
+            if error.kind() == ErrorKind::Overloaded {
+                count_refusal(arm, accepted, &error);
+            }
+            Err(error)
+        }
+    }
+}
+
 /// All but inference.
 async fn dispatch_rest<B>(service: &Arc<Service>, head: &Head<'_>, body: B) -> Result<Reply>
 where
-    B: Body<Data = Bytes> + Send + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
     let path = head.path;
     let get = *head.method == Method::GET || *head.method == Method::HEAD;
     let encoding = head.headers.get(CONTENT_ENCODING);
-    let read = async |body| body::read(encoding, body, service.body_bytes_max, service.request_timeout).await;
+    let mut room = service.inference.admission.room_for_unknown();
     // The allowed methods of what the path names, should this one not be among them.
     let allowed = match (path, get, *head.method == Method::POST) {
         (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["score"] | ["versions", _, "score"]) => {
             let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
             headers::check_content_type(head.headers.get(CONTENT_TYPE))?;
-            let body = read(body).await?;
-            return score::score(service, model, version, &body).await;
+            return score::score(service, head, model, version, body).await;
         }
         (["v2", "models", _, "infer"] | ["v2", "models", _, "versions", _, "infer"], ..) => "POST",
         (["v1", "models", _, "score"] | ["v1", "models", _, "versions", _, "score"], ..) => "POST",
@@ -126,7 +180,8 @@ where
         }
         (["v2", "repository", ..] | ["v2", "logging"] | ["v2", "trace", "setting"], ..)
         | (["v2", "models", _, "trace", "setting"] | ["v2", "systemsharedmemory" | "cudasharedmemory", ..], ..) => {
-            let body = read(body).await?;
+            let (bytes_max, time_max) = (service.live.body_bytes_max(), service.live.request_timeout());
+            let body = body::read(encoding, body, bytes_max, time_max, &mut room).await?;
             match manage::answer(service, path, get, *head.method == Method::POST, &body).await? {
                 Some(reply) => return Ok(reply),
                 None => "GET, POST",
@@ -153,10 +208,7 @@ fn readiness(ready: bool) -> Reply {
 
 fn model_ready(service: &Service, model: &str, version: &str) -> Result<Reply> {
     let version = parse_version(version)?;
-    Ok(readiness(
-        !service.draining.load(std::sync::atomic::Ordering::Relaxed)
-            && service.inference.catalog.load().route(model, version).is_ok(),
-    ))
+    Ok(readiness(!service.is_leaving() && service.inference.catalog.load().route(model, version).is_ok()))
 }
 
 /// Answers about the deployment that a path names.
@@ -172,7 +224,7 @@ fn metadata(service: &Service, name: &str, arm: &Arm) -> Value {
 }
 
 fn config(service: &Service, name: &str, arm: &Arm) -> Value {
-    forms::model_config(&describe::model_config(name, &arm.deployment, &service.version_policy))
+    forms::model_config(&describe::model_config(name, &arm.deployment, &service.live.config().version_policy))
 }
 
 /// Compresses where the client accepts it and it is worth it, and puts the head on.

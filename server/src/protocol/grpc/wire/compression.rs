@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::respond::{PREFIX_BYTES, frame, prefix};
 use super::{Code, Head, Status};
+use crate::admission::Room;
 use crate::protocol::compression::{Encoding, compress, decompress};
 
 pub(super) static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -35,14 +36,31 @@ impl Declared {
 
     /// The plain bytes of a message that was flagged as compressed. Blocks its thread for as long as that takes.
     ///
-    /// Fails with RESOURCE_EXHAUSTED as soon as there are more than `message_bytes_max` of them, with INTERNAL where they
-    /// are not what the encoding says.
-    pub(super) fn decompress(self, compressed: &[u8], message_bytes_max: usize) -> Result<Bytes, Status> {
+    /// Fails with RESOURCE_EXHAUSTED as soon as there are more than `message_bytes_max` of them, or more than there is `room`
+    /// for; with INTERNAL where they are not what the encoding says.
+    pub(super) fn decompress(
+        self,
+        compressed: &[u8],
+        message_bytes_max: usize,
+        mut room: Option<&mut Room>,
+    ) -> Result<Bytes, Status> {
         let Some(encoding) = self.0 else {
             let message = "a message is flagged as compressed, but no grpc-encoding says how";
             return Err(Status::new(Code::Internal, message));
         };
-        match decompress(encoding, compressed, message_bytes_max) {
+        let mut refused = None;
+        let mut grow = |bytes: usize| match room.as_deref_mut().map(|room| room.grow(bytes)) {
+            Some(Err(error)) => {
+                refused = Some(error);
+                false
+            }
+            _ => true,
+        };
+        let plain = decompress(encoding, compressed, message_bytes_max, &mut grow);
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+        match plain {
             Ok(Some(plain)) => Ok(plain),
             Ok(None) => {
                 let message = format!(

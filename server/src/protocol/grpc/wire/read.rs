@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
@@ -9,24 +10,30 @@ use http_body::Body;
 use super::compression::Declared;
 use super::respond::{FLAG_COMPRESSED, FLAG_PLAIN, PREFIX_BYTES};
 use super::{Code, Head, Status};
+use crate::admission::Room;
 use crate::protocol::beside_the_loop;
 
-/// Memory taken for a message on its client's word; beyond it, only what arrives takes any.
-const TRUSTED_BYTES_MAX: usize = 1 << 20;
+/// How long a client that still sends may take to hear that its call has ended.
+const HEARD_AFTER: Duration = Duration::from_secs(1);
 
-/// The one message of a unary call.
+/// The one message of a unary call. What has arrived of it takes `room`, where there is one given.
 ///
-/// Fails with RESOURCE_EXHAUSTED where it is longer than `message_bytes_max`, plain or compressed, as soon as that is
-/// known and before it is read; UNIMPLEMENTED where there is not exactly one message or its encoding is not known;
-/// INTERNAL where framing or compression is broken; CANCELLED where the client went away.
-pub(crate) async fn read_message<B>(head: &Head<'_>, body: B, message_bytes_max: usize) -> Result<Bytes, Status>
+/// Fails with RESOURCE_EXHAUSTED where it is longer than `message_bytes_max`, plain or compressed, as soon as that is known
+/// and before it is read, or where there is no room for it; UNIMPLEMENTED where there is not exactly one message or its
+/// encoding is not known; INTERNAL where framing or compression is broken; CANCELLED where the client went away.
+pub(crate) async fn read_message<B>(
+    head: &Head<'_>,
+    body: B,
+    message_bytes_max: usize,
+    room: Option<&mut Room>,
+) -> Result<Bytes, Status>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut messages = MessageStream::new(head, body, message_bytes_max)?;
     let cardinality =
         |sent| Status::new(Code::Unimplemented, format!("the call takes one message; the client sent {sent}"));
-    let message = messages.next().await?.ok_or_else(|| cardinality("none"))?;
+    let message = messages.next(room).await?.ok_or_else(|| cardinality("none"))?;
     messages.end().await.map_err(|failure| failure.unwrap_or_else(|| cardinality("more")))?;
     Ok(message)
 }
@@ -60,24 +67,56 @@ where
         Ok(MessageStream { body, encoding, message_bytes_max, state: START, received: Bytes::new() })
     }
 
-    /// The next message, plain; `None` after the last. Waits for the client. Fails like [`read_message`].
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    /// The next message, plain; `None` after the last. Waits for the client. Takes room and fails like [`read_message`].
+    pub(crate) async fn next(&mut self, mut room: Option<&mut Room>) -> Result<Option<Bytes>, Status> {
         loop {
-            if let Some((compressed, payload)) = self.take_message()? {
+            if let Some((compressed, payload)) = self.take_message(room.as_deref_mut())? {
                 let payload_bytes = payload.len();
                 if !compressed {
                     return Ok(Some(payload));
                 }
                 let (encoding, bytes_max) = (self.encoding, self.message_bytes_max);
-                let plain = move || encoding.decompress(&payload, bytes_max);
+                let mut beside = room.as_deref().map(Room::beside);
+                let plain = move || {
+                    let plain = encoding.decompress(&payload, bytes_max, beside.as_mut());
+                    (plain, beside)
+                };
                 // What it grows to is not known yet; this is what dense numbers do.
-                return beside_the_loop(payload_bytes.saturating_mul(4), plain).await.map(Some);
+                let (plain, beside) = beside_the_loop(payload_bytes.saturating_mul(4), plain).await;
+                if let (Some(room), Some(beside)) = (room, beside) {
+                    *room = beside;
+                }
+                return plain.map(Some);
             }
             match self.receive().await? {
                 Some(data) => self.received = data,
                 None => return self.check_whole().map(|()| None),
             }
         }
+    }
+
+    /// Waits until the next message begins, or the body ends. False where `end` comes first.
+    pub(crate) async fn begins(&mut self, end: impl Future<Output = ()>) -> Result<bool, Status> {
+        if !self.received.is_empty() || !matches!(self.state, State::Prefix { filled: 0, .. }) {
+            return Ok(true);
+        }
+        tokio::select! {
+            // What is here already counts, even where the end has come.
+            biased;
+            received = self.receive() => {
+                self.received = received?.unwrap_or_default();
+                Ok(true)
+            }
+            () = end => Ok(false),
+        }
+    }
+
+    /// Reads on for a moment, until the client has no more to say. To hang up on it at once would have proxies take the
+    /// call for broken, and not pass on the status at its end.
+    pub(crate) async fn discard(mut self) {
+        let read = async { while let Ok(Some(_)) = self.receive().await {} };
+        // A client that talks on has had its chance to hear.
+        drop(tokio::time::timeout(HEARD_AFTER, read).await);
     }
 
     /// Waits for the end of the body. Fails with `None` where there is more, without reading on.
@@ -109,7 +148,7 @@ where
     }
 
     /// A whole message, and whether it is compressed, if what was received completes one. Otherwise all of it was used up.
-    fn take_message(&mut self) -> Result<Option<(bool, Bytes)>, Status> {
+    fn take_message(&mut self, mut room: Option<&mut Room>) -> Result<Option<(bool, Bytes)>, Status> {
         loop {
             match &mut self.state {
                 State::Prefix { bytes, filled } => {
@@ -121,18 +160,16 @@ where
                     }
                     let (compressed, length) = parse_prefix(*bytes, self.message_bytes_max)?;
                     if self.received.len() >= length {
+                        room.map_or(Ok(()), |room| room.grow(length))?;
                         self.state = START;
                         return Ok(Some((compressed, self.received.split_to(length))));
                     }
-                    // As much at once as may be taken on the client's word, so that few bytes are copied twice.
-                    self.state = State::Message {
-                        compressed,
-                        length,
-                        buffer: Vec::with_capacity(length.min(TRUSTED_BYTES_MAX)),
-                    };
+                    // Only what arrives takes memory.
+                    self.state = State::Message { compressed, length, buffer: Vec::new() };
                 }
                 State::Message { compressed, length, buffer } => {
                     let count = self.received.len().min(*length - buffer.len());
+                    Room::make(room.as_deref_mut(), buffer, buffer.len() + count, *length)?;
                     buffer.extend_from_slice(&self.received.split_to(count));
                     if buffer.len() < *length {
                         return Ok(None);

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
+
+use super::retry;
 
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -60,9 +63,20 @@ impl Status {
         Status { code, message: message.into(), metadata: Vec::new() }
     }
 
+    /// The end of a stream that the server's end ends: the code says that it may go on elsewhere.
+    pub(crate) fn shutting_down() -> Status {
+        Status::new(Code::Unavailable, "the server is shutting down: ask again for what is not answered")
+    }
+
     /// Adds one entry of metadata, which the client sees among the trailers.
     pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Status {
         self.metadata.push((name, value));
+        self
+    }
+
+    /// Adds when to try again.
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Status {
+        self.metadata.extend(retry::metadata(self.code, &self.message, wait));
         self
     }
 

@@ -34,6 +34,7 @@ use super::{
     Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status, frame, read_message, refusal,
     streaming_response, timeout, unary_response, unary_response_with,
 };
+use crate::drain::Phase;
 
 const LIMIT: usize = 1 << 20;
 
@@ -131,7 +132,7 @@ fn zlib(payload: &[u8]) -> Vec<u8> {
 fn messages_of(headers: &HeaderMap, body: Pieces) -> Result<Vec<Bytes>, Status> {
     let mut stream = MessageStream::new(&Head::of(headers), body, LIMIT)?;
     let mut messages = Vec::new();
-    while let Some(message) = ready(stream.next())? {
+    while let Some(message) = ready(stream.next(None))? {
         messages.push(message);
     }
     Ok(messages)
@@ -213,14 +214,14 @@ fn unescaped(encoded: &[u8]) -> String {
 #[test]
 fn a_message_in_one_piece_is_not_copied() {
     let received = Bytes::from(framed(false, &[7; 4096]));
-    let message = ready(read_message(&Head::default(), Pieces::one(received.clone()), LIMIT)).expect("a message");
+    let message = ready(read_message(&Head::default(), Pieces::one(received.clone()), LIMIT, None)).expect("a message");
     assert_eq!(message.as_ptr(), received[5..].as_ptr());
 }
 
 #[test]
 fn unary_requests_that_are_refused() {
     fn check(entries: &[(&'static str, &str)], wire: Vec<u8>, code: Code, text: &str) {
-        let status = ready(read_message(&Head::of(&headers(entries)), Pieces::one(wire), 1000)).expect_err(text);
+        let status = ready(read_message(&Head::of(&headers(entries)), Pieces::one(wire), 1000, None)).expect_err(text);
         assert_eq!((status.code(), status.message()), (code, text));
     }
     let two = [framed(false, b"a"), framed(false, b"b")].concat();
@@ -245,7 +246,7 @@ fn a_message_at_the_limit_is_taken() {
     for (flag, encoding, payload) in [(false, "identity", vec![3; 1000]), (true, "gzip", gzip(&[3; 1000]))] {
         let body = Pieces::one(framed(flag, &payload));
         let message =
-            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, 1000)).expect(encoding);
+            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, 1000, None)).expect(encoding);
         assert_eq!(message, vec![3; 1000]);
     }
 }
@@ -255,7 +256,7 @@ fn an_oversized_message_is_refused_before_it_is_read() {
     let mut body = Pieces::new([Bytes::from(prefix(false, u32::MAX).to_vec())]);
     body.waiting.extend((0..100).map(|_| Bytes::from(vec![0; 1000])));
     let taken = Arc::clone(&body.taken);
-    let status = ready(read_message(&Head::default(), body, 1000)).expect_err("4 GiB");
+    let status = ready(read_message(&Head::default(), body, 1000, None)).expect_err("4 GiB");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(taken.load(Relaxed), 1, "data was read behind the length that was refused");
 }
@@ -265,8 +266,8 @@ fn a_compressed_bomb_is_refused() {
     for (encoding, bomb) in [("gzip", gzip(&vec![0; 100 * LIMIT])), ("deflate", zlib(&vec![0; 100 * LIMIT]))] {
         assert!(bomb.len() < LIMIT, "the bomb has to pass the first limit");
         let body = Pieces::one(framed(true, &bomb));
-        let status =
-            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT)).expect_err("a bomb");
+        let status = ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT, None))
+            .expect_err("a bomb");
         assert_eq!(status.code(), Code::ResourceExhausted);
         let sizes = format!("{} bytes compressed and more than the limit of {LIMIT} bytes plain", bomb.len());
         assert!(status.message().contains(&sizes), "{status}");
@@ -280,16 +281,20 @@ fn broken_compression_is_refused() {
     broken[middle] ^= 0xFF;
     for (encoding, payload) in [("gzip", broken), ("gzip", gzip(&[9; 500])[..20].to_vec()), ("deflate", gzip(b"a"))] {
         let body = Pieces::one(framed(true, &payload));
-        let status =
-            ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT)).expect_err(encoding);
+        let status = ready(read_message(&Head::of(&headers(&[("grpc-encoding", encoding)])), body, LIMIT, None))
+            .expect_err(encoding);
         assert_eq!(status.code(), Code::Internal, "{status}");
     }
 }
 
 #[test]
 fn an_unknown_encoding_is_refused_with_the_known_ones() {
-    let outcome =
-        ready(read_message(&Head::of(&headers(&[("grpc-encoding", "zstd")])), Pieces::one(framed(true, b"a")), LIMIT));
+    let outcome = ready(read_message(
+        &Head::of(&headers(&[("grpc-encoding", "zstd")])),
+        Pieces::one(framed(true, b"a")),
+        LIMIT,
+        None,
+    ));
     let response = outcome.expect_err("not offered").into_response();
     assert_eq!(response.headers()["grpc-status"], "12");
     assert_eq!(response.headers()["grpc-accept-encoding"], "identity,deflate,gzip");
@@ -475,10 +480,13 @@ fn code_of(response: Response<GrpcBody>) -> HeaderValue {
     head.unwrap_or_else(|| collect(response.into_body()).1["grpc-status"].clone())
 }
 
-fn health(changes: watch::Receiver<bool>) -> Health<impl Fn(&str) -> Option<bool> + Clone + Send + Sync> {
+fn health(
+    changes: watch::Receiver<bool>,
+    phases: watch::Receiver<Phase>,
+) -> Health<impl Fn(&str) -> Option<bool> + Clone + Send + Sync> {
     let state = changes.clone();
     let serving = move |service: &str| ["", "known"].contains(&service).then(|| *state.borrow());
-    Health::new(&["", "known"], serving, changes)
+    Health::new(&["", "known"], serving, changes, phases)
 }
 
 fn asked(service: &str) -> Pieces {
@@ -488,7 +496,7 @@ fn asked(service: &str) -> Pieces {
 #[test]
 fn health_is_checked_and_listed() {
     let (change, changes) = watch::channel(true);
-    let health = health(changes);
+    let health = health(changes, watch::channel(Phase::Serving).1);
     let check = |service: &str, expected: i32| {
         let (data, trailers) = collect(ready(health.answer("Check", &parts(), asked(service))).into_body());
         assert_eq!(message_of::<HealthCheckResponse>(&data).status, expected);
@@ -509,7 +517,8 @@ fn health_is_checked_and_listed() {
 #[test]
 fn health_is_watched_until_the_server_ends() {
     let (change, changes) = watch::channel(false);
-    let health = health(changes);
+    let (phase, phases) = watch::channel(Phase::Serving);
+    let health = health(changes, phases);
     let mut known = ready(health.answer("Watch", &parts(), asked("known"))).into_body();
     let mut other = ready(health.answer("Watch", &parts(), asked("other"))).into_body();
     let next = |body: &mut GrpcBody| {
@@ -521,9 +530,41 @@ fn health_is_watched_until_the_server_ends() {
     change.send_replace(true);
     assert_eq!((next(&mut known), next(&mut known)), (Some(1), None));
     change.send_replace(true);
+    phase.send_replace(Phase::Notice);
     assert_eq!(next(&mut known), None, "a state is told twice");
-    drop((change, health));
+    change.send_replace(false);
+    phase.send_replace(Phase::Draining);
+    assert_eq!(next(&mut known), Some(2), "the last state is told before the end");
     assert_eq!(collect(known).1["grpc-status"], "14");
+}
+
+#[test]
+fn a_message_that_has_begun_comes_before_the_end() {
+    let begins = |messages: &mut MessageStream<Pieces>| ready(messages.begins(std::future::ready(())));
+    let headers = headers(&[]);
+    let head = Head::of(&headers);
+    let message = framed(false, b"whole");
+    let mut messages = MessageStream::new(&head, Pieces::one(message.clone()), LIMIT).expect("no encoding");
+    assert_eq!(begins(&mut messages), Ok(true), "what is here is taken");
+    assert_eq!(ready(messages.next(None)).expect("a message").as_deref(), Some(&b"whole"[..]));
+    let (start, _) = message.split_at(3);
+    let mut messages =
+        MessageStream::new(&head, Waits(Some(Bytes::copy_from_slice(start))), LIMIT).expect("no encoding");
+    assert_eq!(ready(messages.begins(std::future::ready(()))), Ok(true), "what has begun is waited for");
+    let mut messages = MessageStream::new(&head, Waits(None), LIMIT).expect("no encoding");
+    assert_eq!(ready(messages.begins(std::future::ready(()))), Ok(false), "nothing has begun");
+}
+
+/// A body whose client has sent this, or nothing, and then says no more.
+struct Waits(Option<Bytes>);
+
+impl Body for Waits {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.take().map_or(Poll::Pending, |data| Poll::Ready(Some(Ok(Frame::data(data)))))
+    }
 }
 
 /// What reflection says to one request after another, on one stream.
@@ -533,7 +574,8 @@ fn reflected(requests: &[MessageRequest]) -> Vec<MessageResponse> {
         let message_request = Some(request.clone());
         frame(&ServerReflectionRequest { host: "here".to_owned(), message_request }).expect("small")
     });
-    let mut body = reflection.answer(&parts(), Pieces::new(frames)).into_body();
+    let phases = watch::channel(Phase::Serving).1;
+    let mut body = reflection.answer(&parts(), Pieces::new(frames), phases).into_body();
     let mut answers = Vec::new();
     while let Ok(data) = poll(&mut body).flatten().expect("an answer or the end").into_data() {
         let response: ServerReflectionResponse = message_of(&data);

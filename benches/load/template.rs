@@ -1,18 +1,19 @@
 //! What is a model whose every answer tells which version gave it?
 //!
 //! `y = ((x · A) · B) · stamp`, where A and B undo each other exactly: ballast, so that a version that is not freed is
-//! seen in the memory of the process. The stamp is one number in the file; no two versions have the same.
+//! seen in the memory of the process. The stamp is one number in the file; no two versions have the same. Between A and B
+//! there may be products that change nothing, for a model whose rows cost as much as is wanted.
 
 use serde_json::json;
 
 /// Elements of a row.
-pub(super) const WIDTH: usize = 4;
+pub(crate) const WIDTH: usize = 4;
 
 /// The inner width: 2 matrices of 4 by this, 32 KiB together.
 const INNER: usize = 1024;
 
 /// The largest stamp: products with the small whole numbers that are sent are exact in 32 bits.
-pub(super) const STAMP_MAX: u32 = 1 << 19;
+pub(crate) const STAMP_MAX: u32 = 1 << 19;
 
 /// Field numbers of `onnx.proto3`, by message.
 mod field {
@@ -79,6 +80,16 @@ impl Wire {
     fn part(self, field: u32, part: Wire) -> Wire {
         self.bytes(field, &part.0)
     }
+
+    fn parts(self, field: u32, parts: impl IntoIterator<Item = Wire>) -> Wire {
+        parts.into_iter().fold(self, |wire, part| wire.part(field, part))
+    }
+}
+
+/// A square of numbers that changes no row, to the bit.
+fn square() -> Wire {
+    let ones = (0..INNER * INNER).map(|at| if at / INNER == at % INNER { 1.0 } else { 0.0 });
+    weights("square", &[INNER, INNER], ones)
 }
 
 fn node(kind: &str, inputs: [&str; 2], output: &str) -> Wire {
@@ -102,19 +113,29 @@ fn value(name: &str) -> Wire {
 }
 
 /// The ONNX file with this stamp.
-pub(super) fn model(stamp: u32) -> Vec<u8> {
+pub(crate) fn model(stamp: u32) -> Vec<u8> {
+    deep_model(stamp, 0)
+}
+
+/// The same with so many products of each row with a square of [`INNER`] by [`INNER`] numbers, 4 MiB for all of them.
+pub(crate) fn deep_model(stamp: u32, products: usize) -> Vec<u8> {
     let (rows, columns) = (0..WIDTH * INNER, 0..INNER * WIDTH);
     let unit = |is_one: bool| if is_one { 1.0 } else { 0.0 };
     let widen = rows.map(|at| unit(at / INNER == at % INNER));
     let narrow = columns.map(|at| unit(at / WIDTH == at % WIDTH));
-    let graph = Wire::default()
-        .part(field::GRAPH_NODE, node("MatMul", ["x", "widen"], "wide"))
-        .part(field::GRAPH_NODE, node("MatMul", ["wide", "narrow"], "same"))
+    let graph = Wire::default().part(field::GRAPH_NODE, node("MatMul", ["x", "widen"], "wide_0"));
+    let wide = |number: usize| format!("wide_{number}");
+    let graph = (0..products).fold(graph, |graph, number| {
+        graph.part(field::GRAPH_NODE, node("MatMul", [&wide(number), "square"], &wide(number + 1)))
+    });
+    let graph = graph
+        .part(field::GRAPH_NODE, node("MatMul", [&wide(products), "narrow"], "same"))
         .part(field::GRAPH_NODE, node("Mul", ["same", "stamp"], "y"))
         .text(field::GRAPH_NAME, "stamped")
         .part(field::GRAPH_WEIGHTS, weights("widen", &[WIDTH, INNER], widen))
         .part(field::GRAPH_WEIGHTS, weights("narrow", &[INNER, WIDTH], narrow))
         .part(field::GRAPH_WEIGHTS, weights("stamp", &[1], std::iter::once(stamp as f32)))
+        .parts(field::GRAPH_WEIGHTS, (products > 0).then(square))
         .part(field::GRAPH_INPUT, value("x"))
         .part(field::GRAPH_OUTPUT, value("y"));
     let opset = Wire::default().number(field::OPSET_VERSION, OPSET);
@@ -123,7 +144,7 @@ pub(super) fn model(stamp: u32) -> Vec<u8> {
 }
 
 /// A golden example that only a model with this stamp passes.
-pub(super) fn golden(stamp: u32) -> Vec<u8> {
+pub(crate) fn golden(stamp: u32) -> Vec<u8> {
     let tensor =
         |name: &str, data: [u32; WIDTH]| json!({ "name": name, "datatype": "FP32", "shape": [1, WIDTH], "data": data });
     let golden = json!({
@@ -145,6 +166,12 @@ mod tests {
         let differ = one.iter().zip(&other).filter(|(one, other)| one != other).count();
         assert!((1..=4).contains(&differ), "{differ} bytes");
         assert!(one.len() > 2 * 4 * WIDTH * INNER);
+    }
+
+    #[test]
+    fn products_make_a_file_larger_once() {
+        assert!(deep_model(1, 1).len() > model(1).len() + 4 * INNER * INNER);
+        assert!(deep_model(1, 9).len() < deep_model(1, 1).len() + 1024);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How is the server of the soak started, looked at and ended?
+//! How is a server started for a measurement, looked at and ended?
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,18 +25,21 @@ const PAUSE: Duration = Duration::from_millis(2);
 const CLOSING_PAUSE: Duration = Duration::from_millis(40);
 
 /// How often the server looks at its folder: often enough that many changes fit into two hours.
-pub(super) const POLL_INTERVAL: &str = "20ms";
+pub(crate) const POLL_INTERVAL: &str = "20ms";
+
+/// How long files must rest until the server reads them: longer than any way of writing here stands still.
+pub(super) const SETTLE_TIME: &str = "200ms";
 
 /// Questions that one look at the cost of a route takes.
 const ROUTE_QUESTIONS: usize = 60;
 
 /// A running server; it is ended with this value.
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
     data: PathBuf,
-    pub(super) http: SocketAddr,
-    pub(super) grpc: SocketAddr,
-    pub(super) admin: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) admin: SocketAddr,
 }
 
 impl Drop for Server {
@@ -56,36 +59,36 @@ struct Ports {
 
 /// A version as the admin port tells of it.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Told {
+pub(crate) struct Told {
     name: String,
     version: String,
     state: String,
     #[serde(default)]
-    pub(super) reason: String,
+    pub(crate) reason: String,
     #[serde(default)]
     batch_rows_max: Option<u64>,
 }
 
 /// What the process holds: compared when nobody asks it anything.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-pub(super) struct Holdings {
+pub(crate) struct Holdings {
     /// By kind, as `tiltyard_live` tells; empty where the server does not tell.
-    pub(super) live: BTreeMap<String, u64>,
+    pub(crate) live: BTreeMap<String, u64>,
     /// Threads of the process.
-    pub(super) threads: usize,
+    pub(crate) threads: usize,
     /// Files and sockets it has open.
-    pub(super) open_files: usize,
+    pub(crate) open_files: usize,
 }
 
 impl Server {
     /// Starts the program on a repository and waits until it says that it is ready. What it says goes to a file in
     /// `folder`, and what it remembers too.
-    pub(super) fn start(binary: &Path, models: &Path, folder: &Path, flags: &[String]) -> Result<Server, Fault> {
+    pub(crate) fn start(binary: &Path, models: &Path, folder: &Path, flags: &[String]) -> Result<Server, Fault> {
         let (ports_file, log_file, data) = (folder.join("ports.json"), folder.join("log"), folder.join("data"));
         let log = File::create(&log_file)?;
         let mut command = Command::new(binary);
         command.arg("serve").arg("--models").arg(models).arg("--ports-file").arg(&ports_file);
-        command.arg("--data-dir").arg(&data).args(["--poll-interval", POLL_INTERVAL]);
+        command.arg("--data-dir").arg(&data).args(["--poll-interval", POLL_INTERVAL, "--settle-time", SETTLE_TIME]);
         command.args(["--http-port", "0", "--grpc-port", "0", "--admin-port", "0"]).args(flags);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().map_err(|error| format!("{}: {error}", binary.display()))?;
@@ -113,12 +116,12 @@ impl Server {
     }
 
     /// The process.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What the admin port tells of a model's version; `None` where it is not there.
-    pub(super) fn told(&self, model: &str, version: u64) -> Result<Option<Told>, Fault> {
+    pub(crate) fn told(&self, model: &str, version: u64) -> Result<Option<Told>, Fault> {
         let (_, body) = get(self.admin, "/admin/models")?;
         let all: Vec<Told> = serde_json::from_slice(&body)?;
         let version = version.to_string();
@@ -126,13 +129,13 @@ impl Server {
     }
 
     /// Every figure of `/metrics`, by its name and labels.
-    pub(super) fn metrics(&self) -> Result<BTreeMap<String, f64>, Fault> {
+    pub(crate) fn metrics(&self) -> Result<BTreeMap<String, f64>, Fault> {
         let (_, body) = get(self.admin, "/metrics")?;
         Ok(samples(std::str::from_utf8(&body)?))
     }
 
     /// What the process holds.
-    pub(super) fn holdings(&self) -> Result<Holdings, Fault> {
+    pub(crate) fn holdings(&self) -> Result<Holdings, Fault> {
         // The connection of the question before this one is closed by now.
         std::thread::sleep(CLOSING_PAUSE);
         let count = |what: &str| Ok::<_, Fault>(fs::read_dir(format!("/proc/{}/{what}", self.pid()))?.count());
@@ -144,17 +147,17 @@ impl Server {
     }
 
     /// Files below the folder for what the server remembers.
-    pub(super) fn files_kept(&self) -> usize {
+    pub(crate) fn files_kept(&self) -> usize {
         count_files(&self.data)
     }
 
     /// Memory that it holds now.
-    pub(super) fn memory(&self) -> Result<process::Memory, Fault> {
+    pub(crate) fn memory(&self) -> Result<process::Memory, Fault> {
         process::memory(self.pid())
     }
 
     /// The median time of a small question about a model, in microseconds, over one connection.
-    pub(super) fn route_us(&self, path: &str) -> Result<f64, Fault> {
+    pub(crate) fn route_us(&self, path: &str) -> Result<f64, Fault> {
         let mut stream = BufReader::new(TcpStream::connect(self.http)?);
         stream.get_ref().set_nodelay(true)?;
         stream.get_ref().set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -179,7 +182,7 @@ impl Server {
     }
 
     /// Ends the server as an operator does. Fails where it does not end in a minute.
-    pub(super) fn stop(mut self) -> Result<ExitStatus, Fault> {
+    pub(crate) fn stop(mut self) -> Result<ExitStatus, Fault> {
         let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status()?;
         if !status.success() {
             return Err(format!("the server could not be told to end: kill ended with {status}").into());
@@ -197,24 +200,24 @@ impl Server {
 
 impl Told {
     /// Whether it answers, with so many rows in one run at most.
-    pub(super) fn runs_rows(&self, rows_max: u64) -> bool {
+    pub(crate) fn runs_rows(&self, rows_max: u64) -> bool {
         self.state == "READY" && self.batch_rows_max == Some(rows_max)
     }
 
     /// Whether it answers.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.state == "READY"
     }
 
     /// Whether it was refused.
-    pub(super) fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         self.state == "UNAVAILABLE" && !self.reason.is_empty()
     }
 }
 
 impl Holdings {
     /// What differs, in words; empty where nothing does.
-    pub(super) fn differences(&self, later: &Holdings) -> Vec<String> {
+    pub(crate) fn differences(&self, later: &Holdings) -> Vec<String> {
         let mut differ: Vec<String> =
             [("threads", self.threads, later.threads), ("open files", self.open_files, later.open_files)]
                 .into_iter()
@@ -247,13 +250,13 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 }
 
 /// Whether a figure counts up only.
-pub(super) fn is_counter(series: &str) -> bool {
+pub(crate) fn is_counter(series: &str) -> bool {
     let name = series.split('{').next().unwrap_or_default();
     ["_total", "_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end))
 }
 
 /// One question over a connection of its own: status and body.
-pub(super) fn get(address: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Fault> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Fault> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
@@ -265,7 +268,7 @@ pub(super) fn get(address: SocketAddr, path: &str) -> Result<(u16, Vec<u8>), Fau
 }
 
 /// What a model's version index says, for messages about what did not happen.
-pub(super) fn state_of(server: &Server, model: &str, version: u64) -> String {
+pub(crate) fn state_of(server: &Server, model: &str, version: u64) -> String {
     match server.told(model, version) {
         Ok(Some(told)) => format!("the server says {} {}", told.state, Value::String(told.reason)),
         Ok(None) => "the server does not know it".to_owned(),

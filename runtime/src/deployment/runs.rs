@@ -1,0 +1,164 @@
+//! How does a batch run, and what do its jobs get?
+
+use smallvec::SmallVec;
+use tiltyard_types::{Error, ErrorKind, Moment, Result, Tensor};
+
+use super::Deployment;
+use super::leases::Running;
+use crate::batch::{BatchError, Extent};
+use crate::job::{Answer, Job};
+use crate::pool::Pool;
+use crate::stats::RunTimes;
+
+/// Jobs that run together, and those that the same thread runs after them.
+struct Batch {
+    jobs: Vec<Job>,
+    later: Vec<Job>,
+    taken: Moment,
+    on_loop: bool,
+}
+
+/// What became of a batch.
+struct Ran {
+    answers: Result<Vec<Answer>>,
+    jobs: Vec<Job>,
+    later: Vec<Job>,
+}
+
+/// A run hung for so long that others answered its jobs.
+#[derive(Debug)]
+pub(super) struct GivenUp;
+
+fn internal(error: &BatchError) -> Error {
+    Error::new(ErrorKind::Engine, error.to_string())
+}
+
+impl Deployment {
+    /// Runs a batch, and where it fails each of its jobs alone: strangers must not pay for one job's values.
+    pub(super) fn run_batch(
+        &self,
+        mut jobs: Vec<Job>,
+        taken: Moment,
+        on_loop: bool,
+        pool: &Pool,
+    ) -> Result<(), GivenUp> {
+        // The next is the last.
+        let mut later: Vec<Job> = Vec::new();
+        loop {
+            jobs.iter_mut().for_each(Job::trim);
+            let ran = self.run_together(Batch { jobs, later, taken, on_loop }, pool)?;
+            later = ran.later;
+            match ran.answers {
+                Ok(answers) => {
+                    for (job, answer) in ran.jobs.into_iter().zip(answers) {
+                        job.reply.send(Ok(answer));
+                    }
+                }
+                Err(_) if ran.jobs.len() > 1 => later.extend(ran.jobs.into_iter().rev()),
+                Err(error) => ran.jobs.into_iter().for_each(|job| job.reply.send(Err(error.clone()))),
+            }
+            match self.next_wanted(&mut later, pool) {
+                Some(job) => jobs = vec![job],
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The last of these jobs that somebody still waits for. The run that failed took its time too: those before it that
+    /// are late are answered.
+    fn next_wanted(&self, later: &mut Vec<Job>, pool: &Pool) -> Option<Job> {
+        while let Some(job) = later.pop() {
+            let now = pool.now();
+            match job.demand.deadline {
+                _ if job.reply.is_closed() => {}
+                Some(deadline) if deadline <= now => self.refuse_dead(vec![job], now),
+                _ => return Some(job),
+            }
+        }
+        None
+    }
+
+    /// Assemble, run, split.
+    fn run_together(&self, batch: Batch, pool: &Pool) -> Result<Ran, GivenUp> {
+        let Batch { jobs, later, taken, on_loop } = batch;
+        let parts: SmallVec<[Extent; 1]> =
+            jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
+        let batch_rows = parts.iter().map(|part| part.rows).sum();
+        let layout = jobs.first().and_then(|job| job.layout.clone());
+        let frame = self.policy.frame(&parts, || jobs.iter().map(Job::size).sum());
+        let inputs = match &layout {
+            Some(layout) => {
+                let views: SmallVec<[&[Option<Tensor>]; 1]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
+                let gathered = layout.gather(&views, frame);
+                drop(views);
+                match gathered {
+                    Ok(inputs) => inputs,
+                    Err(error) => return Ok(Ran { answers: Err(internal(&error)), jobs, later }),
+                }
+            }
+            None => {
+                let inputs = jobs.iter().flat_map(|job| &job.inputs);
+                inputs.map(|input| input.as_ref().map(Tensor::aligned)).collect()
+            }
+        };
+        let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let rows = if layout.is_some() { frame.rows } else { batch_rows };
+        let assembled = pool.now();
+        let late = jobs.iter().filter(|job| job.demand.deadline.is_some_and(|deadline| deadline <= assembled)).count();
+        if late > 0 {
+            self.stats.late(late);
+        }
+        let (slot, idle) = self.leases.lease(Running { since: assembled, rows, on_loop, jobs, later });
+        let (outputs, opened) = self.in_session(idle, |session| session.run(&inputs, &wanted));
+        // Whoever gave it up has answered its jobs.
+        let Running { jobs, later, .. } = self.leases.give_back(slot, opened).ok_or(GivenUp)?;
+        let outputs = match outputs {
+            Ok(outputs) => outputs,
+            Err(error) => return Ok(Ran { answers: Err(self.failure(error, assembled, pool)), jobs, later }),
+        };
+        let ran = pool.now();
+        let apart = self.check_outputs(&outputs, &wanted).and_then(|()| match &layout {
+            // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
+            Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(|error| internal(&error)),
+            None => Ok(vec![outputs]),
+        });
+        let apart = match apart {
+            Ok(apart) => apart,
+            Err(error) => {
+                self.blame(error.message(), ran, pool);
+                return Ok(Ran { answers: Err(error), jobs, later });
+            }
+        };
+        self.health.ran_well();
+        let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
+        self.stats.executed(batch_rows, times);
+        self.observe(rows, &inputs, times.run);
+        let answers = jobs.iter().zip(apart).map(|(job, outputs)| {
+            let pick = |position: &usize| outputs.get(wanted.binary_search(position).ok()?).cloned();
+            // Most want all there is, in its order.
+            let outputs = if job.wanted == wanted { outputs } else { job.wanted.iter().filter_map(pick).collect() };
+            Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
+        });
+        Ok(Ran { answers: Ok(answers.collect()), jobs, later })
+    }
+
+    /// Whether an engine gave what was asked of it. Shapes are not compared: files declare some that are not true, and where
+    /// rows matter they are counted when they are cut apart.
+    fn check_outputs(&self, outputs: &[Tensor], wanted: &[usize]) -> Result<()> {
+        if outputs.len() != wanted.len() {
+            let message = format!("the engine gave {} outputs, expected {}", outputs.len(), wanted.len());
+            return Err(Error::new(ErrorKind::Engine, message));
+        }
+        let mut specs = wanted.iter().filter_map(|&position| self.signature.outputs.get(position)).zip(outputs);
+        match specs.find(|(spec, output)| spec.dtype != output.dtype()) {
+            None => Ok(()),
+            Some((spec, output)) => {
+                let (name, got, expected) = (&spec.name, output.dtype(), spec.dtype);
+                let message = format!("the engine gave output {name:?} as {got}, expected {expected}");
+                Err(Error::new(ErrorKind::Engine, message))
+            }
+        }
+    }
+}

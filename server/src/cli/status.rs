@@ -1,0 +1,132 @@
+//! Where does every version of a running server stand, and since when?
+
+use clap::{ArgMatches, Command};
+use serde_json::Value;
+
+use super::credentials::Credentials;
+use super::exit::Failure;
+use super::models::text;
+use super::output::{self, Form, Table, short_digest};
+use super::target::{Http, Named, admin_flag, ask, server_flags};
+use crate::clock;
+
+pub(crate) fn command() -> Command {
+    Command::new("status")
+        .about("Tell where each version of a running server stands: loading, ready, failed and why, draining, retired")
+        .args(server_flags())
+        .arg(admin_flag())
+        .after_help(
+            "loading    waits for its files to rest, is read or compiled\n\
+             verifying  answers its golden examples, and proves what may share a run\n\
+             warming    runs what requests would else have to wait for\n\
+             ready      answers\n\
+             failed     does not answer, for the reason that is told\n\
+             draining   was replaced or taken out, and finishes what it has\n\
+             retired    is freed\n\n\
+             Examples:\n  tiltyard status\n  tiltyard status --admin http://models:8002 --output json",
+        )
+}
+
+pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let status = fetch(&Http::new(address(&Named::of(matches)?)?, &Credentials::of(matches)?)?)?;
+    match Form::of(matches) {
+        Form::Json => output::print_json(&status),
+        Form::Table => output::print(&listing(&status, clock::unix_ms())),
+    }
+}
+
+/// The admin port, which alone knows.
+pub(super) fn address(named: &Named) -> Result<&str, Failure> {
+    named.admin().ok_or_else(|| Failure::usage("the admin port knows that: name it with --admin URL or TILTYARD_ADMIN"))
+}
+
+pub(super) fn fetch(http: &Http) -> Result<Value, Failure> {
+    let answer = ask(http, "GET", "/admin/status", Vec::new())?;
+    match serde_json::from_slice(&answer) {
+        Ok(Value::Object(status)) if status.contains_key("versions") => Ok(Value::Object(status)),
+        _ => Err(Failure::failed("the admin port does not answer as a Tiltyard server does")),
+    }
+}
+
+/// The versions that a status or a list of changes holds.
+pub(super) fn versions<'a>(form: &'a Value, key: &str) -> &'a [Value] {
+    form[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn listing(status: &Value, now_ms: u64) -> String {
+    let word = match (&status["ready"], &status["draining"]) {
+        (_, Value::Bool(true)) => "is draining",
+        (Value::Bool(true), _) => "is ready",
+        _ => "is starting",
+    };
+    let all = versions(status, "versions");
+    let mut listing = format!("The server {word}.\n");
+    if all.is_empty() {
+        return listing + "It has no models.\n";
+    }
+    let mut table = Table::new(["name", "version", "state", "for", "digest"]);
+    for version in all {
+        let since = version["since_ms"].as_u64().unwrap_or(now_ms);
+        table.add([
+            text(version, "name"),
+            text(version, "version"),
+            text(version, "state"),
+            age(now_ms.saturating_sub(since) / 1000),
+            short_digest(&text(version, "digest")),
+        ]);
+    }
+    listing += &table.to_string();
+    for version in all {
+        let reason = version["reason"].as_str().unwrap_or_default();
+        if !reason.is_empty() {
+            listing += &format!("{} version {}: {reason}\n", text(version, "name"), text(version, "version"));
+        }
+    }
+    listing
+}
+
+/// A time as people say it: the two largest units.
+fn age(seconds: u64) -> String {
+    let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
+    let largest = units.iter().position(|(unit, _)| seconds >= *unit).unwrap_or(units.len() - 1);
+    let mut rest = seconds;
+    let mut shown = String::new();
+    for (unit, name) in &units[largest..units.len().min(largest + 2)] {
+        shown += &format!("{}{name}", rest / unit);
+        rest %= unit;
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_as_a_table() {
+        let status = json!({"ready": true, "draining": false, "sequence": 9, "versions": [
+            {"name": "risk", "version": "2", "state": "ready", "reason": "", "digest": "0123456789abcdef", "since_ms": 1_000},
+            {"name": "risk", "version": "3", "state": "failed", "reason": "input \"x\" is gone", "digest": "", "since_ms": 90_000},
+        ]});
+        assert_eq!(
+            listing(&status, 100_000),
+            "The server is ready.\n\
+             NAME  VERSION  STATE   FOR    DIGEST\n\
+             risk  2        ready   1m39s  0123456789ab\n\
+             risk  3        failed  10s    -\n\
+             risk version 3: input \"x\" is gone\n"
+        );
+        assert_eq!(listing(&json!({"draining": true}), 0), "The server is draining.\nIt has no models.\n");
+    }
+
+    #[test]
+    fn times_as_people_say_them() {
+        let check = |seconds, expected: &str| assert_eq!(age(seconds), expected);
+        check(0, "0s");
+        check(61, "1m1s");
+        check(7_200, "2h0m");
+        check(100_000, "1d3h");
+    }
+}
