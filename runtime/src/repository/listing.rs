@@ -151,8 +151,8 @@ impl Listing {
             let is_link = self.note_link(&name, &path);
             if is_temporary(&file_name) {
                 // Somebody may be at work on it: it counts for whether the folder rests, and for nothing else.
-                if let (false, Ok(metadata)) = (is_link, fs::symlink_metadata(&path)) {
-                    self.fingerprint.note(name, &metadata);
+                if !is_link {
+                    self.note_aside(&name, &path, depth);
                 }
                 continue;
             }
@@ -175,6 +175,23 @@ impl Listing {
             }
         }
         Ok(())
+    }
+
+    /// Notes work in progress, and what is in it where it is a folder, as far as that is within bounds. What vanishes
+    /// meanwhile shows by its absence.
+    fn note_aside(&mut self, name: &str, path: &Path, depth: usize) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        let is_folder = metadata.is_dir();
+        self.fingerprint.note(if is_folder { format!("{name}/") } else { name.to_owned() }, &metadata);
+        if !is_folder || depth > DEPTH_MAX {
+            return;
+        }
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            if self.fingerprint.0.len() < FILES_MAX {
+                let inner = format!("{name}/{}", entry.file_name().to_string_lossy());
+                self.note_aside(&inner, &entry.path(), depth + 1);
+            }
+        }
     }
 
     /// Notes a link itself, beside what it leads to. True where it is one.

@@ -106,7 +106,7 @@ fn copy(folder: PathBuf, stamp: u32, keeps_times: bool) -> Vec<Step> {
         steps.push(Box::new(move || {
             fs::write(&path, text).unwrap();
             if keeps_times {
-                File::open(&path).unwrap().set_modified(day_ago()).unwrap();
+                path.ancestors().take(3).for_each(|path| File::open(path).unwrap().set_modified(day_ago()).unwrap());
             }
         }));
     }

@@ -71,6 +71,8 @@ fn every_change_shows_and_is_told() {
     bench.check(|| fs::write(bench.version("golden/two.json"), "{}").unwrap(), "golden/two.json is new");
     bench.check(|| fs::write(bench.version(".two.json.x7Gk"), "{}").unwrap(), ".two.json.x7Gk is new");
     bench.check(|| drop(fs::remove_file(bench.version("golden/two.json"))), "golden/two.json is gone");
+    bench.check(|| drop(fs::create_dir(bench.version(".~tmp~"))), ".~tmp~ is new");
+    bench.check(|| fs::write(bench.version(".~tmp~/model.onnx"), "rsync at work").unwrap(), ".~tmp~/model.onnx is new");
     bench.check(|| drop(symlink("nowhere", bench.version("weights.bin"))), "weights.bin (the link) is new");
 }
 
