@@ -54,22 +54,27 @@ fn queue_defaults(config: &Config, threads: usize) -> QueuePolicy {
     }
 }
 
-/// Starts everything but the listeners. The first look at the repository begins at once.
-pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
-    let access = Access::open(config)?.map(Arc::new);
-    let Engines { found, missing } = engines::find(config)?;
-    for engine in &found {
+/// Says which engines there are, and why others are not.
+fn tell(config: &Config, Engines { found, missing }: &Engines) {
+    for engine in found {
         let build = engine.build();
         let library = build.library.as_ref().map(|path| path.display().to_string());
         tracing::info!(engine = engine.name(), version = build.version, library, "engine");
     }
-    for (engine, reason) in &missing {
+    for (engine, reason) in missing {
         // An engine the operator asked for by name is worth a warning; one that merely could be there is not.
         match config.engines.iter().any(|name| name == engine) {
             true => tracing::warn!(engine, reason, "engine not found"),
             false => tracing::info!(engine, reason, "engine not found"),
         }
     }
+}
+
+/// Starts everything but the listeners. The first look at the repository begins at once.
+pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
+    let access = Access::open(config)?.map(Arc::new);
+    let engines = engines::find(config)?;
+    tell(config, &engines);
     let threads = config.threads.or(cores::granted());
     let text = |error: std::io::Error| format!("a thread cannot be started: {error}");
     let pool = Pool::start(threads, clock::now).map_err(text)?;
@@ -92,7 +97,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let measurer = Measurer::new(clock::now);
     let loader = Loader {
         first_engine_wins: !config.engines.is_empty(),
-        engines: found,
+        engines: engines.found,
         profiles: writable.is_ok().then_some(profiles),
         defaults: queue_defaults(config, threads),
         clock: clock::now,
