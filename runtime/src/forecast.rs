@@ -27,6 +27,8 @@ pub struct Pace {
     last: Option<Moment>,
     nanos: f64,
     rows: f64,
+    /// The batches, faded as their rows are.
+    weight: f64,
     takes: u32,
 }
 
@@ -40,6 +42,7 @@ impl Pace {
         if let Some(last) = self.last {
             self.nanos = self.nanos * FADE + (now - last).as_nanos() as f64;
             self.rows = self.rows * FADE + rows as f64;
+            self.weight = self.weight * FADE + 1.0;
             self.takes = self.takes.saturating_add(1);
         }
         self.last = Some(now);
@@ -48,6 +51,11 @@ impl Pace {
     /// Nanoseconds from one row to the next; `None` while too few batches told.
     pub fn row_ns(&self) -> Option<f64> {
         (self.takes >= TAKES_MIN && self.rows > 0.0).then(|| self.nanos / self.rows)
+    }
+
+    /// Rows of a batch, rounded up; `None` while too few told. Fewer than it may have where requests do not join.
+    pub fn batch_rows(&self) -> Option<usize> {
+        (self.takes >= TAKES_MIN && self.weight > 0.0).then(|| (self.rows / self.weight).ceil() as usize)
     }
 }
 
@@ -156,7 +164,7 @@ mod tests {
             assert_eq!(pace.row_ns(), None);
             pace.took(10, at(take * 200), true);
         }
-        assert_eq!(pace.row_ns(), Some(2e7));
+        assert_eq!((pace.row_ns(), pace.batch_rows()), (Some(2e7), Some(10)));
         let ahead = Ahead { row_ns: pace.row_ns(), ..ahead(64, 64, 10, 2) };
         assert_eq!(ahead.wait(Some(FIT)), Some(ms(1280)));
         assert_eq!(ahead.sure_wait(Some(FIT)), ms(2100), "its own run is part of it");

@@ -8,8 +8,8 @@ use tiltyard_types::Moment;
 use crate::breaker::{Breaker, Probe};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Runs of one deployment that may hang before it is out for good: each keeps its thread and its session.
-pub const STUCK_MAX: u64 = 3;
+/// Runs of one deployment that may hang at a time before it is out for good: each keeps its thread and its session.
+pub const STUCK_MAX: usize = 3;
 
 /// A deployment's breaker, for threads to share.
 #[derive(Default)]
@@ -74,9 +74,9 @@ impl Health {
         self.change(|breaker| breaker.failed(reason, now))
     }
 
-    /// So many runs were given up. True if they are too many.
-    pub(crate) fn lost(&self, runs: u64) -> bool {
-        self.stuck.fetch_add(runs, Relaxed) + runs >= STUCK_MAX
+    /// So many runs were given up.
+    pub(crate) fn lost(&self, runs: u64) {
+        self.stuck.fetch_add(runs, Relaxed);
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {

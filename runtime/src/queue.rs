@@ -166,7 +166,10 @@ impl<J: Waiting> Queue<J> {
         let take = match plan.hold {
             Some(until) if !self.draining => Take::Wait(until),
             _ => match self.carry_out(&picks, now, dead) {
-                batch if batch.is_empty() => Take::Idle,
+                batch if batch.is_empty() => {
+                    self.forget_pace();
+                    Take::Idle
+                }
                 batch => {
                     self.running += 1;
                     self.pace.took(batch.iter().map(J::rows).sum(), now, self.jobs > 0);

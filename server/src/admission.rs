@@ -172,6 +172,9 @@ impl Room {
 
     /// Counts it under the version that the request turned out to be for, where that one may have it.
     pub fn belongs_to(&mut self, of: &Arc<Stats>) -> Result<()> {
+        if Arc::ptr_eq(&self.of, of) {
+            return Ok(());
+        }
         let before = self.admission.bytes.load(Relaxed);
         self.admission.judge_share(of, of.in_flight.bytes.load(Relaxed), before.saturating_sub(self.bytes))?;
         of.in_flight.bytes.fetch_add(self.bytes, Relaxed);
@@ -367,6 +370,16 @@ mod tests {
             drop((rooms, permits));
             prop_assert_eq!((admission.requests(), admission.bytes()), (0, 0));
         }
+    }
+
+    #[test]
+    fn what_belongs_to_a_model_already_is_not_judged_twice() {
+        let (admission, stats) = (Admission::new(9, 100), Arc::default());
+        let mut most = admission.room_for_unknown();
+        most.grow(90).unwrap();
+        most.belongs_to(&stats).unwrap();
+        most.belongs_to(&stats).unwrap();
+        assert_eq!(stats.in_flight.bytes.load(Relaxed), 90);
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl<F: Future> Future for Within<F> {
             return Poll::Ready(Some(output));
         }
         match this.wait {
+            Wait::NotYet if is_over() => return Poll::Ready(None),
             Wait::NotYet => match Noted::leave(*this.until, context.waker()) {
                 Some(noted) => *this.wait = Wait::Noted(noted),
                 None => {
@@ -323,6 +324,7 @@ mod tests {
             assert_eq!(super::late(String::new()).kind(), ErrorKind::Deadline);
             assert_eq!(tokio::join!(within(hour, pending::<()>()), ends), (None, ()), "all time is over");
             assert_eq!(super::late(String::new()).kind(), ErrorKind::Draining);
+            assert_eq!(within(hour, pending::<()>()).await, None, "also for waits that begin now");
             HERE.with_borrow(|here| assert!(here.as_ref().unwrap().notes.slots.iter().all(|slot| slot.note.is_none())));
         });
     }

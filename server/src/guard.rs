@@ -35,8 +35,13 @@ pub(crate) fn start(
 
 fn watch(guard: &mut Guard, alarms: &Receiver<()>, writer: &Writer) {
     loop {
+        let asleep_since = guard.inference.pool.now();
         if let Err(RecvTimeoutError::Disconnected) = alarms.recv_timeout(LOOK_EVERY) {
             return;
+        }
+        // Frozen, as containers can be: then no run hangs, though much time went by.
+        if guard.inference.pool.now() - asleep_since > 10 * LOOK_EVERY {
+            continue;
         }
         if guard.look() {
             writer.judge();

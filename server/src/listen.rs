@@ -369,7 +369,16 @@ where
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
 {
-    if let Some((stream, certificate)) = tls.accept(stream, limits.header_timeout).await {
+    let mut phases = end.phases.clone();
+    let leaving = async {
+        drain::reached(&mut phases, Phase::Draining).await;
+        tokio::time::sleep(LINGER).await;
+    };
+    let accepted = tokio::select! {
+        accepted = tls.accept(stream, limits.header_timeout) => accepted,
+        () = leaving => None,
+    };
+    if let Some((stream, certificate)) = accepted {
         connection(TokioIo::new(stream), CameIn { certificate, ..came_in }, limits, end, handler).await;
     }
 }

@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 use serde_json::{Value, json};
 
 use crate::config::{Change, Config, Loaded, Setting, changes};
+use crate::descriptors;
 use crate::service::Service;
 use crate::start::bytes_in_flight;
 
@@ -133,6 +134,7 @@ impl Reload {
         if log_level {
             service.logs.set_level(config.log_level);
         }
+        descriptors::ask_for(config.connections_max);
         service.live.set(config);
     }
 }

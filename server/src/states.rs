@@ -42,6 +42,8 @@ pub enum State {
     Retired,
     /// Does not answer.
     Failed,
+    /// Is loaded, and out of service since its runs keep failing or hang.
+    Out,
     /// Was taken out on request.
     Unloaded,
 }
@@ -57,6 +59,7 @@ impl State {
             State::Draining => "draining",
             State::Retired => "retired",
             State::Failed => "failed",
+            State::Out => "out",
             State::Unloaded => "unloaded",
         }
     }
@@ -166,6 +169,7 @@ impl States {
         for (name, model) in &catalog.models {
             for (number, version) in &model.versions {
                 let (state, reason) = match (&version.deployment, &version.state) {
+                    (Some(_), VersionState::Out(reason)) => (State::Out, (*reason).to_string()),
                     (Some(_), _) => (State::Ready, trouble(name, *number).unwrap_or_default()),
                     (None, VersionState::Failed(reason)) => (State::Failed, reason.clone()),
                     (None, VersionState::Unloaded) => (State::Unloaded, String::new()),

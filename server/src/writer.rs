@@ -13,7 +13,6 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use tiltyard_runtime::deployment::{Deployment, Padding};
 use tiltyard_runtime::load::{LoadError, Loader};
 use tiltyard_runtime::repository::policy::VersionPolicy;
 use tiltyard_runtime::repository::rest::{Now, WallClock};
@@ -30,7 +29,7 @@ use crate::reaper::Reaper;
 use crate::states::States;
 
 use self::choice::{Wanted, incompatible};
-use self::loading::{LoadJob, LoadedVersion, Tracked, load_versions};
+use self::loading::{LoadJob, LoadedVersion, Tracked, announce, load_versions};
 
 /// Stands for every model among names.
 const ALL: &str = "*";
@@ -207,16 +206,19 @@ impl State {
             };
             match received {
                 Ok(Command::Load { model, accept_incompatible, answer }) => {
-                    if accept_incompatible {
-                        self.accepting.insert(model.clone());
+                    if self.begin_load(&model, answer) && accept_incompatible {
+                        self.accepting.insert(model);
                     }
-                    self.begin_load(&model, answer);
                     look_at = self.look();
                 }
                 Ok(Command::Unload(model, answer)) => drop(answer.send(self.unload(&model))),
                 Ok(Command::Follow(policy, strict, poll_interval)) => {
                     self.plan.policy = *policy;
-                    self.plan.strict = strict;
+                    if std::mem::replace(&mut self.plan.strict, strict) && !strict {
+                        // What was refused for that may come now.
+                        let refused = self.tracked.values_mut().filter(|tracked| tracked.trouble.is_some());
+                        refused.for_each(|tracked| tracked.tried = None);
+                    }
                     self.plan.poll_interval = poll_interval;
                     look_at = self.look();
                 }
@@ -243,7 +245,8 @@ impl State {
                 let message = format!("the model repository {} cannot be read: {error}", self.plan.root.display());
                 self.tell_once(message);
                 // What serves goes on serving: a repository out of reach is no reason to forget its models.
-                return self.next_look(None);
+                // What waits to be loaded waits for another look, whoever decides what is.
+                return self.next_look((!self.armed.is_empty()).then_some(self.plan.poll_interval));
             }
         };
         let now = Now { steady: clock::now(), wall: SystemTime::now() };
@@ -315,6 +318,8 @@ impl State {
             tracked.loading = true;
             tracked.trouble = None;
             let served = entry.versions.get(number).and_then(|version| version.deployment.as_ref());
+            // One that is out of service is worth a fresh start, with the same bytes too.
+            let served = served.filter(|deployment| deployment.health.out().is_none());
             let served = served.map(|deployment| deployment.identity.artifact);
             let traffic = *self.done.borrow();
             let job = LoadJob { model: name.to_owned(), number: *number, found: found.clone(), served, traffic };
@@ -422,7 +427,8 @@ impl State {
         }
     }
 
-    fn begin_load(&mut self, model: &str, answer: Answer) {
+    /// Has a model's versions looked at for a client. False where there is no such model, which is answered at once.
+    fn begin_load(&mut self, model: &str, answer: Answer) -> bool {
         match repository::scan(&self.plan.root) {
             Ok(scan) if scan.models.contains_key(model) => {
                 self.explicit.insert(model.to_owned());
@@ -438,14 +444,17 @@ impl State {
                     }
                 }
                 self.waiting.push((model.to_owned(), answer));
+                true
             }
             Ok(_) => {
                 let message = format!("model {model:?} is not in the repository {}", self.plan.root.display());
                 drop(answer.send(Err(Error::not_found(message))));
+                false
             }
             Err(error) => {
                 let message = format!("the repository {} cannot be read: {error}", self.plan.root.display());
                 drop(answer.send(Err(Error::new(ErrorKind::NotReady, message))));
+                false
             }
         }
     }
@@ -537,9 +546,8 @@ impl State {
                 return true;
             }
             Ok(Some(new)) => match &version.deployment {
-                // One that is out of service is worth a fresh start, with the same bytes too.
                 Some(old) if old.identity.digest == new.identity.digest && old.health.out().is_none() => return false,
-                Some(old) if self.plan.strict => {
+                Some(old) if self.plan.strict && old.identity.digest != new.identity.digest => {
                     let (old, new) = (old.identity.artifact.short(), new.identity.artifact.short());
                     tracing::error!(
                         model = name,
@@ -581,7 +589,9 @@ impl State {
     /// Whether none of a model's versions is with a loader, or waits for its files to rest.
     fn is_settled(&self, name: &str) -> bool {
         let mut of_model = self.tracked.iter().filter(|((model, _), _)| model == name);
-        of_model.all(|(_, tracked)| !tracked.loading && tracked.unsettled.is_none())
+        // Nobody waits for files to rest that no policy asks for any more.
+        let is_wanted = |number| self.wanted.get(name).is_some_and(|wanted| wanted.all.contains(number));
+        of_model.all(|((_, number), tracked)| !tracked.loading && (tracked.unsettled.is_none() || !is_wanted(number)))
     }
 
     fn tell_waiting(&mut self) {
@@ -667,27 +677,5 @@ fn note_state(model: &mut Model, number: u64, state: VersionState) -> bool {
             model.versions.insert(number, Version { state, deployment: None });
             true
         }
-    }
-}
-
-fn announce(name: &str, number: u64, old: Option<&Deployment>, new: &Deployment) {
-    let identity = &new.identity;
-    tracing::info!(
-        model = name,
-        version = number,
-        engine = identity.engine,
-        digest = identity.digest.short(),
-        load_time = format!("{:.0?}", identity.load_time),
-        "ready"
-    );
-    if let Some(old) = old {
-        let (old, new) = (old.identity.artifact.short(), identity.artifact.short());
-        tracing::warn!(model = name, version = number, old, new, "new bytes under an old version number");
-    }
-    if let Padding::Unproved(reason) = &new.padding {
-        tracing::warn!(model = name, version = number, reason, "requests of different lengths are not batched");
-    }
-    for field in &new.settings.ignored {
-        tracing::warn!(model = name, field, "config.pbtxt has a field that is not acted on");
     }
 }

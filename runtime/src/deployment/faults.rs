@@ -10,6 +10,7 @@ use super::leases::{Opened, Running};
 use super::{Deployment, Identity, lock, panic_text};
 use crate::breaker::Probe;
 use crate::engine::{EngineError, Session};
+use crate::health::STUCK_MAX;
 use crate::measure::Sample;
 use crate::pool::Pool;
 
@@ -141,8 +142,10 @@ impl Deployment {
                 stuck
             })
             .collect();
-        if self.health.lost(stuck.len() as u64) && !stuck.is_empty() {
-            self.abandon(format!("{} runs hang", self.health.runs_stuck()));
+        self.health.lost(stuck.len() as u64);
+        let hang = self.leases.lost().0;
+        if hang >= STUCK_MAX && !stuck.is_empty() {
+            self.abandon(format!("{hang} runs hang"));
         }
         self.wake(pool);
         stuck
@@ -151,7 +154,12 @@ impl Deployment {
     /// Takes it out for good, and answers what waits.
     pub fn abandon(&self, reason: String) {
         self.health.gives_up(reason);
-        let waiting = lock(&self.waiting).queue.abandon();
+        let waiting = {
+            let mut waiting = lock(&self.waiting);
+            let jobs = waiting.queue.abandon();
+            self.outlook.tell(&waiting.queue, self.layout.is_some(), self.cost.fit());
+            jobs
+        };
         let Identity { model, version, .. } = &self.identity;
         let message = format!("model {model:?} version {version} {}", crate::breaker::HANGS);
         for job in waiting {

@@ -7,6 +7,7 @@ impl<J: Waiting> Queue<J> {
     /// What waits now.
     pub fn ahead(&self, shares: bool) -> Ahead {
         let rows_max = if shares { self.policy.rows_limit() } else { 0 };
+        let rows_max = self.pace.batch_rows().map_or(rows_max, |seen| rows_max.min(seen));
         let (runs_max, row_ns) = (self.policy.runs_max, self.pace.row_ns());
         Ahead { jobs: self.len(), rows: self.rows, rows_max, runs_max, row_ns }
     }

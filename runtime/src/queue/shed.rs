@@ -10,7 +10,7 @@ use tiltyard_types::Moment;
 use super::plan::is_dead;
 use super::{Entry, Queue, Waiting};
 use crate::cost::Fit;
-use crate::forecast::DOUBT;
+use crate::forecast::{DOUBT, Pace};
 
 /// Between two looks at all that waits: each costs time in proportion to what waits, and a flood asks for many.
 const SWEEPS_APART: Duration = Duration::from_millis(1);
@@ -29,13 +29,20 @@ impl<J: Waiting> Queue<J> {
     /// How long a full run takes from its start, so that a job that starts with less left is done too late; nothing where
     /// nobody knows.
     pub(super) fn run_expected(&self) -> Duration {
-        let rows = self.run_rows();
+        let rows = self.pace.batch_rows().map_or_else(|| self.run_rows(), |seen| self.run_rows().min(seen));
         let nanos = match (self.pace.row_ns(), self.fit) {
             (Some(row_ns), _) => row_ns * (rows * self.policy.runs_max) as f64,
             (None, Some(fit)) => fit.row_ns * rows as f64 + fit.run_ns,
             (None, None) => 0.0,
         };
         Duration::from_nanos((nanos * DOUBT) as u64)
+    }
+
+    /// How fast rows leave says nothing any more where none wait.
+    pub(super) fn forget_pace(&mut self) {
+        if self.jobs == 0 {
+            self.pace = Pace::default();
+        }
     }
 
     /// Whether as many jobs wait as may, whatever their level.
@@ -72,6 +79,7 @@ impl<J: Waiting> Queue<J> {
                 }
             }
         }
+        self.forget_pace();
         self.jobs < before
     }
 }

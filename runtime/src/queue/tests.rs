@@ -531,6 +531,44 @@ fn who_would_be_done_too_late_makes_room_for_others() {
 }
 
 #[test]
+fn a_run_is_as_large_as_runs_are() {
+    // Up to 64 rows a run, but requests of different kinds, of which none shares a run: 10 ms each.
+    let mut queue = Queue::new(QueuePolicy { rows_max: 64, runs_max: 1, ..QueuePolicy::default() });
+    let other = |id: usize| Job { shape: id as u8, ..job(id, 1) };
+    queue.enqueue(other(0), at(0)).unwrap();
+    for id in 1..=10 {
+        queue.enqueue(other(id), at(id as u64 * 10)).unwrap();
+        takes(&mut queue, at(id as u64 * 10), &[id - 1]);
+        queue.finish();
+    }
+    assert_eq!(queue.ahead(true).sure_wait(None), Duration::from_millis(25), "one before it, its own, and doubt");
+}
+
+#[test]
+fn the_pace_of_a_queue_that_was_left_is_forgotten() {
+    let mut queue = Queue::new(QueuePolicy { rows_max: 1, runs_max: 1, ..QueuePolicy::default() });
+    queue.enqueue(job(0, 1), at(0)).unwrap();
+    for id in 1..=10 {
+        queue.enqueue(job(id, 1), at(id as u64 * 10)).unwrap();
+        takes(&mut queue, at(id as u64 * 10), &[id - 1]);
+        queue.finish();
+    }
+    assert!(queue.ahead(true).row_ns.is_some());
+    // The last one's client goes, and nobody comes for an hour.
+    let mut left = Queue::new(QueuePolicy { rows_max: 1, runs_max: 1, ..QueuePolicy::default() });
+    for id in 0..=10 {
+        left.enqueue(until(id, 120), at(id as u64 * 10)).unwrap();
+        if id > 0 {
+            takes(&mut left, at(id as u64 * 10), &[id - 1]);
+            left.finish();
+        }
+    }
+    let mut dead = Vec::new();
+    assert_eq!(left.take(at(3_600_000), &mut dead), Take::Idle);
+    assert_eq!((dead.len(), left.ahead(true).row_ns), (1, None));
+}
+
+#[test]
 fn a_full_queue_is_swept_of_those_who_cannot_be_done_in_time() {
     let mut queue = Queue::new(QueuePolicy { rows_max: 1, runs_max: 1, jobs_max: 6, ..QueuePolicy::default() });
     // Ten rows leave, one each 10 ms, while one more always waits.

@@ -21,6 +21,7 @@ pub(crate) fn command() -> Command {
              warming    runs what requests would else have to wait for\n\
              ready      answers\n\
              failed     does not answer, for the reason that is told\n\
+             out        is loaded, and does not answer while its runs fail or hang\n\
              draining   was replaced or taken out, and finishes what it has\n\
              retired    is freed\n\n\
              Examples:\n  tiltyard status\n  tiltyard status --admin http://models:8002 --output json",

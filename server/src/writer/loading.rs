@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::deployment::{Deployment, Padding};
 use tiltyard_runtime::load::{LoadError, Loader};
 use tiltyard_runtime::repository::FoundVersion;
 use tiltyard_runtime::repository::listing::Fingerprint;
@@ -81,5 +81,28 @@ impl Tracked {
             let change = self.rest.last_change();
             tracing::warn!(model, version, change, "its files keep changing: it is loaded when they rest");
         }
+    }
+}
+
+/// Tells of a version that is ready, and of what its operator should know.
+pub(super) fn announce(name: &str, number: u64, old: Option<&Deployment>, new: &Deployment) {
+    let identity = &new.identity;
+    tracing::info!(
+        model = name,
+        version = number,
+        engine = identity.engine,
+        digest = identity.digest.short(),
+        load_time = format!("{:.0?}", identity.load_time),
+        "ready"
+    );
+    if let Some(old) = old {
+        let (old, new) = (old.identity.artifact.short(), identity.artifact.short());
+        tracing::warn!(model = name, version = number, old, new, "new bytes under an old version number");
+    }
+    if let Padding::Unproved(reason) = &new.padding {
+        tracing::warn!(model = name, version = number, reason, "requests of different lengths are not batched");
+    }
+    for field in &new.settings.ignored {
+        tracing::warn!(model = name, field, "config.pbtxt has a field that is not acted on");
     }
 }

@@ -1,6 +1,7 @@
 //! Does the server answer? gRPC's standard health service, over whatever knows it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -12,15 +13,20 @@ use tiltyard_proto::health::{HealthCheckRequest, HealthCheckResponse, HealthList
 use tokio::sync::watch;
 
 use super::wire::{
-    Code, Encoder, GrpcBody, Head, MessageSender, Status, frame, read_message, streaming_response, unary_response,
+    Code, Encoder, GrpcBody, Head, MESSAGE_TIME_MAX, MessageSender, Status, frame, late, read_message,
+    streaming_response, unary_response,
 };
 use crate::drain::Phase;
+use crate::{clock, deadlines};
 
 /// The path of every method of the service starts with this.
 pub(crate) const PATH_PREFIX: &str = "/grpc.health.v1.Health/";
 
 /// The longest request: a service's name.
 const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// Between two looks at what changes without telling.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The health service.
 #[derive(Clone)]
@@ -52,9 +58,12 @@ where
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let message = match read_message(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX, None).await {
-            Ok(message) => message,
-            Err(status) => return status.into_response(),
+        let head = Head::of(&request.headers);
+        let read = read_message(&head, body, MESSAGE_BYTES_MAX, None);
+        let message = match deadlines::within(clock::now() + MESSAGE_TIME_MAX, read).await {
+            Some(Ok(message)) => message,
+            Some(Err(status)) => return status.into_response(),
+            None => return late().into_response(),
         };
         let framed = match method {
             "Check" => decode(message).and_then(|request| frame(&self.check(&request)?)),
@@ -110,6 +119,8 @@ async fn watch(
         let changed = tokio::select! {
             changed = changes.changed() => changed,
             changed = phases.changed() => changed,
+            // Whether anybody can answer also hangs on faults, which nobody tells of.
+            () = tokio::time::sleep(LOOK_AGAIN) => Ok(()),
         };
         if changed.is_err() {
             return Err(Status::shutting_down());

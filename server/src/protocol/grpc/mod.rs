@@ -31,7 +31,7 @@ use crate::locks::calls::Call;
 use crate::service::Service;
 use crate::{clock, deadlines};
 use callers::Known;
-use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status};
+use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status, late};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
 
@@ -301,7 +301,9 @@ where
         let mut phases = service.phase.subscribe();
         let mut late_bytes = 0;
         while messages.begins(drain::reached(&mut phases, Phase::Draining)).await? {
-            let Some(message) = messages.next(Some(&mut room)).await? else { return Ok(()) };
+            let until = clock::now() + service.live.request_timeout();
+            let next = deadlines::within(until, messages.next(Some(&mut room)));
+            let Some(message) = next.await.ok_or_else(late)?? else { return Ok(()) };
             if *service.phase.borrow() >= Phase::Draining {
                 late_bytes += message.len();
             }
@@ -377,7 +379,7 @@ where
     let read = pin!(wire::read_message(head, body, service.live.body_bytes_max(), Some(room)));
     match deadlines::within(now + service.live.request_timeout(), read).await {
         Some(message) => message,
-        None => Err(deadlines::late("the message did not arrive in time".to_owned()).into()),
+        None => Err(late()),
     }
 }
 

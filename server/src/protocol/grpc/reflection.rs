@@ -17,8 +17,11 @@ use tiltyard_proto::reflection::v1::{
 };
 use tokio::sync::watch;
 
-use super::wire::{Code, Encoder, GrpcBody, Head, MessageSender, MessageStream, Status, streaming_response};
+use super::wire::{
+    Code, Encoder, GrpcBody, Head, MESSAGE_TIME_MAX, MessageSender, MessageStream, Status, late, streaming_response,
+};
 use crate::drain::{self, Phase};
+use crate::{clock, deadlines};
 
 /// The paths of the service's only method, in its two versions. They differ in nothing but the name, so that the types of
 /// one read and write both.
@@ -90,7 +93,8 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     while requests.begins(drain::reached(&mut phases, Phase::Draining)).await? {
-        let Some(message) = requests.next(None).await? else { return Ok(()) };
+        let next = deadlines::within(clock::now() + MESSAGE_TIME_MAX, requests.next(None));
+        let Some(message) = next.await.ok_or_else(late)?? else { return Ok(()) };
         let request = ServerReflectionRequest::decode(message).map_err(|error| {
             Status::new(Code::InvalidArgument, format!("the request is no reflection request: {error}"))
         })?;

@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 pub(crate) use compression::{CompressionPolicy, Encoder};
 pub(crate) use head::Head;
-pub(crate) use read::{MessageStream, read_message};
+pub(crate) use read::{MESSAGE_TIME_MAX, MessageStream, late, read_message};
 pub(crate) use respond::{
     GrpcBody, MessageSender, PREFIX_BYTES, frame, prefix, streaming_response, unary_response, unary_response_with,
 };

@@ -11,7 +11,16 @@ use super::compression::Declared;
 use super::respond::{FLAG_COMPRESSED, FLAG_PLAIN, PREFIX_BYTES};
 use super::{Code, Head, Status};
 use crate::admission::Room;
+use crate::deadlines;
 use crate::protocol::beside_the_loop;
+
+/// How long a message may take to arrive that asks of health or services.
+pub(crate) const MESSAGE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The failure of a message that was begun and did not arrive in its time.
+pub(crate) fn late() -> Status {
+    deadlines::late("the message did not arrive in time".to_owned()).into()
+}
 
 /// How long a client that still sends may take to hear that its call has ended.
 const HEARD_AFTER: Duration = Duration::from_secs(1);

@@ -516,6 +516,9 @@ fn health_is_checked_and_listed() {
 
 #[test]
 fn health_is_watched_until_the_server_ends() {
+    // Nobody drives it: its time stands still.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _entered = runtime.enter();
     let (change, changes) = watch::channel(false);
     let (phase, phases) = watch::channel(Phase::Serving);
     let health = health(changes, phases);
