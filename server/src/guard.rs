@@ -19,6 +19,9 @@ use crate::writer::Writer;
 /// How often all deployments are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A look that comes so late says that the process was frozen, as containers can be, and not that runs hang.
+const FROZEN: Duration = Duration::from_secs(10);
+
 /// Starts the thread. What it gives back says whether a run hangs on a thread that reads requests.
 pub(crate) fn start(
     inference: Arc<Inference>,
@@ -39,8 +42,7 @@ fn watch(guard: &mut Guard, alarms: &Receiver<()>, writer: &Writer) {
         if let Err(RecvTimeoutError::Disconnected) = alarms.recv_timeout(LOOK_EVERY) {
             return;
         }
-        // Frozen, as containers can be: then no run hangs, though much time went by.
-        if guard.inference.pool.now() - asleep_since > 10 * LOOK_EVERY {
+        if guard.inference.pool.now() - asleep_since > FROZEN {
             continue;
         }
         if guard.look() {

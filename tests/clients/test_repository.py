@@ -150,20 +150,27 @@ def golden(factor):
     return json.dumps({"inputs": [tensor("x", [1, 10])], "outputs": [tensor("y", [factor, 10 * factor])]})
 
 
-def test_copy_that_keeps_times_with_its_golden_example_last(watching, repository):
+def test_copy_that_keeps_times_with_its_golden_example_last(repository, tmp_path):
     """What looks a day old is not whole for that: without its example this version would be served."""
-    day_ago = time.time() - 24 * 3600
-    folder = repository / "m" / "2"
-    (folder / "golden").mkdir(parents=True)
-    for path, content in [(folder / "model.onnx", times(3)), (folder / "golden" / "one.json", golden(4).encode())]:
-        path.write_bytes(content)
-        for thing in (path, path.parent, folder):
-            os.utime(thing, (day_ago, day_ago))
-        time.sleep(0.1)  # Less than the settle time: a copy that is under way.
-    state, reason = reason_of(watching, "m", "2")
-    assert state == "UNAVAILABLE" and "golden/one.json" in reason
-    assert factor_of(watching, "m") == 2
-    assert factor_of(watching, "m", "2") is None
+    put(repository, "m", 1, times(2))
+    # Time enough between two files, however slow the machine: what is waited for is that the first has been looked at.
+    with serving.Server(repository, tmp_path / "server", *QUICK, "--settle-time", "2s") as server:
+        day_ago = time.time() - 24 * 3600
+        folder = repository / "m" / "2"
+        (folder / "golden").mkdir(parents=True)
+
+        def copy(path, content):
+            path.write_bytes(content)
+            for thing in (path, path.parent, folder):
+                os.utime(thing, (day_ago, day_ago))
+
+        copy(folder / "model.onnx", times(3))
+        serving.until(lambda: ("m", "2") in server.index(), "the model's file to be seen")
+        copy(folder / "golden" / "one.json", golden(4).encode())
+        state, reason = reason_of(server, "m", "2")
+        assert state == "UNAVAILABLE" and "golden/one.json" in reason
+        assert factor_of(server, "m") == 2
+        assert factor_of(server, "m", "2") is None
 
 
 def test_folder_replaced_in_two_steps(watching, repository):

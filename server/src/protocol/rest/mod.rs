@@ -116,8 +116,8 @@ where
     let asker = inference.asker(head.headers, head.peer);
     let let_in = inference.admit_client(asker, accepted.at).and_then(|()| inference.foresee(arm, accepted));
     if let Err(error) = let_in {
-        // HTTP/2 ends the one stream; over HTTP/1.1 the rest of the body would be taken for the next request. Who waits to be
-        // told to send has sent nothing.
+        // HTTP/2 ends the one stream; over HTTP/1.1 a body that nobody reads closes the connection, mostly before the client has
+        // read the answer. Who waits to be told to send has sent nothing.
         if head.version < Version::HTTP_2 && !head.headers.contains_key(EXPECT) {
             body::discard(body).await;
         }
