@@ -292,6 +292,9 @@ impl Stats {
 
     /// Counts requests whose run began after their time was over.
     pub fn late(&self, requests: usize) {
+        if requests == 0 {
+            return;
+        }
         self.shards[shard()].late.fetch_add(requests as u64, Relaxed);
     }
 

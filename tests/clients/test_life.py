@@ -73,6 +73,8 @@ def is_refused(port):
     try:
         connect(port).close()
         return False
+    except ConnectionResetError:
+        return False  # it went away in between
     except ConnectionRefusedError:
         return True
 

@@ -1,11 +1,13 @@
 //! How does a batch run, and what do its jobs get?
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 use tiltyard_types::{Error, ErrorKind, Moment, Result, Tensor};
 
 use super::Deployment;
 use super::leases::Running;
-use crate::batch::{BatchError, Extent};
+use crate::batch::{BatchError, Extent, Layout};
 use crate::job::{Answer, Job};
 use crate::pool::Pool;
 use crate::stats::RunTimes;
@@ -16,6 +18,19 @@ struct Batch {
     later: Vec<Job>,
     taken: Moment,
     on_loop: bool,
+}
+
+/// What a session gets to run.
+struct Assembled {
+    /// How rows of different requests lie in it, where they may.
+    layout: Option<Arc<Layout>>,
+    parts: SmallVec<[Extent; 1]>,
+    frame: Extent,
+    inputs: Vec<Option<Tensor>>,
+    /// Positions of outputs, ascending, each once.
+    wanted: Vec<usize>,
+    /// Padding included.
+    rows: usize,
 }
 
 /// What became of a batch.
@@ -80,38 +95,35 @@ impl Deployment {
 
     /// Assemble, run, split.
     fn run_together(&self, batch: Batch, pool: &Pool) -> Result<Ran, GivenUp> {
-        let Batch { jobs, later, taken, on_loop } = batch;
-        let parts: SmallVec<[Extent; 1]> =
-            jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
-        let batch_rows = parts.iter().map(|part| part.rows).sum();
-        let layout = jobs.first().and_then(|job| job.layout.clone());
-        let frame = self.policy.frame(&parts, || jobs.iter().map(Job::size).sum());
-        let inputs = match &layout {
-            Some(layout) => {
-                let views: SmallVec<[&[Option<Tensor>]; 1]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
-                let gathered = layout.gather(&views, frame);
-                drop(views);
-                match gathered {
-                    Ok(inputs) => inputs,
-                    Err(error) => return Ok(Ran { answers: Err(internal(&error)), jobs, later }),
-                }
+        let Batch { mut jobs, later, taken, on_loop } = batch;
+        let (assembled, put_together) = loop {
+            let put_together = self.assemble(&jobs);
+            let assembled = pool.now();
+            // That took time too. No run is for those who are late by now: the others' is put together without them.
+            let is_late = |job: &mut Job| job.demand.deadline.is_some_and(|deadline| deadline <= assembled);
+            let late: Vec<Job> = jobs.extract_if(.., is_late).collect();
+            if late.is_empty() {
+                break (assembled, put_together);
             }
-            None => {
-                let inputs = jobs.iter().flat_map(|job| &job.inputs);
-                inputs.map(|input| input.as_ref().map(Tensor::aligned)).collect()
+            self.refuse_dead(late, assembled);
+            if jobs.is_empty() {
+                return Ok(Ran { answers: Ok(Vec::new()), jobs, later });
             }
         };
-        let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let rows = if layout.is_some() { frame.rows } else { batch_rows };
-        let assembled = pool.now();
-        let late = jobs.iter().filter(|job| job.demand.deadline.is_some_and(|deadline| deadline <= assembled)).count();
-        if late > 0 {
-            self.stats.late(late);
-        }
+        let Assembled { layout, parts, frame, inputs, wanted, rows } = match put_together {
+            Ok(assembled) => assembled,
+            Err(error) => return Ok(Ran { answers: Err(internal(&error)), jobs, later }),
+        };
+        let batch_rows = parts.iter().map(|part| part.rows).sum();
+        let deadlines: SmallVec<[Moment; 4]> = jobs.iter().filter_map(|job| job.demand.deadline).collect();
         let (slot, idle) = self.leases.lease(Running { since: assembled, rows, on_loop, jobs, later });
-        let (outputs, opened) = self.in_session(idle, |session| session.run(&inputs, &wanted));
+        let (outputs, opened) = self.in_session(idle, |session| {
+            if !deadlines.is_empty() {
+                let begun = pool.now();
+                self.stats.late(deadlines.iter().filter(|deadline| **deadline <= begun).count());
+            }
+            session.run(&inputs, &wanted)
+        });
         // Whoever gave it up has answered its jobs.
         let Running { jobs, later, .. } = self.leases.give_back(slot, opened).ok_or(GivenUp)?;
         let outputs = match outputs {
@@ -160,5 +172,28 @@ impl Deployment {
                 Err(Error::new(ErrorKind::Engine, message))
             }
         }
+    }
+
+    /// The inputs of a run for these jobs.
+    fn assemble(&self, jobs: &[Job]) -> Result<Assembled, BatchError> {
+        let parts: SmallVec<[Extent; 1]> =
+            jobs.iter().map(|job| Extent { rows: job.rows, length: job.length }).collect();
+        let layout = jobs.first().and_then(|job| job.layout.clone());
+        let frame = self.policy.frame(&parts, || jobs.iter().map(Job::size).sum());
+        let inputs = match &layout {
+            Some(layout) => {
+                let views: SmallVec<[&[Option<Tensor>]; 1]> = jobs.iter().map(|job| job.inputs.as_slice()).collect();
+                layout.gather(&views, frame)?
+            }
+            None => {
+                let inputs = jobs.iter().flat_map(|job| &job.inputs);
+                inputs.map(|input| input.as_ref().map(Tensor::aligned)).collect()
+            }
+        };
+        let mut wanted: Vec<usize> = jobs.iter().flat_map(|job| job.wanted.iter().copied()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let rows = if layout.is_some() { frame.rows } else { parts.iter().map(|part| part.rows).sum() };
+        Ok(Assembled { layout, parts, frame, inputs, wanted, rows })
     }
 }

@@ -13,6 +13,7 @@ use tokio::task::yield_now;
 use super::*;
 use crate::engine::Session;
 use crate::queue::Level;
+use crate::stats::Way;
 
 /// Doubles its input. Some values are orders: what the engine shall do instead.
 const PANIC: f32 = -1.0;
@@ -424,6 +425,27 @@ fn the_late_and_the_gone_do_not_run() {
         assert_eq!(values(bench.ask(&[8.0])).await.unwrap(), [16.0]);
     });
     bench.assert_ran_here(&[&[3.], &[8.]]);
+}
+
+#[test]
+fn who_becomes_late_while_a_batch_is_put_together_does_not_run() {
+    let bench = Bench::new(BatchAxis::Proved, 0, policy(1));
+    let until = |nanos| Demand { deadline: Some(Moment::from_nanos(nanos)), ..Demand::default() };
+    let asked = [50, 200, 50].map(|nanos| bench.ask_for(&[nanos as f32], until(nanos), Box::new(())));
+    let only = bench.ask_for(&[1.0], until(50), Box::new(()));
+    let taken = lock(&bench.deployment.waiting).queue.take(Moment::from_nanos(0), &mut Vec::new());
+    let Take::Batch(mut first) = taken else { panic!("{taken:?}") };
+    let last = first.split_off(3);
+    NOW.set(Moment::from_nanos(100));
+    for jobs in [first, last] {
+        bench.deployment.run_batch(jobs, Moment::from_nanos(0), false, &bench.pool).unwrap();
+    }
+    let answers = asked.map(|pending| pending.unwrap().blocking_recv().unwrap());
+    let kinds = answers.each_ref().map(|answer| answer.as_ref().err().map(Error::kind));
+    assert_eq!(kinds, [Some(ErrorKind::Deadline), None, Some(ErrorKind::Deadline)]);
+    assert_eq!(only.unwrap().blocking_recv().unwrap().unwrap_err().kind(), ErrorKind::Deadline);
+    bench.assert_ran_here(&[&[200.]]);
+    assert_eq!(bench.deployment.stats.snapshot(&Way::ALL).late, 0);
 }
 
 #[test]
