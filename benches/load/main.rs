@@ -3,10 +3,11 @@
 //! One program for all sides of the comparison, each its own process: `echo` and `limit` are the limits, `run` is the
 //! load, `compare` starts the others and measures them in turns. `soak` asks whether anybody notices when versions
 //! change, `crowd` whether thousands of idle and slow clients cost the others, `overload` what a server does of ten times
-//! what it can.
+//! what it can, `beside` whether loading one model disturbs another.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool answers on its standard output")]
 
 mod arguments;
+mod beside;
 mod client;
 mod compare;
 mod crowd;
@@ -49,6 +50,7 @@ fn command() -> Command {
         .subcommand(soak::command())
         .subcommand(crowd::command())
         .subcommand(overload::command())
+        .subcommand(beside::command())
 }
 
 fn main() -> ExitCode {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Some(("soak", matches)) => soak::main(matches),
         Some(("crowd", matches)) => crowd::main(matches),
         Some(("overload", matches)) => overload::main(matches),
+        Some(("beside", matches)) => beside::main(matches),
         _ => Err("there is no such command".into()),
     };
     match done {

@@ -155,6 +155,17 @@ pub(crate) fn golden(stamp: u32) -> Vec<u8> {
     golden.to_string().into_bytes()
 }
 
+/// The same model with a note in its `doc_string`, so that no two have one digest: protocol buffers take the last of a field.
+pub(crate) fn with_note(model: &[u8], note: &str) -> Vec<u8> {
+    /// Field 6, length-delimited, of `ModelProto`.
+    const DOC_STRING: u8 = 6 << 3 | 2;
+    let mut bytes = model.to_vec();
+    // Notes are shorter than 128 bytes, so that the length is one byte.
+    bytes.extend([DOC_STRING, note.len().min(127) as u8]);
+    bytes.extend(note.bytes().take(127));
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,5 +195,11 @@ mod tests {
     fn products_are_exact() {
         assert_eq!((STAMP_MAX as f32 * 16.0) as u32, STAMP_MAX * 16);
         assert_ne!((STAMP_MAX as f32 * 11.0), (STAMP_MAX - 1) as f32 * 11.0);
+    }
+
+    #[test]
+    fn notes_are_a_field_of_their_own() {
+        assert_eq!(with_note(&[8, 1], "copy"), [8, 1, 0x32, 4, b'c', b'o', b'p', b'y']);
+        assert_eq!(with_note(&[], &"x".repeat(200)).len(), 129);
     }
 }

@@ -8,6 +8,7 @@ use crate::compare::subjects::{Repository, Subject};
 use crate::compare::{Ask, Bench, section_of};
 use crate::payload::Protocol;
 use crate::process;
+use crate::template::with_note;
 
 pub(super) fn measure(bench: &Bench) -> Result<Section, Fault> {
     let file = bench.models.join("mlp/1/model.onnx");
@@ -67,26 +68,4 @@ fn repository(bench: &Bench, bytes: &[u8], count: usize) -> Result<Repository, F
         repository.add_bytes(&with_note(bytes, &format!("copy {number}")), &format!("mlp_{number}"))?;
     }
     Ok(repository)
-}
-
-/// The same model with a note in its `doc_string`, so that no two have one digest: protocol buffers take the last of a field.
-fn with_note(model: &[u8], note: &str) -> Vec<u8> {
-    /// Field 6, length-delimited, of `ModelProto`.
-    const DOC_STRING: u8 = 6 << 3 | 2;
-    let mut bytes = model.to_vec();
-    // Notes are shorter than 128 bytes, so that the length is one byte.
-    bytes.extend([DOC_STRING, note.len().min(127) as u8]);
-    bytes.extend(note.bytes().take(127));
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn notes_are_a_field_of_their_own() {
-        assert_eq!(with_note(&[8, 1], "copy"), [8, 1, 0x32, 4, b'c', b'o', b'p', b'y']);
-        assert_eq!(with_note(&[], &"x".repeat(200)).len(), 129);
-    }
 }
