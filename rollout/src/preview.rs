@@ -148,15 +148,17 @@ impl Course {
 const PAIRS_MAX: u64 = 20_000;
 
 /// How many labels pairs of answers need, in the median, until a challenger that is better by `gain` has won at `alpha`,
-/// where both are right or wrong and differ in that on a share of `disagreement` of the rows. `None`: too many to tell.
+/// where both are right or wrong and differ in that on a share of `disagreement` of the rows, and somebody looks every
+/// `block` labels. `None`: too many to tell.
 ///
 /// The distribution of the discordant pairs that the challenger won is followed pair by pair; who has won leaves it.
-pub fn paired_labels(gain: f64, disagreement: f64, alpha: f64) -> Option<u64> {
+pub fn paired_labels(gain: f64, disagreement: f64, alpha: f64, block: u64) -> Option<u64> {
     let p = (disagreement + gain) / (2.0 * disagreement);
     if gain <= 0.0 || p > 1.0 {
         return None;
     }
     let (threshold, mut alive, mut needed, mut won) = (-ln(alpha), vec![1.0], 1u64, 0.0);
+    let look = ((block as f64 * disagreement).round() as u64).max(1);
     let is_won = |pairs: u64, wins: u64| ln_e_beta([pairs - wins, wins], 0.5, 0.0, [5.0, 5.0]) >= threshold;
     for pairs in 1..=PAIRS_MAX {
         alive.push(0.0);
@@ -164,6 +166,9 @@ pub fn paired_labels(gain: f64, disagreement: f64, alpha: f64) -> Option<u64> {
             alive[wins] = alive[wins] * (1.0 - p) + alive[wins - 1] * p;
         }
         alive[0] *= 1.0 - p;
+        if !pairs.is_multiple_of(look) {
+            continue;
+        }
         // With every loss, more wins are needed: never fewer than before.
         while needed <= pairs && !is_won(pairs, needed) {
             needed += 1;
@@ -236,11 +241,11 @@ mod tests {
         for (gain, disagreement, median) in
             [(0.01, 0.04, 4_200.0), (0.005, 0.03, 11_800.0), (0.003, 0.02, 22_300.0), (0.01, 0.06, 6_200.0)]
         {
-            let found = paired_labels(gain, disagreement, 0.01).expect("some") as f64;
-            assert!((found / median - 1.0).abs() < 0.15, "{found}, simulated {median}");
+            let found = paired_labels(gain, disagreement, 0.01, 200).expect("some") as f64;
+            assert!((found / median - 1.0).abs() < 0.1, "{found}, simulated {median}");
         }
         let split = split_labels(0.01, 0.3, 0.5, 0.01, 50_000).expect("some") as f64;
-        assert!((split / 35_000.0 - 1.0).abs() < 0.15, "{split}");
-        assert_eq!(paired_labels(0.0, 0.04, 0.01), None);
+        assert!((split / 38_000.0 - 1.0).abs() < 0.1, "{split}");
+        assert_eq!(paired_labels(0.0, 0.04, 0.01, 200), None);
     }
 }
