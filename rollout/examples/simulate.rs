@@ -8,6 +8,7 @@ mod simulation;
 
 use simulation::splits::Unit;
 use simulation::{Found, errors, outcomes, splits};
+use tiltyard_rollout::preview;
 
 fn line(what: &str, found: Found) {
     println!("| {what} | {:.2} % | {:.0} |", found.share * 100.0, found.median);
@@ -28,7 +29,14 @@ fn main() {
 
     println!("SIM-2 (stopped, median minutes, median excess failures)");
     for (rps, ratio) in [
-        (10.0, 1.0), (10.0, 2.0), (10.0, 3.0), (100.0, 1.0), (100.0, 2.0), (100.0, 3.0), (1_000.0, 1.0), (1_000.0, 2.0),
+        (10.0, 1.0),
+        (10.0, 2.0),
+        (10.0, 3.0),
+        (100.0, 1.0),
+        (100.0, 2.0),
+        (100.0, 3.0),
+        (1_000.0, 1.0),
+        (1_000.0, 2.0),
         (1_000.0, 5.0),
     ] {
         let found = errors::ramp(runs(2_000), rps, ratio);
@@ -40,9 +48,14 @@ fn main() {
     for (gain, disagreement) in [(0.01, 0.04), (0.005, 0.03), (0.003, 0.02), (0.01, 0.06)] {
         let found = outcomes::paired(runs(2_000), gain, disagreement, 200_000);
         line(&format!("paired, +{gain}, disagreement {disagreement}"), found);
+        println!("  told beforehand: {:?}", preview::paired_labels(gain, disagreement, 0.01, 200));
     }
     for accuracies in [[0.9, 0.91], [0.9, 0.905], [0.95, 0.953], [0.8, 0.81]] {
         line(&format!("split, {accuracies:?}"), outcomes::split(runs(500), accuracies, 1_000_000));
+        let [champion, challenger] = accuracies;
+        let middle: f64 = (champion + challenger) / 2.0;
+        let sd = (middle * (1.0 - middle)).sqrt();
+        println!("  told beforehand: {:?}", preview::split_labels(challenger - champion, sd, 0.5, 0.01, 50_000));
     }
     line("paired, no gain, 100,000 labels", outcomes::paired(runs(4_000), 0.0, 0.04, 100_000));
     line("split, no gain, 200,000 labels", outcomes::split(runs(4_000), [0.9, 0.9], 200_000));
@@ -58,7 +71,7 @@ fn main() {
 
     println!("SIM-7 (alarms, median units)");
     for (what, configured, share, full) in
-        [("50 %", 500_000, 0.5, 4_000), ("5 → 4.75 %", 50_000, 0.0475, 500), ("50 → 49.5 %", 500_000, 0.495, 500)]
+        [("50 %", 500_000, 0.5, 20_000), ("5 → 4.75 %", 50_000, 0.0475, 500), ("50 → 49.5 %", 500_000, 0.495, 500)]
     {
         line(what, splits::sample_ratio(runs(full), configured, share));
     }
@@ -71,6 +84,11 @@ fn main() {
     println!("SIM-9 (missed, half width at 1,000 and at 20,000)");
     for block in [1, 10, 100, 1_000] {
         let found = outcomes::bounded(runs(500), block);
-        println!("| blocks of {block} | {:.2} % | {:.4} | {:.4} |", found.missed * 100.0, found.at_1_000, found.at_20_000);
+        println!(
+            "| blocks of {block} | {:.2} % | {:.4} | {:.4} |",
+            found.missed * 100.0,
+            found.at_1_000,
+            found.at_20_000
+        );
     }
 }

@@ -66,7 +66,10 @@ mod tests {
             cusum.add(5, 1_000);
         }
         assert!(!cusum.is_alarm() && cusum.ln_m() < 0.5, "{}", cusum.ln_m());
-        let blocks = (1..100).find(|_| { cusum.add(15, 1_000); cusum.is_alarm() });
+        let blocks = (1..100).find(|_| {
+            cusum.add(15, 1_000);
+            cusum.is_alarm()
+        });
         assert_eq!(blocks, Some(4), "the good time before does not weigh against it");
     }
 

@@ -253,7 +253,12 @@ mod tests {
         let challenger = outcomes(&values.map(|z| (10.25 + z, z)));
         let found = difference(&[(Share::of(MILLION / 2), [champion, challenger])]);
         assert!((found.mean - 0.25).abs() < 1e-9 && found.sd < 1e-6, "{found:?}");
-        let without = [champion, challenger].map(|arm| Outcomes { z: Sum::default(), zz: Sum::default(), yz: Sum::default(), ..arm });
+        let without = [champion, challenger].map(|arm| Outcomes {
+            z: Sum::default(),
+            zz: Sum::default(),
+            yz: Sum::default(),
+            ..arm
+        });
         let plain = difference(&[(Share::of(MILLION / 2), without)]);
         assert!((plain.mean - 0.25).abs() < 1e-9 && plain.sd > 2.0, "{plain:?}");
     }

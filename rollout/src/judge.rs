@@ -351,7 +351,7 @@ impl Judge {
     fn step_waits(&self, step: usize) -> Vec<Reason> {
         let Some(step) = self.plan.steps.get(step) else { return Vec::new() };
         let units = (self.stage_units < step.min_units)
-            .then(|| Reason::Units { units: [0, self.stage_units], needed: step.min_units });
+            .then_some(Reason::Units { units: [0, self.stage_units], needed: step.min_units });
         let waits = self.time_wait(self.stage_ms, step.min_time_ms).into_iter().chain(units);
         waits.chain(self.gate_waits(&step.gates)).collect()
     }
@@ -397,14 +397,14 @@ impl Judge {
             Trip::Crash | Trip::HealthChecks(_) | Trip::Memory => true,
         };
         let is_both = matches!(trip, Trip::Failures { is_champion_healthy: false, .. });
-        match self.state {
-            State::Promoted if is_enough && !is_both => (Decision::RollBack, reasons),
-            State::Running(stage) | State::Paused(stage) if is_enough && is_both => {
+        let stage = self.state.stage().filter(|&stage| stage >= Stage::Shadow);
+        match (self.state, stage) {
+            _ if !is_enough => (Decision::NotYet, reasons),
+            (State::Promoted, _) if !is_both => (Decision::RollBack, reasons),
+            (State::Running(_) | State::Paused(_), Some(stage)) if is_both => {
                 self.end(State::Halted(stage), Decision::Halt, reasons)
             }
-            _ if is_enough && !is_both && !self.state.is_terminal() => {
-                self.end(State::RolledBack, Decision::RollBack, reasons)
-            }
+            (_, Some(_)) if !is_both => self.end(State::RolledBack, Decision::RollBack, reasons),
             _ => (Decision::NotYet, reasons),
         }
     }

@@ -39,11 +39,7 @@ pub(crate) fn ln_beta(a: f64, b: f64) -> f64 {
 /// ln(1 − I_x(a, b)): how much of the Beta(a, b) distribution lies above `x`, for 0 < x < 1.
 pub(crate) fn ln_beta_above(x: f64, a: f64, b: f64) -> f64 {
     // Each side by the fraction that converges there; what is tiny is never made by subtraction.
-    if x > (a + 1.0) / (a + b + 2.0) {
-        ln_incomplete(1.0 - x, b, a)
-    } else {
-        ln_1p(-exp(ln_incomplete(x, a, b)))
-    }
+    if x > (a + 1.0) / (a + b + 2.0) { ln_incomplete(1.0 - x, b, a) } else { ln_1p(-exp(ln_incomplete(x, a, b))) }
 }
 
 /// ln I_x(a, b) by the continued fraction of DLMF 8.17.22, evaluated from the front (Lentz).

@@ -339,7 +339,9 @@ impl Plan {
                 Role::Champion => {}
                 Role::Challenger { weight, final_weight } => check(
                     weight <= final_weight && final_weight <= MILLION,
-                    format!("arm {name}: weight {weight}, final weight {final_weight}: expected weight ≤ final weight ≤ 1000000"),
+                    format!(
+                        "arm {name}: weight {weight}, final weight {final_weight}: expected weight ≤ final weight ≤ 1000000"
+                    ),
                 )?,
                 Role::Shadow { sampling } => check(
                     (1..=MILLION).contains(&sampling),
@@ -373,7 +375,10 @@ impl Plan {
         for (at, Step { share, .. }) in self.steps.iter().enumerate() {
             let number = at + 1;
             check(*share > before, format!("step {number}: share {share} is not above {before}: shares must grow"))?;
-            check(*share <= most, format!("step {number}: share {share} is above the challenger's final weight {most}"))?;
+            check(
+                *share <= most,
+                format!("step {number}: share {share} is above the challenger's final weight {most}"),
+            )?;
             before = *share;
         }
         Ok(())
@@ -424,7 +429,10 @@ impl Policy {
         }
         let Some(primary) = &self.primary else { return Ok(()) };
         check(!primary.metric.is_empty(), "policy.primary has no metric")?;
-        check(primary.planned_units > 0, "policy.primary.planned_units is 0: expected how many labels are planned for")?;
+        check(
+            primary.planned_units > 0,
+            "policy.primary.planned_units is 0: expected how many labels are planned for",
+        )?;
         for (key, value) in [("margin", primary.margin), ("least_gain", primary.least_gain)] {
             let is_good = value.is_none_or(|value| value.is_finite() && value >= 0.0);
             check(is_good, format!("policy.primary.{key} is {value:?}: expected a number of 0 or more"))?;

@@ -55,12 +55,14 @@ pub fn preview(plan: &Plan, traffic: &Traffic) -> Forecast {
         let rate = traffic.rates.get(&rule.metric).copied().unwrap_or(0.0);
         let passes = |ms| {
             let own = course.units(ms)[1];
-            let most = rule.floor.map(|floor| {
-                rate::upper((own * rate).round() as u64, own as u64, policy.alpha_guardrails) <= floor
-            });
+            let most = rule
+                .floor
+                .map(|floor| rate::upper((own * rate).round() as u64, own as u64, policy.alpha_guardrails) <= floor);
             let bound = 1.0 + rule.margin;
             most == Some(true)
-                || ratio(&course.events(ms, rate, 1.0), policy.alpha_guardrails).upper.is_some_and(|upper| upper <= bound)
+                || ratio(&course.events(ms, rate, 1.0), policy.alpha_guardrails)
+                    .upper
+                    .is_some_and(|upper| upper <= bound)
         };
         let catches = |ms| ln_e_above(&course.events(ms, rate, 2.0), rule.tolerance) >= threshold;
         GuardrailForecast {
@@ -108,9 +110,10 @@ impl Course {
     /// Each share's units by then.
     fn by_share(&self, ms: u64) -> impl Iterator<Item = (Share, f64)> {
         let ends = self.steps.iter().skip(1).map(|&(from, _)| from).chain([u64::MAX]);
-        self.steps.iter().zip(ends).map(move |(&(from, share), end)| {
-            (share, ms.min(end).saturating_sub(from) as f64 * self.units_per_ms)
-        })
+        self.steps
+            .iter()
+            .zip(ends)
+            .map(move |(&(from, share), end)| (share, ms.min(end).saturating_sub(from) as f64 * self.units_per_ms))
     }
 
     fn units(&self, ms: u64) -> [f64; 2] {

@@ -34,7 +34,8 @@ impl Entry {
     /// The entry of an event and its verdict.
     pub fn new(event: Event, verdict: &Verdict) -> Result<Entry> {
         let verdict = serde_json::value::to_raw_value(verdict);
-        let verdict = verdict.map_err(|error| Error::invalid(format!("the verdict cannot be written down: {error}")))?;
+        let verdict =
+            verdict.map_err(|error| Error::invalid(format!("the verdict cannot be written down: {error}")))?;
         Ok(Entry { event, verdict })
     }
 }

@@ -111,7 +111,10 @@ fn sim_8_slower_answers_are_found_at_their_cut_points() {
 fn sim_9_bounds_hold_at_every_look_and_are_narrow() {
     let [single, ten] = [1, 10].map(|block| outcomes::bounded(60, block));
     assert!(single.missed <= 0.05 && ten.missed <= 0.05, "{single:?}, {ten:?}");
-    assert!((single.at_1_000 / 0.0091 - 1.0).abs() < 0.05 && (single.at_20_000 / 0.0017 - 1.0).abs() < 0.05, "{single:?}");
+    assert!(
+        (single.at_1_000 / 0.0091 - 1.0).abs() < 0.05 && (single.at_20_000 / 0.0017 - 1.0).abs() < 0.05,
+        "{single:?}"
+    );
     // What blocks cost.
     assert!(ten.at_1_000 < 0.0105 && ten.at_20_000 < 0.0019, "{ten:?}");
     let hundred = outcomes::bounded(60, 100);

@@ -18,7 +18,8 @@ fn labels() -> impl Strategy<Value = Labels> {
         let mut moments = Moments::default();
         paired.into_iter().for_each(|x| moments.add(x));
         let matured = matured.into_iter().rev();
-        let matured = matured.map(|(share, (a, b, n))| Matured { share: Share::of(share), outcomes: [a, b], arrived: [n, 1] });
+        let matured =
+            matured.map(|(share, (a, b, n))| Matured { share: Share::of(share), outcomes: [a, b], arrived: [n, 1] });
         let mut matured: Vec<_> = matured.collect();
         matured.sort_by_key(|matured| matured.share);
         Labels { matured, paired: moments, discordant: [1, 2], is_binary }
@@ -91,7 +92,9 @@ fn blocks_that_do_not_belong_together_are_refused() {
     let with = |events| Block { events: [("errors".to_owned(), events)].into(), ..block.clone() };
     let every = with(Events::Every { of: [1, 1], events: [0, 0] });
     let firsts = with(Events::Firsts { of: [1, 1], keys: [vec![2, 1], vec![]] });
-    assert!(every.merge(firsts.clone()).is_err_and(|error| error.message().contains("errors is not counted the same way")));
+    assert!(
+        every.merge(firsts.clone()).is_err_and(|error| error.message().contains("errors is not counted the same way"))
+    );
     assert!(firsts.validate().is_err(), "keys that are not sorted");
 }
 

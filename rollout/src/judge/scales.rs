@@ -6,7 +6,7 @@ use crate::cohort::{Arrival, design};
 use crate::cusum::{Cusum, RUN_LENGTH};
 use crate::evidence::{Arms, Block, Events, Moments, Outcomes, Seen, Share, plus};
 use crate::interval::{EmpiricalBernstein, Interval, difference};
-use crate::kernel::{Tally, e_bh, ln_e_above, ln_e_beta, ln_e_bins, ln_e_sample_ratio, ratio};
+use crate::kernel::{Tally, e_bh, ln_e_above, ln_e_beta, ln_e_bins, ln_e_sample_ratio, p_value, ratio};
 use crate::numbers::ln;
 use crate::plan::{Agreement, Comparison, Design, Guardrail, Policy, Primary};
 use crate::rate;
@@ -111,7 +111,7 @@ impl Scales {
     /// Guardrails that show harm.
     pub(super) fn alarms(&self) -> Vec<Reason> {
         let threshold = self.threshold();
-        let alarmed = self.guardrails.iter().filter(|watch| watch.ln_e() >= threshold);
+        let alarmed = self.guardrails.iter().filter(|watch| watch.ln_e >= threshold);
         alarmed.map(|watch| Reason::Guardrail(watch.reading(self.alpha, threshold))).collect()
     }
 
@@ -127,7 +127,7 @@ impl Scales {
         if ln_e >= threshold {
             reasons.push(Reason::LabelArrival { ln_e, threshold });
         }
-        let slices: Vec<f64> = self.slices.iter().map(Watch::ln_e).collect();
+        let slices: Vec<f64> = self.slices.iter().map(|watch| watch.ln_e).collect();
         let found = e_bh(&slices, self.alpha);
         if !found.is_empty() {
             let threshold = ln(slices.len() as f64 / (found.len() as f64 * self.alpha));
@@ -177,7 +177,9 @@ impl Scales {
     pub(super) fn begin_anew(&mut self) {
         self.dealt = Tally::default();
         self.arrival = Arrival::default();
-        self.slices.iter_mut().for_each(|watch| watch.tally = Tally::default());
+        for slice in &mut self.slices {
+            (slice.tally, slice.ln_e, slice.ln_e_max) = (Tally::default(), 0.0, 0.0);
+        }
         let alpha = self.alpha_primary;
         if let Some(outcome) = &mut self.primary {
             *outcome = Outcome::new(&outcome.rule, alpha);
@@ -213,13 +215,16 @@ struct Watch {
     events: Arms,
     of: Arms,
     seen: Seen,
+    ln_e: f64,
+    /// The largest so far, which the p-value is made of.
+    ln_e_max: f64,
     cusum: Option<Cusum>,
 }
 
 impl Watch {
     fn new(rule: &Guardrail, keys_max: usize) -> Watch {
         let (rule, seen) = (rule.clone(), Seen::new(keys_max));
-        Watch { rule, tally: Tally::default(), events: [0; 2], of: [0; 2], seen, cusum: None }
+        Watch { rule, tally: Tally::default(), events: [0; 2], of: [0; 2], seen, ln_e: 0.0, ln_e_max: 0.0, cusum: None }
     }
 
     fn add(&mut self, share: Share, events: &Events) {
@@ -231,15 +236,13 @@ impl Watch {
             }
         };
         self.tally.add(share, events);
+        self.ln_e = ln_e_above(&self.tally, self.rule.tolerance);
+        self.ln_e_max = self.ln_e_max.max(self.ln_e);
         self.of = plus(self.of, of);
         self.events = plus(self.events, events);
         if let Some(cusum) = &mut self.cusum {
             cusum.add(events[1], of[1]);
         }
-    }
-
-    fn ln_e(&self) -> f64 {
-        ln_e_above(&self.tally, self.rule.tolerance)
     }
 
     fn reading(&self, alpha: f64, threshold: f64) -> Reading {
@@ -249,8 +252,9 @@ impl Watch {
         let is_small = self.rule.floor.is_some_and(|floor| rate_upper <= floor);
         Reading {
             metric: self.rule.metric.clone(),
-            ln_e: self.ln_e(),
+            ln_e: self.ln_e,
             threshold,
+            p: p_value(self.ln_e_max),
             events: self.events,
             of: self.of,
             ratio,

@@ -184,6 +184,11 @@ fn failures_in_a_row_count_only_where_the_champion_is_well() {
     assert_eq!(trip(20, true), State::RolledBack);
     assert_eq!(trip(20, false), State::Halted(Stage::Canary(0)));
     assert_eq!(Rollout::shared(policy(|_| ())).trip(Trip::Crash).state, State::RolledBack);
+    assert_eq!(
+        Rollout::new(policy(|_| ())).trip(Trip::Crash).state,
+        State::Running(Stage::Draft),
+        "nothing to go back from"
+    );
 }
 
 #[test]
@@ -307,7 +312,10 @@ fn outcomes_decide_where_labels_come() {
     let better = decided([900, 920]);
     assert_eq!(better.decision, Decision::Promote);
     let Some(Reason::Primary(quality)) = better.reasons.last() else { panic!("{better:?}") };
-    assert!((quality.gain - 0.02).abs() < 1e-9 && quality.interval.is_some_and(|found| found.lower > 0.0), "{quality:?}");
+    assert!(
+        (quality.gain - 0.02).abs() < 1e-9 && quality.interval.is_some_and(|found| found.lower > 0.0),
+        "{quality:?}"
+    );
     let worse = decided([900, 880]);
     assert_eq!((worse.decision, worse.state), (Decision::Futile, State::Futile));
 }
@@ -318,7 +326,9 @@ fn pairs_decide_sooner_but_not_where_the_decision_makes_the_label() {
         let plan = policy(|plan| plan.policy.primary = Some(primary(Design::PairedShadow, depends)));
         Rollout::shared(plan).runs([5_000, 5_000], |block| {
             let mut paired = Moments::default();
-            for (count, value) in [(1_000 - discordant[0] - discordant[1], 0.5), (discordant[0], 0.0), (discordant[1], 1.0)] {
+            for (count, value) in
+                [(1_000 - discordant[0] - discordant[1], 0.5), (discordant[0], 0.0), (discordant[1], 1.0)]
+            {
                 (0..count).for_each(|_| paired.add(value));
             }
             let labels = Labels { paired, discordant, is_binary: true, ..Labels::default() };
@@ -331,8 +341,11 @@ fn pairs_decide_sooner_but_not_where_the_decision_makes_the_label() {
     assert_eq!(decided(false, [25, 15]).decision, Decision::Futile);
     let refused = decided(true, [15, 25]);
     assert_eq!(refused.decision, Decision::Inconclusive);
-    assert!(matches!(&refused.reasons[..], [Reason::Primary(_), Reason::PairsRefused { why, .. }]
-        if why.contains("only a split of live traffic decides")), "{refused:?}");
+    assert!(
+        matches!(&refused.reasons[..], [Reason::Primary(_), Reason::PairsRefused { why, .. }]
+        if why.contains("only a split of live traffic decides")),
+        "{refused:?}"
+    );
 }
 
 #[test]

@@ -251,6 +251,8 @@ pub struct Reading {
     pub ln_e: f64,
     /// It alarms from here on.
     pub threshold: f64,
+    /// The always-valid p-value: of the largest E so far.
+    pub p: f64,
     /// Events by arm.
     pub events: Arms,
     /// Units that could have been one, by arm.

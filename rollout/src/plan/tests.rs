@@ -57,7 +57,10 @@ fn a_wrong_plan_is_refused_with_what_was_expected() {
     refused(|plan| plan.steps[1].share = 600_000, "step 2: share 600000 is above the challenger's final weight 500000");
     let rule = HeaderRule { header: "x-tester".into(), value: "yes".into(), arm: "chalenger".into() };
     refused(|plan| plan.headers.push(rule), "names arm \"chalenger\", which the plan does not have");
-    refused(|plan| plan.policy.alpha_guardrails = 0.0, "policy.alpha_guardrails is 0: expected a number between 0 and 1");
+    refused(
+        |plan| plan.policy.alpha_guardrails = 0.0,
+        "policy.alpha_guardrails is 0: expected a number between 0 and 1",
+    );
     refused(|plan| plan.policy.alpha_primary = f64::NAN, "policy.alpha_primary is NaN");
     refused(|plan| plan.policy.guardrails.clear(), "policy.guardrails is empty");
     refused(|plan| plan.policy.slices.push(Guardrail::new("errors")), "two guardrails watch errors");
