@@ -7,7 +7,7 @@
 mod simulation;
 
 use simulation::splits::Unit;
-use simulation::{Found, errors, outcomes, splits};
+use simulation::{Found, errors, judged, outcomes, splits};
 use tiltyard_rollout::preview;
 
 fn line(what: &str, found: Found) {
@@ -44,6 +44,13 @@ fn main() {
         println!("| {ratio}x at {rps} rps | {share:.2} % | {median:.0} | {:.0} |", found.excess);
     }
 
+    println!("Whole rollouts");
+    for (rps, ratio, full) in
+        [(10.0, 1.0, 2_000), (100.0, 1.0, 2_000), (1_000.0, 1.0, 2_000), (100.0, 2.0, 2_000), (1_000.0, 2.0, 2_000)]
+    {
+        println!("| {ratio}x at {rps} rps | {:?} |", judged::rollouts(runs(full), rps, ratio));
+    }
+
     println!("SIM-3 (won, median labels)");
     for (gain, disagreement) in [(0.01, 0.04), (0.005, 0.03), (0.003, 0.02), (0.01, 0.06)] {
         let found = outcomes::paired(runs(2_000), gain, disagreement, 200_000);
@@ -55,7 +62,7 @@ fn main() {
         let [champion, challenger] = accuracies;
         let middle: f64 = (champion + challenger) / 2.0;
         let sd = (middle * (1.0 - middle)).sqrt();
-        println!("  told beforehand: {:?}", preview::split_labels(challenger - champion, sd, 0.5, 0.01, 50_000));
+        println!("  told beforehand: {:?}", preview::split_labels(challenger - champion, sd, 0.5, 0.01, 50_000, 2_000));
     }
     line("paired, no gain, 100,000 labels", outcomes::paired(runs(4_000), 0.0, 0.04, 100_000));
     line("split, no gain, 200,000 labels", outcomes::split(runs(4_000), [0.9, 0.9], 200_000));

@@ -21,6 +21,11 @@ pub(crate) fn exp(x: f64) -> f64 {
     libm::exp(x)
 }
 
+/// Φ(x): how much of a standard normal distribution lies below `x`.
+pub(crate) fn normal_below(x: f64) -> f64 {
+    libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2) / 2.0
+}
+
 /// ln of the mean of e to each of `values`, added from the first to the last. -∞ of none.
 pub(crate) fn ln_mean_exp(values: &[f64]) -> f64 {
     let top = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);

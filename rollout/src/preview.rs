@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::evidence::Share;
 use crate::interval::Difference;
 use crate::kernel::{Tally, ln_e_above, ln_e_beta, ratio};
-use crate::numbers::ln;
+use crate::numbers::{exp, ln, normal_below};
 use crate::plan::{Guardrail, Plan};
 use crate::rate;
 
@@ -184,11 +184,36 @@ pub fn paired_labels(gain: f64, disagreement: f64, alpha: f64, block: u64) -> Op
     None
 }
 
-/// How many a split needs, where outcomes have the standard deviation `sd`, at the challenger's share `w`, planned for
-/// `planned` units. `None`: more than 10⁹.
-pub fn split_labels(gain: f64, sd: f64, w: f64, alpha: f64, planned: u64) -> Option<u64> {
-    let unit = sd / (w * (1.0 - w)).sqrt();
-    needed(|n| Difference { n, mean: gain, sd: unit }.lower(alpha, planned) > 0.0)
+/// How many a split needs, in the median, where outcomes have the standard deviation `sd`, at the challenger's share `w`,
+/// planned for `planned` units, and somebody looks every `block` labels. `None`: more than 10⁹.
+///
+/// The sum of the units' differences is taken for a Brownian motion with drift μ, in units of their standard deviation. It
+/// has won once it is above t·radius(t), of which the tangent a + c·s at t is taken:
+///
+/// ```text
+/// P(won by t) = Φ((δt − a)/√t) + exp(2aδ) Φ((−δt − a)/√t),   δ = μ − c
+/// ```
+///
+/// As nobody looks in between, the line lies higher by 0.5826·√block (Siegmund).
+pub fn split_labels(gain: f64, sd: f64, w: f64, alpha: f64, planned: u64, block: u64) -> Option<u64> {
+    if gain <= 0.0 {
+        return None;
+    }
+    let drift = gain * (w * (1.0 - w)).sqrt() / sd;
+    let line = |n: u64| n as f64 * -Difference { n, mean: 0.0, sd: 1.0 }.lower(alpha, planned);
+    needed(|n| {
+        let (t, step) = (n as f64, n / 1_000);
+        if step == 0 {
+            return false;
+        }
+        let slope = (line(n + step) - line(n - step)) / (2.0 * step as f64);
+        let (start, drift) = (line(n) - slope * t + 0.5826 * (block as f64).sqrt(), drift - slope);
+        if drift * t >= start {
+            return true;
+        }
+        let below = |x: f64| normal_below(x / t.sqrt());
+        below(drift * t - start) + exp(2.0 * start * drift) * below(-drift * t - start) >= 0.5
+    })
 }
 
 /// The smallest count that is enough.
@@ -247,8 +272,12 @@ mod tests {
             let found = paired_labels(gain, disagreement, 0.01, 200).expect("some") as f64;
             assert!((found / median - 1.0).abs() < 0.1, "{found}, simulated {median}");
         }
-        let split = split_labels(0.01, 0.3, 0.5, 0.01, 50_000).expect("some") as f64;
-        assert!((split / 38_000.0 - 1.0).abs() < 0.1, "{split}");
+        // As `examples/simulate.rs` found them.
+        for (gain, sd, median) in [(0.01, 0.293, 38_000.0), (0.005, 0.296, 134_000.0), (0.003, 0.215, 204_000.0)] {
+            let found = split_labels(gain, sd, 0.5, 0.01, 50_000, 2_000).expect("some") as f64;
+            assert!((found / median - 1.0).abs() < 0.1, "{found}, simulated {median}");
+        }
+        assert_eq!(split_labels(0.0, 0.3, 0.5, 0.01, 50_000, 2_000), None);
         assert_eq!(paired_labels(0.0, 0.04, 0.01, 200), None);
     }
 }

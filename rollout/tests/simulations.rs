@@ -6,7 +6,7 @@
 mod simulation;
 
 use simulation::splits::Unit;
-use simulation::{Found, errors, outcomes, splits};
+use simulation::{Found, errors, judged, outcomes, splits};
 
 /// At least `share` of the runs found it, in about `median`, to a part of `tolerance`.
 #[track_caller]
@@ -119,4 +119,18 @@ fn sim_9_bounds_hold_at_every_look_and_are_narrow() {
     assert!(ten.at_1_000 < 0.0105 && ten.at_20_000 < 0.0019, "{ten:?}");
     let hundred = outcomes::bounded(60, 100);
     assert!(hundred.missed <= 0.05 && hundred.at_20_000 < 0.0022, "{hundred:?}");
+}
+
+#[test]
+fn whole_rollouts_end_as_they_should() {
+    for (runs, rps) in [(10, 10.0), (100, 100.0), (50, 1_000.0)] {
+        let healthy = judged::rollouts(runs, rps, 1.0);
+        assert!(healthy.rolled_back == 0, "at {rps} requests/s: {healthy:?}");
+        // Of a thousand, the test of the split may stop one for a person.
+        assert!(rps < 100.0 || healthy.promoted + 1 >= runs, "at {rps} requests/s: {healthy:?}");
+    }
+    for rps in [100.0, 1_000.0] {
+        let harmful = judged::rollouts(100, rps, 2.0);
+        assert!(harmful.rolled_back >= 99 && harmful.promoted == 0 && harmful.excess <= 100.0, "{harmful:?}");
+    }
 }

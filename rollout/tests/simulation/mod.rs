@@ -4,6 +4,7 @@
 //! plays the same traffic for ever. `tests/simulations.rs` plays some seconds of it, `examples/simulate.rs` all.
 
 pub(crate) mod errors;
+pub(crate) mod judged;
 pub(crate) mod lot;
 pub(crate) mod outcomes;
 pub(crate) mod splits;
