@@ -16,8 +16,13 @@ fn line(what: &str, found: Found) {
 
 fn main() {
     let scale: f64 = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1.0);
-    let runs = |full: u64| ((full as f64 * scale) as u64).max(10);
+    let runs = move |full: u64| ((full as f64 * scale) as u64).max(10);
+    harm(runs);
+    quality(runs);
+    splits_and_bounds(runs);
+}
 
+fn harm(runs: impl Fn(u64) -> u64) {
     println!("SIM-1 (alarms, median minutes)");
     for (rps, ratio) in [(10.0, 1.0), (100.0, 1.0), (1_000.0, 1.0), (100.0, 1.25)] {
         line(&format!("{ratio}x at {rps} rps"), errors::constant(runs(4_000), rps, ratio, 60, 0.0));
@@ -44,13 +49,16 @@ fn main() {
         println!("| {ratio}x at {rps} rps | {share:.2} % | {median:.0} | {:.0} |", found.excess);
     }
 
-    println!("Whole rollouts");
+    println!("Whole rollouts (promoted, rolled back, others, median excess failures)");
     for (rps, ratio, full) in
         [(10.0, 1.0, 2_000), (100.0, 1.0, 2_000), (1_000.0, 1.0, 2_000), (100.0, 2.0, 2_000), (1_000.0, 2.0, 2_000)]
     {
-        println!("| {ratio}x at {rps} rps | {:?} |", judged::rollouts(runs(full), rps, ratio));
+        let judged::Ends { promoted, rolled_back, others, excess } = judged::rollouts(runs(full), rps, ratio);
+        println!("| {ratio}x at {rps} rps | {promoted} | {rolled_back} | {others} | {excess:.0} |");
     }
+}
 
+fn quality(runs: impl Fn(u64) -> u64) {
     println!("SIM-3 (won, median labels)");
     for (gain, disagreement) in [(0.01, 0.04), (0.005, 0.03), (0.003, 0.02), (0.01, 0.06)] {
         let found = outcomes::paired(runs(2_000), gain, disagreement, 200_000);
@@ -66,7 +74,9 @@ fn main() {
     }
     line("paired, no gain, 100,000 labels", outcomes::paired(runs(4_000), 0.0, 0.04, 100_000));
     line("split, no gain, 200,000 labels", outcomes::split(runs(4_000), [0.9, 0.9], 200_000));
+}
 
+fn splits_and_bounds(runs: impl Fn(u64) -> u64) {
     println!("SIM-4 (false alarms)");
     for unit in [Unit::Request, Unit::StickyRequest, Unit::Key] {
         line(&format!("{unit:?}"), splits::sticky(runs(400), unit));
