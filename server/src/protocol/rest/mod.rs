@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue, VARY};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -38,7 +38,6 @@ pub(crate) struct Head<'a> {
     /// The path's parts, decoded.
     pub(crate) path: &'a [&'a str],
     pub(crate) headers: &'a HeaderMap,
-    pub(crate) version: Version,
     /// Whom it came from, if that has an address.
     pub(crate) peer: Option<IpAddr>,
 }
@@ -62,8 +61,8 @@ where
         };
         path = decoded.iter().map(String::as_str).collect();
     }
-    let Parts { method, headers, version, .. } = &parts;
-    let head = Head { method, path: &path, headers, version: *version, peer: came_in.from };
+    let Parts { method, headers, .. } = &parts;
+    let head = Head { method, path: &path, headers, peer: came_in.from };
     let answered = match &service.access {
         None => dispatch(service, &head, body).await,
         // Before anything of the body is read.
@@ -114,15 +113,7 @@ where
 {
     let inference = &service.inference;
     let asker = inference.asker(head.headers, head.peer);
-    let let_in = inference.admit_client(asker, accepted.at).and_then(|()| inference.foresee(arm, accepted));
-    if let Err(error) = let_in {
-        // HTTP/2 ends the one stream; over HTTP/1.1 a body that nobody reads closes the connection, mostly before the client has
-        // read the answer. Who waits to be told to send has sent nothing.
-        if head.version < Version::HTTP_2 && !head.headers.contains_key(EXPECT) {
-            body::discard(body).await;
-        }
-        return Err(error);
-    }
+    inference.admit_client(asker, accepted.at).and_then(|()| inference.foresee(arm, accepted))?;
     let mut room = inference.admission.room(&arm.deployment.stats);
     let (bytes_max, time_max) = (service.live.body_bytes_max(), service.live.request_timeout());
     match body::read(content_encoding, body, bytes_max, time_max, &mut room).await {
