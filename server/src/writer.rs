@@ -115,6 +115,7 @@ impl Writer {
             armed,
             tracked: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             told: HashSet::new(),
             waiting: Vec::new(),
             held: Vec::new(),
@@ -181,6 +182,8 @@ struct State {
     held: Vec<LoadedVersion>,
     /// Models of which a client wants incompatible versions.
     accepting: BTreeSet<String>,
+    /// Models of which something could not be read at the last look, and why.
+    unreadable: BTreeMap<String, String>,
     /// Problems that were logged already.
     told: HashSet<String>,
     /// Clients that wait for a model to be ready or failed.
@@ -257,8 +260,10 @@ impl State {
         }
         let mut catalog = self.catalog();
         let mut wait = self.note_missing(&scan, &catalog, now.steady);
-        // A model of which something cannot be read goes on with what it has.
-        for (name, model) in scan.models.iter().filter(|(name, _)| !scan.unreadable.contains(*name)) {
+        // A model of which something cannot be read goes on with what it has, and its versions tell why.
+        self.changed |= self.unreadable != scan.unreadable;
+        self.unreadable.clone_from(&scan.unreadable);
+        for (name, model) in scan.models.iter().filter(|(name, _)| !scan.unreadable.contains_key(*name)) {
             let of_model = self.look_at_model(name, model, &mut catalog, now.steady, at_least);
             wait = wait.into_iter().chain(of_model).min();
         }
@@ -383,7 +388,7 @@ impl State {
     fn note_missing(&mut self, scan: &Scan, catalog: &Catalog, now: Moment) -> Option<Duration> {
         let mut missing = BTreeMap::new();
         for (name, model) in &catalog.models {
-            if !self.is_armed(name) || scan.unreadable.contains(name) {
+            if !self.is_armed(name) || scan.unreadable.contains_key(name) {
                 continue;
             }
             let found = scan.models.get(name);
@@ -410,7 +415,7 @@ impl State {
             }
         }
         catalog.models.retain(|name, model| {
-            scan.models.contains_key(name) || scan.unreadable.contains(name) || !model.versions.is_empty()
+            scan.models.contains_key(name) || scan.unreadable.contains_key(name) || !model.versions.is_empty()
         });
     }
 
@@ -430,6 +435,11 @@ impl State {
     /// Has a model's versions looked at for a client. False where there is no such model, which is answered at once.
     fn begin_load(&mut self, model: &str, answer: Answer) -> bool {
         match repository::scan(&self.plan.root) {
+            Ok(scan) if scan.unreadable.contains_key(model) => {
+                let message = format!("model {model:?} cannot be looked at: {}", scan.unreadable[model]);
+                drop(answer.send(Err(Error::new(ErrorKind::NotReady, message))));
+                false
+            }
             Ok(scan) if scan.models.contains_key(model) => {
                 self.explicit.insert(model.to_owned());
                 self.armed.insert(model.to_owned());
@@ -660,7 +670,10 @@ impl State {
         catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name, on_failure));
         let catalog = Arc::new(catalog);
         self.inference.catalog.store(Arc::clone(&catalog));
-        let trouble = |name: &str, number| self.tracked.get(&(name.to_owned(), number))?.trouble.clone();
+        let trouble = |name: &str, number| {
+            let tracked = self.tracked.get(&(name.to_owned(), number));
+            tracked.and_then(|tracked| tracked.trouble.clone()).or_else(|| self.unreadable.get(name).cloned())
+        };
         self.states.note_catalog(&catalog, trouble);
     }
 }
