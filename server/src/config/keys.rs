@@ -195,8 +195,9 @@ keys! {
         body_bytes_max: usize = SIZE, Text("64MiB"),
             "The largest request, on every protocol.";
         request_timeout: Duration = DURATION_ABOVE_ZERO, Text("30s"),
-            "The time a request has where the client gave none. Where that much waits already, a request without a \
-             deadline in its head is refused before it is read.";
+            "The time a request has where the client gave none: neither its head (grpc-timeout, tiltyard-timeout) nor its \
+             parameter timeout, in microseconds. Whoever gives a deadline in the head can be refused before the request is \
+             read.";
         run_timeout: Duration = DURATION, Text("60s"),
             "How long one run of a model may take before it is given up as stuck, if it also takes 20 times longer than \
              measured. 0 never gives up.";
@@ -208,7 +209,8 @@ keys! {
              Model versions share it as they do requests_max. 0 takes a quarter of the memory that the control group \
              grants, 1GiB at most.";
         client_rate: Option<usize> = COUNT_OR_NONE, Text("0"),
-            "Inference requests per second that each client may send; more are refused at once. 0 is no bound.";
+            "Inference requests per second that each client may send; more are refused at once. A request counts once its \
+             caller is known and before it is read, whatever it asks: a model that is not there counts too. 0 is no bound.";
         client_burst: Amount = AMOUNT, Text("0"),
             "Requests that a client may send at once, after a pause. 0 takes as many as client_rate.";
         client_key: ClientKey = CLIENT_KEY, Text("address"),
