@@ -14,6 +14,8 @@ use crate::engine::Session;
 /// Orders to the engine: what it shall do instead of giving back what it got.
 const HANG: f32 = -1.0;
 const PANIC: f32 = -2.0;
+/// Panics, and once more when its session is closed.
+const PANIC_TWICE: f32 = -3.0;
 
 #[derive(Default)]
 struct Script {
@@ -54,15 +56,19 @@ impl CompiledModel for Echo {
     }
 
     fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        Ok(Box::new(EchoSession(Arc::clone(&self.script))))
+        Ok(Box::new(EchoSession { script: Arc::clone(&self.script), panics: false }))
     }
 }
 
-struct EchoSession(Arc<Script>);
+struct EchoSession {
+    script: Arc<Script>,
+    panics: bool,
+}
 
 impl Drop for EchoSession {
     fn drop(&mut self) {
-        self.0.closed.fetch_add(1, Relaxed);
+        self.script.closed.fetch_add(1, Relaxed);
+        assert!(!self.panics, "while it closes");
     }
 }
 
@@ -70,10 +76,11 @@ impl Session for EchoSession {
     fn run(&mut self, inputs: &[Option<Tensor>], _: &[usize]) -> Result<Vec<Tensor>, EngineError> {
         let values = inputs[0].as_ref().unwrap().to_vec::<f32>().unwrap();
         if values.contains(&HANG) {
-            self.0.hang();
+            self.script.hang();
         }
-        assert!(!values.contains(&PANIC), "a secret");
-        match self.0.is_broken.load(Relaxed) {
+        self.panics = values.contains(&PANIC_TWICE);
+        assert!(!values.contains(&PANIC) && !self.panics, "a secret");
+        match self.script.is_broken.load(Relaxed) {
             true => Err(EngineError::Failed("broken".into())),
             false => Ok(inputs.iter().flatten().cloned().collect()),
         }
@@ -232,4 +239,43 @@ fn requests_that_no_version_could_take_take_none_out_and_tell_nobody_why() {
     assert_eq!(probe, Probe::Answers);
     bench.deployment.health.probed(probe, bench.pool.now());
     assert_eq!(bench.deployment.health.out(), None);
+}
+
+#[test]
+fn a_session_that_panics_as_it_runs_and_as_it_closes_costs_one_request() {
+    let bench = bench(|| Moment::from_nanos(0));
+    for _ in 0..2 {
+        assert_eq!(Bench::answer(bench.ask(PANIC_TWICE)).unwrap_err().kind(), ErrorKind::Engine);
+        assert_eq!(Bench::answer(bench.ask(1.0)).unwrap(), [1.0]);
+    }
+    assert_eq!(bench.script.closed.load(Relaxed), 2);
+}
+
+/// Panics when its job is let go.
+struct Explodes;
+
+impl Drop for Explodes {
+    fn drop(&mut self) {
+        panic!("as ordered");
+    }
+}
+
+#[test]
+fn a_worker_that_panics_as_it_leaves_has_left_once() {
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
+    let hung = bench.hang();
+    let input = Tensor::from_slice([1], &[1.0f32]).unwrap();
+    let demand = Demand { deadline: Some(Moment::from_nanos(1)), ..Demand::default() };
+    let (inputs, held) = (vec![Some(input)], Box::new(Explodes));
+    let late = bench.deployment.enqueue(inputs, vec![0], demand, held, &bench.pool).unwrap();
+    set(&NOW, 1);
+    // The worker finds nothing but one that is late, and lets it go after it has left.
+    bench.script.tell();
+    assert_eq!(late.blocking_recv().unwrap().unwrap_err().kind(), ErrorKind::Deadline);
+    assert!(Bench::answer(hung).is_ok());
+    eventually(|| lock(&bench.deployment.waiting).workers == 0);
+    let mut asked = bench.ask(2.0).unwrap();
+    eventually(|| asked.try_recv().is_ok_and(|answer| answer.is_ok()));
+    eventually(|| lock(&bench.deployment.waiting).workers == 0);
 }
