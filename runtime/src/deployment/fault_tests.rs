@@ -109,6 +109,7 @@ fn bench(clock: crate::pool::Clock) -> Bench {
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
+const AWAKE: Moment = Moment::from_nanos(0);
 
 impl Bench {
     fn ask(&self, value: f32) -> Result<Pending> {
@@ -148,10 +149,10 @@ fn a_run_that_hangs_costs_its_thread_and_its_session() {
     let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
     let (hung, waiting) = (bench.hang(), bench.ask(1.0));
     set(&NOW, 60);
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool), []);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool), []);
     set(&NOW, 61);
     let stuck = Stuck { requests: 1, rows: 1, time: Duration::from_secs(61), on_loop: false };
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool), [stuck]);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool), [stuck]);
     let error = Bench::answer(hung).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Engine);
     assert!(error.message().ends_with("has not answered for 61s: its run hangs and was given up"), "{error}");
@@ -166,6 +167,20 @@ fn a_run_that_hangs_costs_its_thread_and_its_session() {
 }
 
 #[test]
+fn a_run_that_was_frozen_with_its_process_does_not_hang() {
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
+    let hung = bench.hang();
+    let thawed = Moment::from_nanos(1_000_000_000_000);
+    set(&NOW, 1_060);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, thawed, &bench.pool), []);
+    set(&NOW, 1_061);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, thawed, &bench.pool).len(), 1);
+    assert!(Bench::answer(hung).is_err());
+    bench.script.tell();
+}
+
+#[test]
 fn a_run_that_is_known_to_take_long_does_not_hang() {
     static NOW: AtomicU64 = AtomicU64::new(0);
     let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
@@ -173,9 +188,9 @@ fn a_run_that_is_known_to_take_long_does_not_hang() {
     bench.deployment.cost.settle();
     let hung = bench.hang();
     set(&NOW, 199);
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool), []);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool), []);
     set(&NOW, 230);
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool).len(), 1);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool).len(), 1);
     assert!(Bench::answer(hung).is_err());
     bench.script.tell();
 }
@@ -190,7 +205,7 @@ fn a_version_whose_runs_hang_again_and_again_is_out_for_good() {
         waiting = Some(bench.ask(1.0)).filter(|_| number == 3);
         set(&NOW, number * 61);
         assert_eq!(bench.deployment.health.out(), None);
-        assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool).len(), 1);
+        assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool).len(), 1);
         assert_eq!(Bench::answer(hung).unwrap_err().kind(), ErrorKind::Engine);
     }
     assert_eq!((bench.deployment.health.out(), bench.deployment.health.runs_stuck()), (Some(HANGS), 3));

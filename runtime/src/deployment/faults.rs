@@ -113,11 +113,11 @@ impl Deployment {
 
     /// Gives up runs that have taken more than `limit`, and far more than they were measured to take: answers their jobs,
     /// and has another worker take the place of the one that hangs. After a few of them the deployment is out for good,
-    /// and what waits is answered too.
-    pub fn give_up_stuck(self: &Arc<Self>, limit: Duration, pool: &Arc<Pool>) -> Vec<Stuck> {
+    /// and what waits is answered too. What was before `awake_since` does not count: nobody ran then.
+    pub fn give_up_stuck(self: &Arc<Self>, limit: Duration, awake_since: Moment, pool: &Arc<Pool>) -> Vec<Stuck> {
         let now = pool.now();
         let is_stuck = |running: &Running| {
-            let time = now - running.since;
+            let time = now - running.since.max(awake_since);
             time > limit && self.cost.predict(running.rows).is_none_or(|usual| time > usual * FAR)
         };
         self.give_up_runs(is_stuck, now, pool)
