@@ -24,7 +24,7 @@ use crate::reload::Live;
 use crate::service::Service;
 use crate::states::States;
 use crate::telemetry::Totals;
-use crate::writer::{Plan, Writer};
+use crate::writer::{Following, Plan, Writer};
 use crate::{clock, cores, guard};
 
 /// Rows in one batch where neither model nor operator says.
@@ -111,11 +111,8 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         root: config.models.clone(),
         control: config.model_control,
         load_models: config.load_model.clone(),
-        policy: config.version_policy.clone(),
+        following: Following::of(config),
         on_failure: config.on_failure,
-        strict: config.strict,
-        poll_interval: config.poll_interval,
-        settle_time: config.settle_time,
         loader_threads: threads,
     };
     let ledger = Arc::new(Ledger::default());

@@ -225,6 +225,26 @@ def test_it_does_not_matter_which_version_is_loaded_first(repository, tmp_path):
         assert "stumble" in reason_of(server, "m", "2")[1]
 
 
+def test_nobody_waits_for_a_version_that_has_been_deleted(repository, tmp_path):
+    """A version waits for lower ones that still load, and this one would load for minutes."""
+    slow = serving.FIXTURES / "slow" / "1"
+    aside = tmp_path / "aside"
+    shutil.copytree(slow, aside)
+    for number in range(500):
+        shutil.copy(slow / "golden" / "two_rows.json", aside / "golden" / f"{number}.json")
+    (repository / "slow").mkdir()
+    shutil.copytree(slow, repository / "slow" / "1")
+    with serving.Server(repository, tmp_path / "server", *QUICK, "--threads", "2") as server:
+        state = lambda number: {one["version"]: one["state"] for one in standings(server)}.get(number)
+        aside.rename(repository / "slow" / "2")
+        serving.until(lambda: state("2") == "verifying", "version 2 to be loaded", SECONDS_MAX)
+        shutil.copytree(slow, aside)
+        aside.rename(repository / "slow" / "3")
+        serving.until(lambda: state("3") == "warming", "version 3 to be loaded", 60)
+        shutil.rmtree(repository / "slow" / "2")
+        serving.until(lambda: state("3") == "ready", "version 3 to be ready", 60)
+
+
 def test_explicit_load_accepts_what_breaks_clients(explicit, repository):
     put(repository, "m", 2, times(3, width=3))
     answer = explicit.post("/v2/repository/models/m/load")
