@@ -19,6 +19,7 @@ use crate::infer::Inference;
 use crate::ledger::Ledger;
 use crate::locks::access::Access;
 use crate::logs::Logs;
+use crate::mirror;
 use crate::reaper::Reaper;
 use crate::reload::Live;
 use crate::service::Service;
@@ -107,8 +108,10 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
             cores: cores::granted(),
         }),
     };
+    let mirror = mirror::follow(config, &live)?;
     let plan = Plan {
-        root: config.models.clone(),
+        root: mirror.root,
+        begin: mirror.begin,
         control: config.model_control,
         load_models: config.load_model.clone(),
         policy: config.version_policy.clone(),
@@ -134,6 +137,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         access,
         live,
         states,
+        store: mirror.figures,
         control: config.model_control,
         phase: watch::Sender::new(Phase::Serving),
     }))

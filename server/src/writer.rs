@@ -38,6 +38,8 @@ const ALL: &str = "*";
 pub struct Plan {
     /// The folder or file with the models.
     pub root: PathBuf,
+    /// Tells when there is something to look at, where it has to come first.
+    pub begin: Option<Receiver<()>>,
     /// Who decides what is loaded.
     pub control: ModelControl,
     /// Under explicit control: what to load at the start; `*` for all.
@@ -197,6 +199,10 @@ struct State {
 impl State {
     /// The thread's life: look, then follow commands until nobody can send any.
     fn write(mut self, incoming: &Receiver<Command>) {
+        if let Some(begin) = self.plan.begin.take() {
+            // Where nobody can tell any more, a look will say what is wrong.
+            let _ = begin.recv();
+        }
         let mut look_at = self.look();
         self.note_first_look();
         loop {

@@ -104,8 +104,9 @@ use Fallback::{DataHome, Like, Text};
 
 keys! {
     "Models" {
-        models: PathBuf = PATH, Text("./models"),
-            "The folder of models, with one folder per model and in it one per version.";
+        models: PathBuf = PATH_OR_URL, Text("./models"),
+            "The folder of models, with one folder per model and in it one per version; or the URL of such a \
+             folder in a store: s3://, gs://, az://, http:// or https://.";
         model_control: ModelControl = MODEL_CONTROL, Text("watch"),
             "Who decides what is loaded: none takes what is there at the start, watch follows the folder, explicit \
              waits for clients to ask.";
@@ -118,6 +119,10 @@ keys! {
         settle_time: Duration = DURATION, Text("2s"),
             "How long a version's files must not have changed before they are read. Raise it where copies stand still \
              for longer, or where a network file system tells late of changes.";
+        store_interval: Duration = DURATION_ABOVE_ZERO, Text("30s"),
+            "How often a store is asked what it has, where models is a URL. One that does not answer is asked less often.";
+        store_token_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file with a token that an http:// or https:// store is sent, as `Authorization: Bearer`.";
         on_failure: OnFailure = ON_FAILURE, Text("previous"),
             "Who answers requests without a version while the newest one is out of service because its runs keep failing or \
              hang: previous takes the one before it that is still loaded, refuse none.";
