@@ -34,6 +34,9 @@ pub const FAILS: &str = "is out of service: its runs kept failing, and it is tri
 /// The same of one that is not tried again.
 pub const HANGS: &str = "is out of service: its runs hang; load it again, or start the server anew";
 
+/// Why a version is out whose probe takes too long: for the operator.
+const SLOW: &str = "it takes too long to answer what it is known to answer";
+
 /// Whether a version may answer, and why not.
 #[derive(Debug, Default)]
 pub struct Breaker {
@@ -42,7 +45,10 @@ pub struct Breaker {
     faults: u32,
     /// What the engine said of the last of them, or of the probe: for the operator, not for clients.
     reason: String,
+    /// Whether a probe is waited for.
     is_probed: bool,
+    /// Probes that were begun and have not come back.
+    probes: usize,
     /// When a probe last ended.
     probed: Option<Moment>,
 }
@@ -89,11 +95,24 @@ impl Breaker {
         };
         let begins = is_due && !self.is_probed;
         self.is_probed |= begins;
+        self.probes += usize::from(begins);
         begins
     }
 
-    /// Takes in what came of a probe.
+    /// Takes in what came of a probe, also of one that nobody waited for any more.
     pub fn probed(&mut self, probe: Probe, now: Moment) {
+        self.probes = self.probes.saturating_sub(1);
+        self.take_in(probe, now);
+    }
+
+    /// The probe takes too long: it has failed as far as anybody can tell, and another one is due after a pause. Says how
+    /// many have not come back.
+    pub fn overdue(&mut self, now: Moment) -> usize {
+        self.take_in(Probe::Fails(SLOW.to_owned()), now);
+        self.probes
+    }
+
+    fn take_in(&mut self, probe: Probe, now: Moment) {
         self.is_probed = false;
         self.probed = Some(now);
         let next = match self.state {
@@ -215,6 +234,22 @@ mod tests {
         breaker.probed(Probe::Unknown, at(1_000));
         assert_eq!(breaker.out(), None);
         assert!(breaker.failed("again", at(1_001)), "one fault is enough now");
+    }
+
+    #[test]
+    fn who_takes_too_long_is_asked_ever_more_rarely_and_may_answer_late() {
+        let mut breaker = suspect();
+        assert!(breaker.begins_probe(at(0)));
+        assert_eq!(breaker.overdue(at(1_000)), 1);
+        assert_eq!((breaker.out(), breaker.reason(), breaker.is_probed()), (Some(FAILS), SLOW, false));
+        assert!(!breaker.begins_probe(at(1_999)) && breaker.begins_probe(at(2_000)));
+        assert_eq!(breaker.overdue(at(3_000)), 2);
+        assert!(!breaker.begins_probe(at(4_999)) && breaker.begins_probe(at(5_000)));
+        // One of those that nobody waits for any more comes back after all.
+        breaker.probed(Probe::Answers, at(5_001));
+        assert_eq!(breaker.out(), None);
+        breaker.probed(Probe::Fails("late".into()), at(5_002));
+        assert_eq!(breaker.out(), None, "what a version failed before it answered is past");
     }
 
     #[test]

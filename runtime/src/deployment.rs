@@ -5,6 +5,7 @@ mod leases;
 mod refuse;
 mod runs;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -408,7 +409,17 @@ impl Deployment {
     }
 
     /// A worker's visit: runs one batch if there is one. Says what became of it.
+    ///
+    /// Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are dropped, and the
+    /// thread goes on.
     pub(crate) fn visit(self: &Arc<Self>, pool: &Pool) -> Visit {
+        let mut became = Visit::Ran;
+        drop(catch_unwind(AssertUnwindSafe(|| self.attend(pool, &mut became))));
+        became
+    }
+
+    /// What becomes of the visit is noted at the moment at which its worker ceases to count here: true however this ends.
+    fn attend(self: &Arc<Self>, pool: &Pool, became: &mut Visit) {
         let mut dead = Vec::new();
         let now = pool.now();
         let (take, send_another) = {
@@ -422,6 +433,7 @@ impl Deployment {
                 Take::Batch(_) => waiting.queue.calls_for_more() && waiting.workers < self.policy.runs_max,
                 Take::Wait(_) | Take::Idle => {
                     waiting.workers -= 1;
+                    *became = if let Take::Wait(until) = take { Visit::LeftUntil(until) } else { Visit::Left };
                     false
                 }
             };
@@ -432,19 +444,12 @@ impl Deployment {
             pool.send(Arc::clone(self));
         }
         self.refuse_dead(dead, now);
-        match take {
-            Take::Idle => Visit::Left,
-            Take::Wait(until) => Visit::LeftUntil(until),
-            Take::Batch(jobs) => {
-                let finish = Finish(self);
-                match self.run_batch(jobs, now, false, pool) {
-                    Ok(()) => Visit::Ran,
-                    Err(GivenUp) => {
-                        // It was finished in its absence.
-                        std::mem::forget(finish);
-                        Visit::GivenUp
-                    }
-                }
+        if let Take::Batch(jobs) = take {
+            let finish = Finish(self);
+            if let Err(GivenUp) = self.run_batch(jobs, now, false, pool) {
+                // It was finished in its absence.
+                std::mem::forget(finish);
+                *became = Visit::GivenUp;
             }
         }
     }

@@ -8,7 +8,8 @@ use tiltyard_types::Moment;
 use crate::breaker::{Breaker, Probe};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Runs of one deployment that may hang at a time before it is out for good: each keeps its thread and its session.
+/// Runs of one deployment, or probes, that may hang at a time before it is out for good: each keeps its thread and its
+/// session.
 pub const STUCK_MAX: usize = 3;
 
 /// A deployment's breaker, for threads to share.
@@ -55,6 +56,11 @@ impl Health {
     /// Takes in what came of asking it.
     pub fn probed(&self, probe: Probe, now: Moment) {
         self.change(|breaker| breaker.probed(probe, now));
+    }
+
+    /// The probe takes too long: another one is due after a pause. True if so many have not come back that this is for good.
+    pub fn probe_is_overdue(&self, now: Moment) -> bool {
+        self.change(|breaker| breaker.overdue(now)) >= STUCK_MAX
     }
 
     /// Takes the deployment out for good.

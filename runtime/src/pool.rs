@@ -7,7 +7,6 @@
 mod by_hand;
 mod waits;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -66,9 +65,14 @@ impl Pool {
         thread::Builder::new().name(format!("tiltyard-run-{number}")).spawn(move || work(&incoming, &pool)).map(drop)
     }
 
-    /// Starts a worker in place of one whose run hangs. That one ends when its run ends after all.
-    pub(crate) fn replace_worker(self: &Arc<Self>) {
-        let lost = self.lost.fetch_add(1, Relaxed) + 1;
+    /// Counts a worker whose run hangs, and says how many there are with it. Before the worker may hear that its run was given
+    /// up, so that it is never found before it was lost.
+    pub(crate) fn lose(&self) -> usize {
+        self.lost.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Starts a worker in place of the one that was `lost` as so many-th. That one ends when its run ends after all.
+    pub(crate) fn replace_worker(self: &Arc<Self>, lost: usize) {
         if self.threads == 0 || lost > REPLACED_MAX {
             return;
         }
@@ -159,10 +163,7 @@ enum Attended {
 /// deployment waits for a worker.
 fn attend(deployment: Arc<Deployment>, pool: &Arc<Pool>, incoming: &Receiver<Arc<Deployment>>) -> Attended {
     loop {
-        // Engines are contained where they run. A panic anywhere else is ours: its jobs are answered as they are
-        // dropped, and the thread goes on.
-        let visit = catch_unwind(AssertUnwindSafe(|| deployment.visit(pool))).unwrap_or(Visit::Ran);
-        match visit {
+        match deployment.visit(pool) {
             // After each batch the others have their turn.
             Visit::Ran if incoming.is_empty() => continue,
             Visit::Ran => pool.send(deployment),

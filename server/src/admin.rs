@@ -114,7 +114,10 @@ fn refusal(error: &Error) -> Response<Full<Bytes>> {
 fn status(service: &Service) -> Value {
     let (versions, sequence) = service.states.form();
     let draining = *service.phase.borrow() > Phase::Serving;
-    json!({ "ready": service.is_ready(), "draining": draining, "sequence": sequence, "versions": versions })
+    let store = service.store.as_ref().map(|figures| figures.form());
+    json!({
+        "ready": service.is_ready(), "draining": draining, "sequence": sequence, "versions": versions, "store": store,
+    })
 }
 
 /// The changes after the one that the query names, as soon as there is one: `after=N`.

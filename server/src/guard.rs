@@ -19,8 +19,9 @@ use crate::writer::Writer;
 /// How often all deployments are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A look that comes so late says that the process was frozen, as containers can be, and not that runs hang.
-const FROZEN: Duration = Duration::from_secs(10);
+/// A look that comes so late says that the process was frozen, as containers can be: what was asked before is given its
+/// time anew.
+const FROZEN: Duration = Duration::from_secs(3);
 
 /// Starts the thread. What it gives back says whether a run hangs on a thread that reads requests.
 pub(crate) fn start(
@@ -30,8 +31,14 @@ pub(crate) fn start(
 ) -> std::io::Result<Arc<AtomicBool>> {
     let loop_hangs = Arc::new(AtomicBool::new(false));
     let alarms = inference.pool.alarms();
-    let mut guard =
-        Guard { inference, run_timeout, revision: 0, known: Vec::new(), loop_hangs: Arc::clone(&loop_hangs) };
+    let mut guard = Guard {
+        inference,
+        run_timeout,
+        revision: 0,
+        known: Vec::new(),
+        loop_hangs: Arc::clone(&loop_hangs),
+        awake_since: Moment::from_nanos(0),
+    };
     thread::Builder::new().name("tiltyard-guard".into()).spawn(move || watch(&mut guard, &alarms, &writer))?;
     Ok(loop_hangs)
 }
@@ -42,9 +49,7 @@ fn watch(guard: &mut Guard, alarms: &Receiver<()>, writer: &Writer) {
         if let Err(RecvTimeoutError::Disconnected) = alarms.recv_timeout(LOOK_EVERY) {
             return;
         }
-        if guard.inference.pool.now() - asleep_since > FROZEN {
-            continue;
-        }
+        guard.wake(asleep_since);
         if guard.look() {
             writer.judge();
         }
@@ -59,6 +64,8 @@ struct Guard {
     revision: u64,
     known: Vec<Known>,
     loop_hangs: Arc<AtomicBool>,
+    /// When the process was frozen last, it was until then.
+    awake_since: Moment,
 }
 
 /// A deployment, also one that was retired and is still in use.
@@ -71,13 +78,24 @@ struct Known {
 }
 
 impl Guard {
+    /// Notes a sleep that is over, and from it whether the process was frozen.
+    fn wake(&mut self, asleep_since: Moment) {
+        let now = self.inference.pool.now();
+        let asleep = now - asleep_since;
+        if asleep > LOOK_EVERY + FROZEN {
+            self.awake_since = now;
+            tracing::warn!(seconds = asleep.as_secs(), "the process was frozen: no run is given up for that time");
+        }
+    }
+
     /// Looks at all deployments. True if one went out of service, or came back.
     fn look(&mut self) -> bool {
         self.take_in();
         let (mut changed, mut loop_hangs) = (false, false);
         self.known.retain_mut(|known| {
             let Some(deployment) = known.deployment.upgrade() else { return false };
-            self_check(&self.inference, self.run_timeout, known, &deployment);
+            let limit = Limit { run_timeout: self.run_timeout, awake_since: self.awake_since };
+            self_check(&self.inference, limit, known, &deployment);
             loop_hangs |= deployment.lost_runs().1 > 0;
             let out = deployment.health.out();
             if out != known.out {
@@ -107,11 +125,20 @@ impl Guard {
     }
 }
 
+/// How long a run may take, counted from when.
+#[derive(Clone, Copy)]
+struct Limit {
+    run_timeout: Duration,
+    awake_since: Moment,
+}
+
 /// Gives up the runs of a deployment that hang, and asks it whether it answers where that is due.
-fn self_check(inference: &Inference, run_timeout: Duration, known: &mut Known, deployment: &Arc<Deployment>) {
+fn self_check(inference: &Inference, limit: Limit, known: &mut Known, deployment: &Arc<Deployment>) {
     let (now, identity) = (inference.pool.now(), &deployment.identity);
+    let Limit { run_timeout, awake_since } = limit;
     if !run_timeout.is_zero() {
-        for Stuck { requests, rows, time, on_loop } in deployment.give_up_stuck(run_timeout, &inference.pool) {
+        let stuck = deployment.give_up_stuck(run_timeout, awake_since, &inference.pool);
+        for Stuck { requests, rows, time, on_loop } in stuck {
             let (model, version, time) = (&identity.model, identity.version, format!("{time:.0?}"));
             tracing::error!(
                 model,
@@ -123,7 +150,8 @@ fn self_check(inference: &Inference, run_timeout: Duration, known: &mut Known, d
                 "a run hangs and is given up, with its thread"
             );
         }
-        if deployment.health.is_probed() && now - known.asked > run_timeout {
+        let is_overdue = deployment.health.is_probed() && now - known.asked.max(awake_since) > run_timeout;
+        if is_overdue && deployment.health.probe_is_overdue(now) {
             deployment.abandon("it hangs on what it is known to answer".to_owned());
         }
     }

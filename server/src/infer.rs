@@ -46,7 +46,7 @@ pub struct Accepted {
     pub at: Moment,
     /// The same on the wall clock, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// When its client stops waiting, if the protocol said so.
+    /// When its client stops waiting, if the protocol said so; what the `timeout` parameter says may be earlier.
     pub timeout: Option<Duration>,
     /// Bytes of its body.
     pub bytes: usize,
@@ -96,9 +96,10 @@ impl Inference {
         }
     }
 
-    /// Refuses a request for `arm` that would surely be refused, by what is known before it is read or decoded.
+    /// Refuses a request for `arm` that would surely be refused, by what is known before it is read or decoded. Where the
+    /// transport said nothing of its time, its parameters may: how long it would wait is then for the queue to judge.
     pub fn foresee(&self, arm: &Arm, accepted: Accepted) -> Result<()> {
-        let (stats, left) = (&arm.deployment.stats, accepted.timeout.unwrap_or_else(|| self.live.request_timeout()));
+        let (stats, left) = (&arm.deployment.stats, accepted.timeout.unwrap_or(Duration::MAX));
         let foreseen = self.admission.check(stats).and_then(|()| arm.deployment.foresee(left, accepted.at));
         foreseen.inspect_err(|error| count_refusal(arm, accepted, error))
     }

@@ -24,6 +24,7 @@ pub mod local;
 pub mod locks;
 pub mod logs;
 pub mod manage;
+pub mod mirror;
 mod protocol;
 pub mod reaper;
 pub mod reload;

@@ -4,6 +4,8 @@
 //! its first request head within a deadline, may idle for a while between requests, and is told to go when it is old or the
 //! server drains.
 
+mod unread;
+
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +18,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -35,6 +38,10 @@ use crate::locks::certificate::ClientCertificate;
 use crate::locks::tls::Tls;
 use crate::logs::Seldom;
 use crate::reload::Live;
+
+pub use self::unread::Arriving;
+
+use self::unread::{Discarding, Lingering, Unread};
 
 /// Bytes a client may send before the server has taken them, per stream and per connection: large tensors would else
 /// wait for a round trip every 64 KiB.
@@ -218,7 +225,7 @@ pub async fn serve<H, F, R>(
     tls: Option<Arc<Tls>>,
     handler: H,
 ) where
-    H: Fn(Request<Incoming>, CameIn) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Arriving>, CameIn) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -345,14 +352,23 @@ struct Activity {
     running: AtomicUsize,
     /// When the last of them ended, in nanoseconds of the process's clock; 0 before the first.
     ended: AtomicU64,
-    /// Whether the client was told long ago that nothing new is taken: what it asks for now does not count.
+    /// Whether the client was told that nothing new is taken.
+    told: AtomicBool,
+    /// The same, and long ago: what it asks for now does not count.
     deaf: AtomicBool,
+    /// What nobody read of the last request's body.
+    unread: Unread,
 }
 
 impl Activity {
     /// Whether nothing is under way.
     fn is_quiet(&self) -> bool {
         self.running.load(Relaxed) == 0
+    }
+
+    /// Whether the client was told that nothing new is taken.
+    fn is_told_to_go(&self) -> bool {
+        self.told.load(Relaxed)
     }
 
     /// Whether no request came yet.
@@ -364,7 +380,7 @@ impl Activity {
 /// A connection within TLS, once both sides have shaken hands.
 async fn secured<H, F, R>(stream: TcpStream, came_in: CameIn, tls: Arc<Tls>, limits: Limits, end: End, handler: H)
 where
-    H: Fn(Request<Incoming>, CameIn) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Arriving>, CameIn) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -386,7 +402,7 @@ where
 async fn connection<I, H, F, R>(io: I, came_in: CameIn, limits: Limits, end: End, handler: H)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>, CameIn) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Arriving>, CameIn) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<R>> + Send + 'static,
     R: Body<Data = Bytes> + Send + Unpin + 'static,
     R::Error: std::error::Error + Send + Sync,
@@ -394,9 +410,14 @@ where
     let activity = Arc::new(Activity::default());
     let service = {
         let activity = Arc::clone(&activity);
-        service_fn(move |request: Request<Incoming>| Answering {
-            running: (!activity.deaf.load(Relaxed)).then(|| Running::new(&activity)),
-            answer: handler(request, came_in.clone()),
+        service_fn(move |request: Request<Incoming>| {
+            let request = Arriving::of(request, &activity);
+            Answering {
+                running: (!activity.deaf.load(Relaxed)).then(|| Running::new(&activity)),
+                connection: request.body().connection(),
+                waiting: None,
+                answer: handler(request, came_in.clone()),
+            }
         })
     };
     let mut builder = auto::Builder::new(InBoxes);
@@ -415,12 +436,12 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX);
+    let io = Lingering::new(io, &activity);
     let mut connection = pin!(builder.serve_connection(io, service));
     let mut idle = pin!(until_idle(&activity, limits));
     let mut old = pin!(until_old(limits.age_max));
     let mut leaving = pin!(until_leaving(&activity, end.phases.clone()));
     let mut gone = pin!(until_gone(&activity, end));
-    let mut told = false;
     loop {
         tokio::select! {
             // What a client has sent already is read before it is told to go.
@@ -431,23 +452,23 @@ where
                 }
                 return;
             }
-            () = idle.as_mut(), if !told => {
-                told = true;
+            () = idle.as_mut(), if !activity.is_told_to_go() => {
+                activity.told.store(true, Relaxed);
                 if activity.is_fresh() {
                     tracing::debug!("a connection sent no request in time");
                     return;
                 }
                 connection.as_mut().graceful_shutdown();
             }
-            () = old.as_mut(), if !told => {
-                told = true;
+            () = old.as_mut(), if !activity.is_told_to_go() => {
+                activity.told.store(true, Relaxed);
                 connection.as_mut().graceful_shutdown();
             }
-            () = leaving.as_mut(), if !told => {
-                told = true;
+            () = leaving.as_mut(), if !activity.is_told_to_go() => {
+                activity.told.store(true, Relaxed);
                 connection.as_mut().graceful_shutdown();
             }
-            () = gone.as_mut(), if told => return,
+            () = gone.as_mut(), if activity.is_told_to_go() => return,
         }
     }
 }
@@ -548,22 +569,54 @@ impl Drop for Running {
 pin_project! {
     /// A request that is being answered. Written out, since an `async` block would keep room for the answer's future twice,
     /// and the task of each request is moved about with all of it.
-    struct Answering<F> {
+    struct Answering<F, R> {
         running: Option<Running>,
+        // Where the rest of the request's body may be left.
+        connection: Option<Arc<Activity>>,
+        // In a box, since few have it.
+        waiting: Option<Box<Waiting<R>>>,
         #[pin]
         answer: F,
     }
 }
 
-impl<F: Future<Output = Response<R>>, R> Future for Answering<F> {
+/// An answer that lets the rest of its request be thrown away before it.
+struct Waiting<R> {
+    response: Response<R>,
+    discarding: Discarding,
+}
+
+impl<F: Future<Output = Response<R>>, R> Future for Answering<F, R> {
     type Output = Result<Response<Watched<R>>, std::convert::Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.answer.poll(context));
-        let running = this.running.take();
-        Poll::Ready(Ok(response.map(|body| Watched { body, running })))
+        if this.waiting.is_none() {
+            let mut response = ready!(this.answer.poll(context));
+            match this.connection.take().and_then(|connection| connection.unread.discard()) {
+                Some(discarding) if !discarding.is_endless => {
+                    *this.waiting = Some(Box::new(Waiting { response, discarding }));
+                }
+                left => {
+                    if left.is_some() {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    return Poll::Ready(Ok(watched(response, this.running.take())));
+                }
+            }
+        }
+        if let Some(waiting) = this.waiting {
+            ready!(waiting.discarding.poll_begun(context));
+        }
+        match this.waiting.take() {
+            Some(waiting) => Poll::Ready(Ok(watched(waiting.response, this.running.take()))),
+            None => Poll::Pending,
+        }
     }
+}
+
+fn watched<R>(response: Response<R>, running: Option<Running>) -> Response<Watched<R>> {
+    response.map(|body| Watched { body, running })
 }
 
 /// An answer's body that keeps its request in the count until it is sent.

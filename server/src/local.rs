@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use crate::config::{Config, LogFormat, LogLevel, ModelControl};
 use crate::listen::CameIn;
 use crate::logs::Logs;
+use crate::mirror::{self, Brought};
 use crate::protocol;
 use crate::service::Service;
 use crate::start::start;
@@ -19,6 +20,8 @@ use crate::start::start;
 pub struct Local {
     service: Arc<Service>,
     runtime: Runtime,
+    /// Where the models come from a store.
+    _models: Option<Brought>,
 }
 
 impl Local {
@@ -30,7 +33,9 @@ impl Local {
             ModelControl::Watch | ModelControl::None => ModelControl::None,
         };
         // Whoever runs this may read the models anyway: locks are for doors.
+        let brought = mirror::bring(config)?;
         let config = Config {
+            models: brought.as_ref().map_or_else(|| config.models.clone(), |brought| brought.root.clone()),
             model_control,
             settle_time: Duration::ZERO,
             access_file: None,
@@ -46,7 +51,7 @@ impl Local {
         let mut done = service.writer.first_look_done.clone();
         // Fails only when the writer is gone, and then nothing would become ready any more.
         drop(runtime.block_on(done.wait_for(|done| *done)));
-        Ok(Local { service, runtime })
+        Ok(Local { service, runtime, _models: brought })
     }
 
     /// What answers, for tools that look deeper than a client can.

@@ -14,6 +14,7 @@ use crate::config::{Change, Config, Loaded, Setting, changes};
 use crate::descriptors;
 use crate::service::Service;
 use crate::start::bytes_in_flight;
+use crate::writer::Following;
 
 /// The settings that hold now. Those that requests meet are kept beside the others, where reading them costs nothing.
 pub struct Live {
@@ -130,7 +131,7 @@ impl Reload {
         let service = &self.service;
         let config = service.live.config().renewed(new);
         service.inference.admission.set_bounds(config.requests_max, bytes_in_flight(&config));
-        service.writer.follow(config.version_policy.clone(), config.strict, config.poll_interval);
+        service.writer.follow(Following::of(&config));
         if log_level {
             service.logs.set_level(config.log_level);
         }

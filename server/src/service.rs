@@ -12,6 +12,7 @@ use crate::infer::Inference;
 use crate::ledger::Ledger;
 use crate::locks::access::Access;
 use crate::logs::Logs;
+use crate::mirror::figures::Figures;
 use crate::reload::Live;
 use crate::states::States;
 use crate::telemetry::Totals;
@@ -37,6 +38,8 @@ pub struct Service {
     pub live: Arc<Live>,
     /// Where every version stands.
     pub states: Arc<States>,
+    /// How the store is doing that models come from; none where they lie in a folder.
+    pub store: Option<Arc<Figures>>,
     /// Who decides what is loaded.
     pub control: ModelControl,
     /// Whether a run hangs on a thread that reads requests.

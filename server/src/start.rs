@@ -19,12 +19,13 @@ use crate::infer::Inference;
 use crate::ledger::Ledger;
 use crate::locks::access::Access;
 use crate::logs::Logs;
+use crate::mirror;
 use crate::reaper::Reaper;
 use crate::reload::Live;
 use crate::service::Service;
 use crate::states::States;
 use crate::telemetry::Totals;
-use crate::writer::{Plan, Writer};
+use crate::writer::{Following, Plan, Writer};
 use crate::{clock, cores, guard};
 
 /// Rows in one batch where neither model nor operator says.
@@ -107,15 +108,14 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
             cores: cores::granted(),
         }),
     };
+    let mirror = mirror::follow(config, &live)?;
     let plan = Plan {
-        root: config.models.clone(),
+        root: mirror.root,
+        begin: mirror.begin,
         control: config.model_control,
         load_models: config.load_model.clone(),
-        policy: config.version_policy.clone(),
+        following: Following::of(config),
         on_failure: config.on_failure,
-        strict: config.strict,
-        poll_interval: config.poll_interval,
-        settle_time: config.settle_time,
         loader_threads: threads,
     };
     let ledger = Arc::new(Ledger::default());
@@ -134,6 +134,7 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
         access,
         live,
         states,
+        store: mirror.figures,
         control: config.model_control,
         phase: watch::Sender::new(Phase::Serving),
     }))

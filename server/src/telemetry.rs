@@ -1,6 +1,7 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
 mod live;
+mod store;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -53,6 +54,9 @@ pub fn render(service: &Service, triton: bool) -> String {
         page.sample("tiltyard_deployment_info", &info_labels(deployment), 1.0);
     }
     server(&mut page, service, &catalog);
+    if let Some(figures) = &service.store {
+        store::families(&mut page, figures);
+    }
     live::families(&mut page);
     if triton {
         triton_names(&mut page, &catalog, &lines);

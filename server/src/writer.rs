@@ -4,17 +4,17 @@
 //! new catalog after each change. All wishes to change something arrive here as commands, one after the other.
 
 mod choice;
+mod held;
 mod loading;
+mod plan;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_runtime::load::{LoadError, Loader};
-use tiltyard_runtime::repository::policy::VersionPolicy;
 use tiltyard_runtime::repository::rest::{Now, WallClock};
 use tiltyard_runtime::repository::settings::Settings;
 use tiltyard_runtime::repository::{self, FoundModel, Problem, Scan};
@@ -23,38 +23,18 @@ use tokio::sync::{oneshot, watch};
 
 use crate::catalog::{Catalog, Model, Version, VersionState};
 use crate::clock;
-use crate::config::{ModelControl, OnFailure};
+use crate::config::ModelControl;
 use crate::infer::Inference;
 use crate::reaper::Reaper;
 use crate::states::States;
+
+pub use self::plan::{Following, Plan};
 
 use self::choice::{Wanted, incompatible};
 use self::loading::{LoadJob, LoadedVersion, Tracked, announce, load_versions};
 
 /// Stands for every model among names.
 const ALL: &str = "*";
-
-/// How the repository is served.
-pub struct Plan {
-    /// The folder or file with the models.
-    pub root: PathBuf,
-    /// Who decides what is loaded.
-    pub control: ModelControl,
-    /// Under explicit control: what to load at the start; `*` for all.
-    pub load_models: Vec<String>,
-    /// Which versions, where the model does not say.
-    pub policy: VersionPolicy,
-    /// Who answers for a version that is out of service.
-    pub on_failure: OnFailure,
-    /// Whether new bytes under an old number are refused.
-    pub strict: bool,
-    /// How often the folder is looked at.
-    pub poll_interval: Duration,
-    /// How long files must not have changed before they are read, and be gone before their version leaves.
-    pub settle_time: Duration,
-    /// Threads that load.
-    pub loader_threads: usize,
-}
 
 /// The way to ask for changes.
 #[derive(Clone)]
@@ -74,7 +54,7 @@ enum Command {
         answer: Answer,
     },
     Unload(String, Answer),
-    Follow(Box<VersionPolicy>, bool, Duration),
+    Follow(Box<Following>),
     Loaded(Box<LoadedVersion>),
     /// Versions went out of service, or came back.
     Judge,
@@ -115,6 +95,7 @@ impl Writer {
             armed,
             tracked: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             told: HashSet::new(),
             waiting: Vec::new(),
             held: Vec::new(),
@@ -140,8 +121,8 @@ impl Writer {
     }
 
     /// Goes on with other settings, and looks at the repository with them where files are followed.
-    pub fn follow(&self, policy: VersionPolicy, strict: bool, poll_interval: Duration) {
-        drop(self.commands.send(Command::Follow(Box::new(policy), strict, poll_interval)));
+    pub fn follow(&self, following: Following) {
+        drop(self.commands.send(Command::Follow(Box::new(following))));
     }
 
     /// Says that versions went out of service, or came back.
@@ -181,6 +162,8 @@ struct State {
     held: Vec<LoadedVersion>,
     /// Models of which a client wants incompatible versions.
     accepting: BTreeSet<String>,
+    /// Models of which something could not be read at the last look, and why.
+    unreadable: BTreeMap<String, String>,
     /// Problems that were logged already.
     told: HashSet<String>,
     /// Clients that wait for a model to be ready or failed.
@@ -197,6 +180,10 @@ struct State {
 impl State {
     /// The thread's life: look, then follow commands until nobody can send any.
     fn write(mut self, incoming: &Receiver<Command>) {
+        if let Some(begin) = self.plan.begin.take() {
+            // Where nobody can tell any more, a look will say what is wrong.
+            let _ = begin.recv();
+        }
         let mut look_at = self.look();
         self.note_first_look();
         loop {
@@ -212,14 +199,13 @@ impl State {
                     look_at = self.look();
                 }
                 Ok(Command::Unload(model, answer)) => drop(answer.send(self.unload(&model))),
-                Ok(Command::Follow(policy, strict, poll_interval)) => {
-                    self.plan.policy = *policy;
-                    if std::mem::replace(&mut self.plan.strict, strict) && !strict {
+                Ok(Command::Follow(following)) => {
+                    let before = std::mem::replace(&mut self.plan.following, *following);
+                    if before.strict && !self.plan.following.strict {
                         // What was refused for that may come now.
                         let refused = self.tracked.values_mut().filter(|tracked| tracked.trouble.is_some());
                         refused.for_each(|tracked| tracked.tried = None);
                     }
-                    self.plan.poll_interval = poll_interval;
                     look_at = self.look();
                 }
                 Ok(Command::Loaded(loaded)) => {
@@ -246,7 +232,7 @@ impl State {
                 self.tell_once(message);
                 // What serves goes on serving: a repository out of reach is no reason to forget its models.
                 // What waits to be loaded waits for another look, whoever decides what is.
-                return self.next_look((!self.armed.is_empty()).then_some(self.plan.poll_interval));
+                return self.next_look((!self.armed.is_empty()).then_some(self.plan.following.poll_interval));
             }
         };
         let now = Now { steady: clock::now(), wall: SystemTime::now() };
@@ -257,8 +243,10 @@ impl State {
         }
         let mut catalog = self.catalog();
         let mut wait = self.note_missing(&scan, &catalog, now.steady);
-        // A model of which something cannot be read goes on with what it has.
-        for (name, model) in scan.models.iter().filter(|(name, _)| !scan.unreadable.contains(*name)) {
+        // A model of which something cannot be read goes on with what it has, and its versions tell why.
+        self.changed |= self.unreadable != scan.unreadable;
+        self.unreadable.clone_from(&scan.unreadable);
+        for (name, model) in scan.models.iter().filter(|(name, _)| !scan.unreadable.contains_key(*name)) {
             let of_model = self.look_at_model(name, model, &mut catalog, now.steady, at_least);
             wait = wait.into_iter().chain(of_model).min();
         }
@@ -266,12 +254,14 @@ impl State {
         if std::mem::take(&mut self.changed) {
             self.publish(catalog);
         }
-        self.next_look(wait)
+        // Who waited for a version that has left just now need not wait for its load.
+        let look_again = self.take_in_held().then_some(Duration::ZERO);
+        self.next_look(wait.into_iter().chain(look_again).min())
     }
 
     /// When to look again, where something is waited for that will take this long if nothing happens.
     fn next_look(&self, wait: Option<Duration>) -> Option<Moment> {
-        let poll = (self.plan.control == ModelControl::Watch).then_some(self.plan.poll_interval);
+        let poll = (self.plan.control == ModelControl::Watch).then_some(self.plan.following.poll_interval);
         wait.into_iter().chain(poll).min().map(|wait| clock::now() + wait)
     }
 
@@ -302,7 +292,7 @@ impl State {
         for number in &wanted.all {
             let found = &model.versions[number];
             let tracked = self.tracked.entry((name.to_owned(), *number)).or_default();
-            let unrest = tracked.rest.look(&found.fingerprint, now, at_least, self.plan.settle_time);
+            let unrest = tracked.rest.look(&found.fingerprint, now, at_least, self.plan.following.settle_time);
             if tracked.loading || tracked.tried.as_ref() == Some(&found.fingerprint) {
                 tracked.unsettled = None;
                 continue;
@@ -364,7 +354,7 @@ impl State {
         };
         // Unreadable settings fail each version's load, with the reason.
         let own = Settings::read(&model.settings_files).ok().and_then(|settings| settings.version_policy);
-        Wanted::choose(own.as_ref().unwrap_or(&self.plan.policy), &existing, fails)
+        Wanted::choose(own.as_ref().unwrap_or(&self.plan.following.policy), &existing, fails)
     }
 
     /// Versions outside the policy leave once all those inside it are ready: a version that fails to load must not
@@ -383,7 +373,7 @@ impl State {
     fn note_missing(&mut self, scan: &Scan, catalog: &Catalog, now: Moment) -> Option<Duration> {
         let mut missing = BTreeMap::new();
         for (name, model) in &catalog.models {
-            if !self.is_armed(name) || scan.unreadable.contains(name) {
+            if !self.is_armed(name) || scan.unreadable.contains_key(name) {
                 continue;
             }
             let found = scan.models.get(name);
@@ -396,13 +386,13 @@ impl State {
             }
         }
         self.missing = missing;
-        let settle_time = self.plan.settle_time;
+        let settle_time = self.plan.following.settle_time;
         self.missing.values().map(|since| settle_time.saturating_sub(now - *since)).min()
     }
 
     /// Models and versions whose files have been gone for long enough leave the catalog.
     fn take_out_missing(&mut self, scan: &Scan, catalog: &mut Catalog, now: Moment) {
-        let settle_time = self.plan.settle_time;
+        let settle_time = self.plan.following.settle_time;
         let gone = self.missing.extract_if(.., |_, since| now - *since >= settle_time);
         for ((name, number), _) in gone.collect::<Vec<_>>() {
             if let Some(model) = catalog.models.get_mut(&name) {
@@ -410,7 +400,7 @@ impl State {
             }
         }
         catalog.models.retain(|name, model| {
-            scan.models.contains_key(name) || scan.unreadable.contains(name) || !model.versions.is_empty()
+            scan.models.contains_key(name) || scan.unreadable.contains_key(name) || !model.versions.is_empty()
         });
     }
 
@@ -430,6 +420,11 @@ impl State {
     /// Has a model's versions looked at for a client. False where there is no such model, which is answered at once.
     fn begin_load(&mut self, model: &str, answer: Answer) -> bool {
         match repository::scan(&self.plan.root) {
+            Ok(scan) if scan.unreadable.contains_key(model) => {
+                let message = format!("model {model:?} cannot be looked at: {}", scan.unreadable[model]);
+                drop(answer.send(Err(Error::new(ErrorKind::NotReady, message))));
+                false
+            }
             Ok(scan) if scan.models.contains_key(model) => {
                 self.explicit.insert(model.to_owned());
                 self.armed.insert(model.to_owned());
@@ -480,27 +475,6 @@ impl State {
         Ok(())
     }
 
-    /// Takes a loader's result in, and those that waited for it, lower versions first. True if another look is due.
-    fn finish_load(&mut self, loaded: LoadedVersion) -> bool {
-        let name = loaded.model.clone();
-        self.held.push(loaded);
-        self.held.sort_by_key(|held| held.number);
-        let mut look_again = false;
-        let next =
-            |state: &State| state.held.iter().position(|held| held.model == name && !state.waits_for_lower(held));
-        while let Some(position) = next(self) {
-            let loaded = self.held.remove(position);
-            look_again |= self.take_in(loaded);
-        }
-        look_again
-    }
-
-    /// Whether a lower version of the model is still being loaded: a new version is held against the one before it.
-    fn waits_for_lower(&self, loaded: &LoadedVersion) -> bool {
-        let lower = (loaded.model.clone(), 0)..(loaded.model.clone(), loaded.number);
-        self.tracked.range(lower).any(|(_, tracked)| tracked.loading)
-    }
-
     /// Takes a loader's result in. True if the files were still being written, or if a version fails and others are to be
     /// held in its stead, so that another look is due.
     fn take_in(&mut self, loaded: LoadedVersion) -> bool {
@@ -547,7 +521,7 @@ impl State {
             }
             Ok(Some(new)) => match &version.deployment {
                 Some(old) if old.identity.digest == new.identity.digest && old.health.out().is_none() => return false,
-                Some(old) if self.plan.strict && old.identity.digest != new.identity.digest => {
+                Some(old) if self.plan.following.strict && old.identity.digest != new.identity.digest => {
                     let (old, new) = (old.identity.artifact.short(), new.identity.artifact.short());
                     tracing::error!(
                         model = name,
@@ -660,7 +634,10 @@ impl State {
         catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name, on_failure));
         let catalog = Arc::new(catalog);
         self.inference.catalog.store(Arc::clone(&catalog));
-        let trouble = |name: &str, number| self.tracked.get(&(name.to_owned(), number))?.trouble.clone();
+        let trouble = |name: &str, number| {
+            let tracked = self.tracked.get(&(name.to_owned(), number));
+            tracked.and_then(|tracked| tracked.trouble.clone()).or_else(|| self.unreadable.get(name).cloned())
+        };
         self.states.note_catalog(&catalog, trouble);
     }
 }

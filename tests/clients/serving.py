@@ -51,7 +51,7 @@ class Answer:
 class Server:
     """One process of the server, with its ports. Starting waits until it is ready; `stop` wants exit code 0."""
 
-    def __init__(self, models, folder, *flags, wait=True, own_ports=False, variables=None):
+    def __init__(self, models, folder, *flags, wait=True, own_ports=False, variables=None, settle_time="200ms"):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.ports_file = self.folder / "ports.json"
@@ -61,8 +61,8 @@ class Server:
             "--data-dir", str(self.folder / "data"), *flags,
         ]
         # What the tests write is whole at once, or told to be late.
-        if "--settle-time" not in flags:
-            command += ["--settle-time", "200ms"]
+        if settle_time and "--settle-time" not in flags:
+            command += ["--settle-time", settle_time]
         for flag in () if own_ports else ("--http-port", "--grpc-port"):
             command += [flag, "0"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TILTYARD_")}

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 import time
 import urllib.parse
 
@@ -199,6 +200,78 @@ def test_the_list_follows_its_file(tmp_path):
         (tmp_path / "access").write_text("token broken\n")
         serving.until(lambda: "the old one stays in force" in server.log_text(), "a line in the log", 20)
         assert (status(token), status(other)) == (NOBODY, OK)
+
+
+class Conversation:
+    """A stream of inferences of which each waits for the answer to the one before."""
+
+    def __init__(self, server, token):
+        self.next = threading.Event()
+        self.over = False
+        self.answers = server.stub.ModelStreamInfer(
+            self.requests(), metadata=[("authorization", f"Bearer {token}")], timeout=60)
+
+    def requests(self):
+        while True:
+            self.next.wait()
+            if self.over:
+                return
+            self.next.clear()
+            yield infer_request(MODEL)
+
+    def ask(self):
+        """None where it was answered, the answer's words where they are an error, the code where the stream ended."""
+        self.next.set()
+        try:
+            return next(self.answers).error_message or None
+        except grpc.RpcError as error:
+            return error.code()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.over = True
+        self.next.set()
+        self.answers.cancel()
+
+
+def test_a_stream_lives_no_longer_than_its_callers_right(tmp_path):
+    token, line = securing.new_token("ada", f"scorer:{MODEL}")
+    with make(tmp_path, lines=[line]) as server, Conversation(server, token) as stream:
+        assert stream.ask() is None
+        # Another role, and then none at all.
+        (tmp_path / "access").write_text(line.replace(f"scorer:{MODEL}", "viewer"))
+        serving.until(lambda: "takes one of the roles" in (stream.ask() or ""), "the new role", 20)
+        (tmp_path / "access").write_text("")
+        def is_over():
+            said = stream.ask()
+            return said is not None and not isinstance(said, str) and said
+        assert serving.until(is_over, "the end of the stream", 20) == CODES[NOBODY]
+
+
+def test_health_is_watched_no_longer_than_allowed(tmp_path):
+    token, line = securing.new_token("ada", "viewer")
+    with make(tmp_path, "--open-calls", "metrics", lines=[line], wait=False) as server:
+        serving.until(server.ports_file.exists, "the ports file", serving.START_SECONDS_MAX)
+        server.grpc_port = json.loads(server.ports_file.read_text())["grpc"]
+        watched = health_pb2_grpc.HealthStub(server.channel()).Watch(
+            health_pb2.HealthCheckRequest(), metadata=[("authorization", f"Bearer {token}")], timeout=60)
+        while next(watched).status != health_pb2.HealthCheckResponse.SERVING:
+            pass
+        (tmp_path / "access").write_text("")
+        assert code_of(lambda: next(watched)) == CODES[NOBODY]
+
+
+def test_a_stream_lives_no_longer_than_its_callers_token(tmp_path):
+    provider = Provider(tmp_path / "keys.json")
+    flags = oidc_flags("https://login.local", **{"oidc-jwks": tmp_path / "keys.json"})
+    with make(tmp_path, *flags, lines=[f"group scorers scorer:{MODEL}\n"]) as server:
+        # Clocks may differ by a minute; so it is good for a few seconds more.
+        token = provider.token(groups=["scorers"], exp=int(time.time()) - 55)
+        with Conversation(server, token) as stream:
+            assert stream.ask() is None
+            assert serving.until(stream.ask, "the end of the stream", 30) == CODES[NOBODY]
 
 
 def test_what_is_open_can_be_said(tmp_path):

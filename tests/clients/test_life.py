@@ -1,5 +1,6 @@
 """Does the process come and go without its clients noticing: notice, drain, reload, service manager, sockets handed over?"""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -441,6 +442,37 @@ def test_connections_that_come_later_have_the_new_limits(with_file):
     assert reload(server).returncode == 0
     with connect(server.http_port) as silent:
         assert silent.recv(1) == b"", "it was closed for saying nothing"
+
+
+def test_how_long_files_must_rest_can_be_changed(tmp_path):
+    file = tmp_path / "tiltyard.toml"
+    file.write_text("settle_time = '1h'\npoll_interval = '100ms'\n")
+    with serve(tmp_path, "--config", str(file), models=(), settle_time=None) as server:
+        shutil.copytree(serving.FIXTURES / "two_in_two_out", tmp_path / "models" / "two_in_two_out")
+        serving.until(lambda: any(name == "two_in_two_out" for name, _ in server.index()), "the model to be seen")
+        serving.stays(lambda: infer_status(server) != 200, "it is not read yet")
+        file.write_text("settle_time = '100ms'\npoll_interval = '100ms'\n")
+        assert reload(server).stdout == "settle_time: 1h -> 100ms\n"
+        serving.until(lambda: infer_status(server) == 200, "the model to be ready")
+
+
+# --- A process that stands still -------------------------------------------------------------------------------------
+
+
+def test_a_process_that_was_frozen_gives_up_nothing_for_that(tmp_path):
+    with serve(tmp_path, "--run-timeout", "1s", "--threads", "1", models=("slow",)) as server:
+        with concurrent.futures.ThreadPoolExecutor(8) as many:
+            asked = [many.submit(server.post, asking.rest_path(SLOW), body_of(SLOW)) for _ in range(8)]
+            running = lambda: "tiltyard_requests_in_flight 8" in server.get("/metrics", port=server.admin_port).body.decode()
+            serving.until(running, "requests in flight")
+            server.process.send_signal(signal.SIGSTOP)
+            time.sleep(5)  # nothing to wait for but time
+            server.process.send_signal(signal.SIGCONT)
+            assert [each.result().status for each in asked] == [200] * 8
+        serving.until(lambda: "the process was frozen" in server.log_text(), "a line in the log")
+        metrics = server.get("/metrics", port=server.admin_port).body.decode().splitlines()
+        stuck = [line for line in metrics if line.startswith("tiltyard_runs_stuck")]
+        assert stuck and all(line.endswith(" 0") for line in stuck), stuck
 
 
 # --- Service manager ------------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ def resident(server):
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory):
-    flags = ["--client-rate", "1", "--client-burst", "3", "--client-key", "x-api-key"]
+    flags = ["--client-rate", "1", "--client-burst", "3", "--client-key", "x-api-key", "--log-level", "debug"]
     with start(tmp_path_factory.mktemp("limited"), *flags) as server:
         yield server
 
@@ -274,7 +274,57 @@ def test_the_same_holds_over_grpc_and_for_each_request_of_a_stream(limited):
     assert refused(limited, "client_rate") >= len(held_back)
 
 
+def test_a_request_counts_the_same_whatever_it_asks_and_however(limited):
+    none = QUICK | {"model": "none"}
+
+    def over_rest():
+        return limited.post(asking.rest_path(none), {"inputs": none["inputs"]}, {"x-api-key": "rest"}).status
+
+    def over_grpc():
+        with pytest.raises(grpc.RpcError) as refused:
+            limited.stub.ModelInfer(asking.raw(none), timeout=30, metadata=[("x-api-key", "grpc")])
+        return refused.value.code()
+
+    statuses, codes = [over_rest() for _ in range(20)], [over_grpc() for _ in range(20)]
+    assert statuses[:3] == [404] * 3 and 429 in statuses
+    assert codes[:3] == [grpc.StatusCode.NOT_FOUND] * 3 and grpc.StatusCode.RESOURCE_EXHAUSTED in codes
+
+
+def test_what_a_stream_is_refused_is_counted_and_logged_as_elsewhere(limited):
+    series = 'tiltyard_refused_total{kind="overloaded"}'
+    before = metric(limited, series)
+    requests = [asking.raw(QUICK) for _ in range(20)]
+    answers = list(limited.stub.ModelStreamInfer(iter(requests), timeout=30, metadata=[("x-api-key", "counted")]))
+    held_back = [answer for answer in answers if answer.error_message]
+    assert held_back and metric(limited, series) - before == len(held_back)
+    call = limited.channel().stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    with pytest.raises(grpc.RpcError) as ended:
+        list(call(iter([b"\xff\xff\xff"]), timeout=30, metadata=[("x-api-key", "rubbish")]))
+    assert ended.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    line = lambda: [line for line in limited.log_text().splitlines() if "refused" in line and ended.value.details() in line]
+    serving.until(line, "a line in the log")
+
+
 # --- Deadlines ---------------------------------------------------------------------------------------------------
+
+
+# As many rows as a run takes, so that each has a run of its own.
+PATIENT = SLOW | {"inputs": [asking.tensor("x", np.ones((64, 4), np.float32))], "parameters": {"timeout": 60_000_000}}
+WITHOUT_A_TIME_OF_THE_TRANSPORT = {
+    "json": lambda server: server.post(asking.rest_path(PATIENT), asking.rest_body(PATIENT) | {"inputs": PATIENT["inputs"]}),
+    "raw": lambda server: server.stub.ModelInfer(asking.raw(PATIENT)),
+    "typed": lambda server: server.stub.ModelInfer(asking.typed(PATIENT)),
+}
+
+
+@pytest.mark.parametrize("form", WITHOUT_A_TIME_OF_THE_TRANSPORT)
+def test_who_asks_for_more_time_than_usual_has_it(tmp_path, form):
+    ask = WITHOUT_A_TIME_OF_THE_TRANSPORT[form]
+    with start(tmp_path, "--threads", "1", "--request-timeout", "200ms") as server:
+        with concurrent.futures.ThreadPoolExecutor(12) as many:
+            for _ in range(3):  # what runs cost is known in the end
+                answers = list(many.map(lambda _: ask(server), range(12)))
+                assert all(getattr(answer, "status", 200) == 200 for answer in answers), answers
 
 
 def test_no_run_is_for_a_client_whose_time_is_over(tmp_path):

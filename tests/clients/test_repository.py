@@ -72,6 +72,10 @@ def digest_of(server, model, version=""):
     return server.post(asking.rest_path(question), body).headers["tiltyard-digest"]
 
 
+def standings(server):
+    return server.get("/admin/status", port=server.admin_port).json()["versions"]
+
+
 def reason_of(server, model, version=None):
     """The state and reason of a model that is not ready, once the index has one."""
     def find():
@@ -221,6 +225,26 @@ def test_it_does_not_matter_which_version_is_loaded_first(repository, tmp_path):
         assert "stumble" in reason_of(server, "m", "2")[1]
 
 
+def test_nobody_waits_for_a_version_that_has_been_deleted(repository, tmp_path):
+    """A version waits for lower ones that still load, and this one would load for minutes."""
+    slow = serving.FIXTURES / "slow" / "1"
+    aside = tmp_path / "aside"
+    shutil.copytree(slow, aside)
+    for number in range(500):
+        shutil.copy(slow / "golden" / "two_rows.json", aside / "golden" / f"{number}.json")
+    (repository / "slow").mkdir()
+    shutil.copytree(slow, repository / "slow" / "1")
+    with serving.Server(repository, tmp_path / "server", *QUICK, "--threads", "2") as server:
+        state = lambda number: {one["version"]: one["state"] for one in standings(server)}.get(number)
+        aside.rename(repository / "slow" / "2")
+        serving.until(lambda: state("2") == "verifying", "version 2 to be loaded", SECONDS_MAX)
+        shutil.copytree(slow, aside)
+        aside.rename(repository / "slow" / "3")
+        serving.until(lambda: state("3") == "warming", "version 3 to be loaded", 60)
+        shutil.rmtree(repository / "slow" / "2")
+        serving.until(lambda: state("3") == "ready", "version 3 to be ready", 60)
+
+
 def test_explicit_load_accepts_what_breaks_clients(explicit, repository):
     put(repository, "m", 2, times(3, width=3))
     answer = explicit.post("/v2/repository/models/m/load")
@@ -291,6 +315,29 @@ def test_model_removed(watching, repository):
     becomes(watching, None)
     assert not watching.get("/v2/models/m/ready").status == 200
     assert watching.get("/v2/health/ready").status == 200
+
+
+@pytest.mark.parametrize("place", ["m", "m/1", "m/model.toml"])
+def test_what_cannot_be_looked_at_is_not_gone(watching, repository, tmp_path, place):
+    """A link that leads to itself stands for a folder on a disk that fails, or that the server may not read."""
+    was = digest_of(watching, "m")
+    place = repository / place
+    if place.exists():
+        place.rename(tmp_path / "aside")
+    place.symlink_to(place)
+    reason = lambda: [one["reason"] for one in standings(watching) if (one["name"], one["version"]) == ("m", "1")]
+    serving.until(lambda: "cannot be read" in "".join(reason()), "the status to say so", SECONDS_MAX)
+    assert [one["state"] for one in standings(watching) if one["name"] == "m"] == ["ready"]
+    assert "cannot be read" in watching.log_text()
+    # Neighbours come all the same, long after what is gone would have left.
+    put(repository, "later", 1, times(5))
+    becomes(watching, 5, "later")
+    serving.stays(lambda: factor_of(watching, "m", "1") == 2 and digest_of(watching, "m") == was, "it serves", 1)
+    place.unlink()
+    if (tmp_path / "aside").exists():
+        (tmp_path / "aside").rename(place)
+    serving.until(lambda: reason() == [""], "the status to be well again", SECONDS_MAX)
+    assert digest_of(watching, "m") == was
 
 
 def test_broken_version_leaves_the_old_one(watching, repository):

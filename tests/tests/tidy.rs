@@ -18,8 +18,9 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("proto", &[]),
     ("runtime", &["types"]),
+    ("rollout", &["types"]),
     ("engines/", &["runtime", "types"]),
-    ("server", &["runtime", "proto", "types", "engines/"]),
+    ("server", &["runtime", "rollout", "proto", "types", "engines/"]),
     ("benches", &["proto", "types"]),
     ("tests", &["server", "runtime", "proto", "types", "engines/", "benches"]),
 ];

@@ -6,6 +6,7 @@
 //! it was recorded with and on zeros, so that a graph that does not read its inputs, or that a later recording has
 //! spoilt, is found. From then on there are replays only: fewer rows are filled up to the next size, and more are an error.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -77,9 +78,12 @@ pub(crate) struct GraphSession {
 }
 
 enum Call {
-    Run(Inputs, Vec<usize>, SyncSender<Result<Vec<Tensor>, RunError>>),
-    Settle(Vec<Inputs>, SyncSender<Result<(), RunError>>),
+    Run(Inputs, Vec<usize>, SyncSender<Ended<Vec<Tensor>>>),
+    Settle(Vec<Inputs>, SyncSender<Ended<()>>),
 }
+
+/// What became of a call, a panic included, which is its caller's.
+type Ended<T> = std::thread::Result<Result<T, RunError>>;
 
 impl GraphSession {
     /// Takes a session over that was made for graphs, with memory that its device reads and writes by itself.
@@ -104,11 +108,14 @@ impl GraphSession {
         self.ask(|answer| Call::Settle(batches.to_vec(), answer))
     }
 
-    fn ask<T>(&self, call: impl FnOnce(SyncSender<Result<T, RunError>>) -> Call) -> Result<T, RunError> {
+    fn ask<T>(&self, call: impl FnOnce(SyncSender<Ended<T>>) -> Call) -> Result<T, RunError> {
         let (sender, answer) = sync_channel(1);
         let sent = self.calls.as_ref().is_some_and(|calls| calls.send(call(sender)).is_ok());
         let gone = || RunError::Shape("the thread of this session has ended".into());
-        if sent { answer.recv().unwrap_or_else(|_| Err(gone())) } else { Err(gone()) }
+        match sent.then(|| answer.recv()) {
+            Some(Ok(ended)) => ended.unwrap_or_else(|panic| resume_unwind(panic)),
+            Some(Err(_)) | None => Err(gone()),
+        }
     }
 }
 
@@ -134,11 +141,27 @@ impl Owner {
         // A caller that is gone needs no answer.
         for call in calls {
             match call {
-                Call::Run(inputs, wanted, answer) => drop(answer.send(self.run(&inputs, &wanted))),
-                Call::Settle(batches, answer) => drop(answer.send(self.settle(&batches))),
+                Call::Run(inputs, wanted, answer) => {
+                    drop(answer.send(self.contained(|owner| owner.run(&inputs, &wanted))));
+                }
+                Call::Settle(batches, answer) => drop(answer.send(self.contained(|owner| owner.settle(&batches)))),
             }
         }
         self
+    }
+
+    /// Does what may panic. This thread survives that, and goes on without graphs, which a run that broke off may have left
+    /// half written: plain runs answer the same.
+    fn contained<T>(&mut self, call: impl FnOnce(&mut Owner) -> Result<T, RunError>) -> Ended<T> {
+        let ended = catch_unwind(AssertUnwindSafe(|| call(self)));
+        if ended.is_err() && !self.graphs.is_empty() {
+            tracing::warn!(
+                "a run panicked: its session goes on without CUDA graphs, and slower, until it is loaded anew"
+            );
+            let _making = gate::making();
+            self.graphs.clear();
+        }
+        ended
     }
 
     fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {

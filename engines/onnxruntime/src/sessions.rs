@@ -6,6 +6,7 @@
 //! graphs one for ever, so that sessions compute beside each other: one stream per instance.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tiltyard_types::Tensor;
@@ -41,6 +42,20 @@ impl DeviceSession {
             DeviceSession::Graphs(session) => session.run(inputs, wanted),
         }
     }
+
+    /// Replaces all of it that a run changes, after one that panicked. The library's own session is kept: panics are ours and
+    /// do not pass through it, and what it was made from is not kept.
+    fn renew(&mut self) {
+        match self {
+            DeviceSession::Plain(Some(staging), _) => {
+                let _making = gate::making();
+                staging.renew();
+            }
+            DeviceSession::Plain(None, _) => {}
+            // Its thread does so itself.
+            DeviceSession::Graphs(_) => {}
+        }
+    }
 }
 
 impl Sessions {
@@ -63,7 +78,13 @@ impl Sessions {
     pub(crate) fn run(&self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         match self {
             Sessions::Shared(session) => session.run(inputs, wanted, None),
-            Sessions::Leased(turns) => turns.lease().get().run(inputs, wanted),
+            Sessions::Leased(turns) => {
+                let mut lease = turns.lease();
+                catch_unwind(AssertUnwindSafe(|| lease.get().run(inputs, wanted))).unwrap_or_else(|panic| {
+                    lease.get().renew();
+                    resume_unwind(panic)
+                })
+            }
         }
     }
 

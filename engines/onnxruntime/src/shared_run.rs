@@ -16,6 +16,8 @@
 //! [`crate::foretell`]); the others are copied there before the library's values are released.
 
 mod fixed;
+#[cfg(test)]
+mod panics;
 mod staging;
 
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -217,6 +219,8 @@ impl SharedSession {
         outputs: &mut Values,
     ) -> Result<(), ort::Error> {
         assert!(names.len() == lent.0.len() && wanted_names.len() == outputs.0.len());
+        #[cfg(test)]
+        assert!(!panics::PANICS.swap(false, Ordering::Relaxed), "as ordered");
         // SAFETY: `Run` may be called concurrently (see the module's documentation) and `self.session` keeps the
         // session alive. Names are NUL-terminated and owned by `self`; each array has the length that is passed with
         // it. The values are live. Whatever is in the output slots afterwards, also on failure, `outputs` releases.

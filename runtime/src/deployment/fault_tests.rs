@@ -14,6 +14,8 @@ use crate::engine::Session;
 /// Orders to the engine: what it shall do instead of giving back what it got.
 const HANG: f32 = -1.0;
 const PANIC: f32 = -2.0;
+/// Panics, and once more when its session is closed.
+const PANIC_TWICE: f32 = -3.0;
 
 #[derive(Default)]
 struct Script {
@@ -54,15 +56,19 @@ impl CompiledModel for Echo {
     }
 
     fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        Ok(Box::new(EchoSession(Arc::clone(&self.script))))
+        Ok(Box::new(EchoSession { script: Arc::clone(&self.script), panics: false }))
     }
 }
 
-struct EchoSession(Arc<Script>);
+struct EchoSession {
+    script: Arc<Script>,
+    panics: bool,
+}
 
 impl Drop for EchoSession {
     fn drop(&mut self) {
-        self.0.closed.fetch_add(1, Relaxed);
+        self.script.closed.fetch_add(1, Relaxed);
+        assert!(!self.panics, "while it closes");
     }
 }
 
@@ -70,10 +76,11 @@ impl Session for EchoSession {
     fn run(&mut self, inputs: &[Option<Tensor>], _: &[usize]) -> Result<Vec<Tensor>, EngineError> {
         let values = inputs[0].as_ref().unwrap().to_vec::<f32>().unwrap();
         if values.contains(&HANG) {
-            self.0.hang();
+            self.script.hang();
         }
-        assert!(!values.contains(&PANIC), "a secret");
-        match self.0.is_broken.load(Relaxed) {
+        self.panics = values.contains(&PANIC_TWICE);
+        assert!(!values.contains(&PANIC) && !self.panics, "a secret");
+        match self.script.is_broken.load(Relaxed) {
             true => Err(EngineError::Failed("broken".into())),
             false => Ok(inputs.iter().flatten().cloned().collect()),
         }
@@ -102,6 +109,7 @@ fn bench(clock: crate::pool::Clock) -> Bench {
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
+const AWAKE: Moment = Moment::from_nanos(0);
 
 impl Bench {
     fn ask(&self, value: f32) -> Result<Pending> {
@@ -141,10 +149,10 @@ fn a_run_that_hangs_costs_its_thread_and_its_session() {
     let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
     let (hung, waiting) = (bench.hang(), bench.ask(1.0));
     set(&NOW, 60);
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool), []);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool), []);
     set(&NOW, 61);
     let stuck = Stuck { requests: 1, rows: 1, time: Duration::from_secs(61), on_loop: false };
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool), [stuck]);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool), [stuck]);
     let error = Bench::answer(hung).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Engine);
     assert!(error.message().ends_with("has not answered for 61s: its run hangs and was given up"), "{error}");
@@ -159,6 +167,20 @@ fn a_run_that_hangs_costs_its_thread_and_its_session() {
 }
 
 #[test]
+fn a_run_that_was_frozen_with_its_process_does_not_hang() {
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
+    let hung = bench.hang();
+    let thawed = Moment::from_nanos(1_000_000_000_000);
+    set(&NOW, 1_060);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, thawed, &bench.pool), []);
+    set(&NOW, 1_061);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, thawed, &bench.pool).len(), 1);
+    assert!(Bench::answer(hung).is_err());
+    bench.script.tell();
+}
+
+#[test]
 fn a_run_that_is_known_to_take_long_does_not_hang() {
     static NOW: AtomicU64 = AtomicU64::new(0);
     let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
@@ -166,9 +188,9 @@ fn a_run_that_is_known_to_take_long_does_not_hang() {
     bench.deployment.cost.settle();
     let hung = bench.hang();
     set(&NOW, 199);
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool), []);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool), []);
     set(&NOW, 230);
-    assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool).len(), 1);
+    assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool).len(), 1);
     assert!(Bench::answer(hung).is_err());
     bench.script.tell();
 }
@@ -183,7 +205,7 @@ fn a_version_whose_runs_hang_again_and_again_is_out_for_good() {
         waiting = Some(bench.ask(1.0)).filter(|_| number == 3);
         set(&NOW, number * 61);
         assert_eq!(bench.deployment.health.out(), None);
-        assert_eq!(bench.deployment.give_up_stuck(LIMIT, &bench.pool).len(), 1);
+        assert_eq!(bench.deployment.give_up_stuck(LIMIT, AWAKE, &bench.pool).len(), 1);
         assert_eq!(Bench::answer(hung).unwrap_err().kind(), ErrorKind::Engine);
     }
     assert_eq!((bench.deployment.health.out(), bench.deployment.health.runs_stuck()), (Some(HANGS), 3));
@@ -232,4 +254,43 @@ fn requests_that_no_version_could_take_take_none_out_and_tell_nobody_why() {
     assert_eq!(probe, Probe::Answers);
     bench.deployment.health.probed(probe, bench.pool.now());
     assert_eq!(bench.deployment.health.out(), None);
+}
+
+#[test]
+fn a_session_that_panics_as_it_runs_and_as_it_closes_costs_one_request() {
+    let bench = bench(|| Moment::from_nanos(0));
+    for _ in 0..2 {
+        assert_eq!(Bench::answer(bench.ask(PANIC_TWICE)).unwrap_err().kind(), ErrorKind::Engine);
+        assert_eq!(Bench::answer(bench.ask(1.0)).unwrap(), [1.0]);
+    }
+    assert_eq!(bench.script.closed.load(Relaxed), 2);
+}
+
+/// Panics when its job is let go.
+struct Explodes;
+
+impl Drop for Explodes {
+    fn drop(&mut self) {
+        panic!("as ordered");
+    }
+}
+
+#[test]
+fn a_worker_that_panics_as_it_leaves_has_left_once() {
+    static NOW: AtomicU64 = AtomicU64::new(0);
+    let bench = bench(|| Moment::from_nanos(NOW.load(Relaxed)));
+    let hung = bench.hang();
+    let input = Tensor::from_slice([1], &[1.0f32]).unwrap();
+    let demand = Demand { deadline: Some(Moment::from_nanos(1)), ..Demand::default() };
+    let (inputs, held) = (vec![Some(input)], Box::new(Explodes));
+    let late = bench.deployment.enqueue(inputs, vec![0], demand, held, &bench.pool).unwrap();
+    set(&NOW, 1);
+    // The worker finds nothing but one that is late, and lets it go after it has left.
+    bench.script.tell();
+    assert_eq!(late.blocking_recv().unwrap().unwrap_err().kind(), ErrorKind::Deadline);
+    assert!(Bench::answer(hung).is_ok());
+    eventually(|| lock(&bench.deployment.waiting).workers == 0);
+    let mut asked = bench.ask(2.0).unwrap();
+    eventually(|| asked.try_recv().is_ok_and(|answer| answer.is_ok()));
+    eventually(|| lock(&bench.deployment.waiting).workers == 0);
 }

@@ -1,5 +1,6 @@
 //! What does a fault of the engine cost, and whom? One batch, its session, and with luck nothing more.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,18 +50,19 @@ impl Deployment {
         idle: Option<Opened>,
         run: impl FnOnce(&mut dyn Session) -> Result<T, EngineError>,
     ) -> (Result<T, EngineError>, Option<Opened>) {
-        let ended = catch_unwind(AssertUnwindSafe(|| {
-            let mut opened = match idle {
-                Some(opened) => opened,
-                None => Opened::new(self.compiled.open()?),
-            };
-            let result = run(opened.session.as_mut());
-            Ok((result, opened))
-        }));
-        match ended {
-            Ok(Ok((result, opened))) => (result, Some(opened)),
-            Ok(Err(error)) => (Err(error), None),
-            Err(panic) => (Err(EngineError::Panicked(panic_text(&*panic))), None),
+        let panicked = |panic: Box<dyn Any + Send>| EngineError::Panicked(panic_text(&*panic));
+        let open = || catch_unwind(AssertUnwindSafe(|| self.compiled.open())).map_err(panicked).flatten();
+        let mut opened = match idle.map_or_else(|| open().map(Opened::new), Ok) {
+            Ok(opened) => opened,
+            Err(error) => return (Err(error), None),
+        };
+        // The session is outside: to close it is the engine's code too, and may panic as well.
+        match catch_unwind(AssertUnwindSafe(|| run(opened.session.as_mut()))) {
+            Ok(result) => (result, Some(opened)),
+            Err(panic) => {
+                opened.close();
+                (Err(panicked(panic)), None)
+            }
         }
     }
 
@@ -111,18 +113,28 @@ impl Deployment {
 
     /// Gives up runs that have taken more than `limit`, and far more than they were measured to take: answers their jobs,
     /// and has another worker take the place of the one that hangs. After a few of them the deployment is out for good,
-    /// and what waits is answered too.
-    pub fn give_up_stuck(self: &Arc<Self>, limit: Duration, pool: &Arc<Pool>) -> Vec<Stuck> {
+    /// and what waits is answered too. What was before `awake_since` does not count: nobody ran then.
+    pub fn give_up_stuck(self: &Arc<Self>, limit: Duration, awake_since: Moment, pool: &Arc<Pool>) -> Vec<Stuck> {
         let now = pool.now();
         let is_stuck = |running: &Running| {
-            let time = now - running.since;
+            let time = now - running.since.max(awake_since);
             time > limit && self.cost.predict(running.rows).is_none_or(|usual| time > usual * FAR)
         };
-        let given_up = self.leases.give_up(is_stuck);
+        self.give_up_runs(is_stuck, now, pool)
+    }
+
+    /// The same for these runs, whatever time they took.
+    pub(super) fn give_up_runs(
+        self: &Arc<Self>,
+        is_stuck: impl Fn(&Running) -> bool,
+        now: Moment,
+        pool: &Arc<Pool>,
+    ) -> Vec<Stuck> {
+        let given_up = self.leases.give_up(is_stuck, |running| if running.on_loop { None } else { Some(pool.lose()) });
         let Identity { model, version, .. } = &self.identity;
         let stuck: Vec<Stuck> = given_up
             .into_iter()
-            .map(|running| {
+            .map(|(running, lost)| {
                 let Running { since, rows, on_loop, jobs, later } = running;
                 let stuck = Stuck { requests: jobs.len() + later.len(), rows, time: now - since, on_loop };
                 let message = format!(
@@ -136,8 +148,8 @@ impl Deployment {
                 waiting.queue.finish();
                 waiting.workers -= usize::from(!on_loop);
                 drop(waiting);
-                if !on_loop {
-                    pool.replace_worker();
+                if let Some(lost) = lost {
+                    pool.replace_worker(lost);
                 }
                 stuck
             })

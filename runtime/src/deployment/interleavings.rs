@@ -305,3 +305,39 @@ fn an_event_loop_that_meets_a_drain_answers_all() {
         ORDERS,
     );
 }
+
+/// A run is given up at the very moment at which it comes back: its worker counts as lost once or not at all, and never as
+/// found before it was lost.
+#[test]
+fn a_run_that_comes_back_while_it_is_given_up_loses_no_worker() {
+    shuttle::check_random(
+        || {
+            let scene = scene(1, 2, 1);
+            let (guard, looker) = (scene.clone(), scene.clone());
+            let guard = thread::spawn(move || {
+                thread::yield_now();
+                // Every run takes too long, whatever the clock says.
+                guard.deployment.give_up_runs(|_| true, guard.pool.now(), &guard.pool).len()
+            });
+            let looker = thread::spawn(move || {
+                for _ in 0..4 {
+                    assert!(looker.pool.lost() <= 1, "{} workers are lost of 1", looker.pool.lost());
+                    thread::yield_now();
+                }
+            });
+            let answered = scene.answered(&[1.0]);
+            let given_up = guard.join().unwrap();
+            assert_eq!(
+                answered.map_err(|error| error.kind()),
+                if given_up > 0 { Err(ErrorKind::Engine) } else { Ok(vec![2.0]) }
+            );
+            looker.join().unwrap();
+            while scene.pool.lost() > 0 || scene.deployment.lost_runs() != (0, 0) {
+                thread::yield_now();
+            }
+            assert_eq!(scene.answered(&[3.0]).unwrap(), [6.0]);
+            scene.end(2);
+        },
+        ORDERS,
+    );
+}

@@ -3,6 +3,7 @@
 //! A run that does not come back cannot be ended: it keeps its thread and its session. Its jobs lie here while it runs, so
 //! that somebody else can answer them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 
 use tiltyard_types::Moment;
@@ -21,6 +22,13 @@ pub(super) struct Opened {
 impl Opened {
     pub(super) fn new(session: Box<dyn Session>) -> Opened {
         Opened { session, _live: Live::new(Kind::Sessions) }
+    }
+
+    /// Closes it, whatever its engine makes of that.
+    pub(super) fn close(self) {
+        if catch_unwind(AssertUnwindSafe(|| drop(self))).is_err() {
+            tracing::error!("the engine panicked while it closed a session");
+        }
     }
 }
 
@@ -81,7 +89,7 @@ impl Leases {
             // Another session was opened in place of this one.
             Slot::Lost { .. } | Slot::Free => {
                 drop(state);
-                drop(opened);
+                opened.into_iter().for_each(Opened::close);
                 None
             }
         }
@@ -97,15 +105,21 @@ impl Leases {
         self.lock().idle.push(opened);
     }
 
-    /// Gives up the runs that are stuck. They are the caller's to answer.
-    pub(super) fn give_up(&self, is_stuck: impl Fn(&Running) -> bool) -> Vec<Running> {
+    /// Gives up the runs that are stuck, each with what `note` says of it before its thread may come back and hear of it. They
+    /// are the caller's to answer.
+    pub(super) fn give_up<T>(
+        &self,
+        is_stuck: impl Fn(&Running) -> bool,
+        note: impl Fn(&Running) -> T,
+    ) -> Vec<(Running, T)> {
         let mut given_up = Vec::new();
         for slot in &mut self.lock().slots {
             if matches!(slot, Slot::Runs(running) if is_stuck(running))
                 && let Slot::Runs(running) = std::mem::replace(slot, Slot::Free)
             {
                 *slot = Slot::Lost { on_loop: running.on_loop };
-                given_up.push(running);
+                let noted = note(&running);
+                given_up.push((running, noted));
             }
         }
         given_up

@@ -99,13 +99,16 @@ impl Deployment {
         let (assembled, put_together) = loop {
             let put_together = self.assemble(&jobs);
             let assembled = pool.now();
-            // That took time too. No run is for those who are late by now: the others' is put together without them.
-            let is_late = |job: &mut Job| job.demand.deadline.is_some_and(|deadline| deadline <= assembled);
-            let late: Vec<Job> = jobs.extract_if(.., is_late).collect();
-            if late.is_empty() {
+            // That took time too. No run is for those who are late by now, or have gone: the others' is put together without
+            // them.
+            let is_dead = |job: &mut Job| {
+                job.reply.is_closed() || job.demand.deadline.is_some_and(|deadline| deadline <= assembled)
+            };
+            let dead: Vec<Job> = jobs.extract_if(.., is_dead).collect();
+            if dead.is_empty() {
                 break (assembled, put_together);
             }
-            self.refuse_dead(late, assembled);
+            self.refuse_dead(dead, assembled);
             if jobs.is_empty() {
                 return Ok(Ran { answers: Ok(Vec::new()), jobs, later });
             }

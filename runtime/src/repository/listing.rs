@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::is_absence;
 use crate::artifact::{Files, is_temporary};
 
 /// Folders below a version's folder are followed this deep, so that a symbolic link to a parent ends.
@@ -121,15 +122,20 @@ impl Listing {
         Ok(Listing { files: Files::within(folders)?, ..Listing::default() })
     }
 
-    /// Adds one file, links followed; nothing where there is none.
-    pub fn add_file(&mut self, name: &str, path: &Path) {
+    /// Adds one file, links followed; nothing where there is none. Fails where that cannot be told.
+    pub fn add_file(&mut self, name: &str, path: &Path) -> io::Result<()> {
         let is_link = self.note_link(name, path);
-        let Ok(metadata) = fs::metadata(path) else { return };
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if is_absence(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         self.fingerprint.note(name, &metadata);
         if metadata.is_file() {
             self.check_link(path, is_link);
             self.files.add(name, path.to_owned());
         }
+        Ok(())
     }
 
     /// Adds everything in a folder, by its path relative to it. Fails where the folder cannot be read.
@@ -159,7 +165,7 @@ impl Listing {
             let metadata = match fs::metadata(&path) {
                 Ok(metadata) => metadata,
                 // Gone since it was listed, or a link to nowhere.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_absence(&error) => continue,
                 Err(error) => return Err(error),
             };
             if metadata.is_dir() {

@@ -10,8 +10,8 @@ pub mod policy;
 pub mod rest;
 pub mod settings;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -32,8 +32,8 @@ pub struct Scan {
     pub models: BTreeMap<String, FoundModel>,
     /// What lies there but cannot be served.
     pub problems: Vec<Problem>,
-    /// Models of which something could not be read this time: what serves of them shall go on.
-    pub unreadable: BTreeSet<String>,
+    /// Models of which something could not be read this time, and why: what serves of them shall go on.
+    pub unreadable: BTreeMap<String, String>,
 }
 
 /// A model's folder.
@@ -97,12 +97,12 @@ impl FoundVersion {
                 listing = Listing::within([folder, model, root])?;
                 listing.add_folder(folder)?;
                 if model != folder {
-                    list_settings(model, "../", &mut listing);
+                    list_settings(model, "../", &mut listing)?;
                 }
             }
             Kind::LoneFile(file) => {
                 listing = Listing::within([folder])?;
-                listing.add_file(MODEL_FILE, file);
+                listing.add_file(MODEL_FILE, file)?;
             }
             Kind::LoneFolder(file) => {
                 listing = Listing::within([folder])?;
@@ -115,15 +115,17 @@ impl FoundVersion {
     }
 }
 
-/// Lists the model-level files of a model's folder: those that there may be, and those that `config.pbtxt` names.
-fn list_settings(model: &Path, prefix: &str, listing: &mut Listing) {
+/// Lists the model-level files of a model's folder: those that there may be, and those that `config.pbtxt` names. Fails
+/// where one is there that cannot be looked at.
+fn list_settings(model: &Path, prefix: &str, listing: &mut Listing) -> io::Result<()> {
     for name in SETTINGS_FILES {
-        listing.add_file(&format!("{prefix}{name}"), &model.join(name));
+        listing.add_file(&format!("{prefix}{name}"), &model.join(name))?;
     }
     let config = listing.files.read(&format!("{prefix}config.pbtxt")).and_then(Result::ok);
     for name in config.iter().flat_map(|text| pbtxt::label_files(&String::from_utf8_lossy(text))) {
-        listing.add_file(&format!("{prefix}{name}"), &model.join(&name));
+        listing.add_file(&format!("{prefix}{name}"), &model.join(&name))?;
     }
+    Ok(())
 }
 
 /// Something that cannot be served, where, and what to do about it.
@@ -138,6 +140,10 @@ pub struct Problem {
 impl Problem {
     fn new(path: &Path, message: impl Into<String>) -> Problem {
         Problem { path: path.to_owned(), message: message.into() }
+    }
+
+    fn unreadable(path: &Path, error: &io::Error) -> Problem {
+        Problem::new(path, format!("cannot be read: {error}"))
     }
 }
 
@@ -155,33 +161,21 @@ pub fn scan(root: &Path) -> io::Result<Scan> {
         return Ok(scan);
     }
     for (name, folder) in subfolders(root)? {
-        let mut unreadable = false;
-        match scan_model(root, &folder, &mut scan.problems, &mut unreadable) {
+        match scan_model(root, &folder, &mut scan) {
             Ok(Some(model)) => {
                 scan.models.insert(name, model);
             }
             Ok(None) => {}
-            Err(error) => {
-                unreadable = true;
-                scan.problems.push(Problem::new(&folder, format!("cannot be read: {error}")));
-            }
-        }
-        if unreadable {
-            scan.unreadable.insert(name_of(&folder));
+            Err(error) => scan.note_unreadable(name, Problem::unreadable(&folder, &error)),
         }
     }
     Ok(scan)
 }
 
 /// Looks at one model's folder. `None` where there is no version to serve.
-fn scan_model(
-    root: &Path,
-    folder: &Path,
-    problems: &mut Vec<Problem>,
-    unreadable: &mut bool,
-) -> io::Result<Option<FoundModel>> {
+fn scan_model(root: &Path, folder: &Path, scan: &mut Scan) -> io::Result<Option<FoundModel>> {
     let mut settings = Listing::within([folder, root])?;
-    list_settings(folder, "", &mut settings);
+    list_settings(folder, "", &mut settings)?;
     let mut model = FoundModel { settings_files: settings.files, versions: BTreeMap::new() };
     for (name, version_folder) in subfolders(folder)? {
         match name.parse::<u64>() {
@@ -192,12 +186,11 @@ fn scan_model(
                         model.versions.insert(number, version);
                     }
                     Err(error) => {
-                        *unreadable = true;
-                        problems.push(Problem::new(&version_folder, format!("cannot be read: {error}")));
+                        scan.note_unreadable(name_of(folder), Problem::unreadable(&version_folder, &error));
                     }
                 }
             }
-            _ if name.bytes().all(|byte| byte.is_ascii_digit()) => problems.push(Problem::new(
+            _ if name.bytes().all(|byte| byte.is_ascii_digit()) => scan.problems.push(Problem::new(
                 &version_folder,
                 "not a version: versions are positive integers without leading zeros",
             )),
@@ -205,7 +198,7 @@ fn scan_model(
         }
     }
     if model.versions.is_empty() {
-        problems.push(Problem::new(
+        scan.problems.push(Problem::new(
             folder,
             format!("no version: expected a numbered folder with the model, such as {}", layout(folder)),
         ));
@@ -215,6 +208,12 @@ fn scan_model(
 }
 
 impl Scan {
+    /// Notes a model of which something is there and cannot be read. That it is gone is more than anybody knows.
+    fn note_unreadable(&mut self, model: String, problem: Problem) {
+        self.unreadable.insert(model, format!("{}: {}", problem.path.display(), problem.message));
+        self.problems.push(problem);
+    }
+
     fn add_lone_file(&mut self, file: &Path) {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = file.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
@@ -228,19 +227,18 @@ impl Scan {
     }
 
     fn add_only_version(&mut self, name: String, folder: &Path, kind: Kind) {
-        let mut settings = Listing::default();
-        if let Kind::LoneFolder(_) = kind
-            && let Ok(listing) = Listing::within([folder])
-        {
-            settings = listing;
-            list_settings(folder, "", &mut settings);
-        }
-        match FoundVersion::look(folder, kind) {
-            Ok(version) => {
+        let settings = match kind {
+            Kind::LoneFolder(_) => Listing::within([folder])
+                .and_then(|mut listing| list_settings(folder, "", &mut listing).map(|()| listing)),
+            _ => Ok(Listing::default()),
+        };
+        let found = settings.and_then(|settings| Ok((settings, FoundVersion::look(folder, kind)?)));
+        match found {
+            Ok((settings, version)) => {
                 let versions = BTreeMap::from([(1, version)]);
                 self.models.insert(name, FoundModel { settings_files: settings.files, versions });
             }
-            Err(error) => self.problems.push(Problem::new(folder, format!("cannot be read: {error}"))),
+            Err(error) => self.note_unreadable(name, Problem::unreadable(folder, &error)),
         }
     }
 }
@@ -261,7 +259,8 @@ pub fn onnx_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let hidden = path.file_name().is_some_and(|name| is_temporary(&name.to_string_lossy()));
-        if !hidden && path.extension().is_some_and(|extension| extension == "onnx") && path.is_file() {
+        if !hidden && path.extension().is_some_and(|extension| extension == "onnx") && may_be(&path, Metadata::is_file)
+        {
             found.push(path);
         }
     }
@@ -269,7 +268,7 @@ pub fn onnx_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Folders directly below `folder` by name; hidden ones and those of tools (`__pycache__`) left out.
+/// Folders directly below `folder` by name, and what may be some; hidden ones and those of tools (`__pycache__`) left out.
 fn subfolders(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
@@ -278,12 +277,25 @@ fn subfolders(folder: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
         if let Ok(name) = entry.file_name().into_string()
             && !is_temporary(&name)
             && !name.starts_with('_')
-            && path.is_dir()
+            && may_be(&path, Metadata::is_dir)
         {
             found.insert(name, path);
         }
     }
     Ok(found)
+}
+
+/// Whether a path leads to such a thing, or to something that cannot be looked at: whoever reads it next says why.
+fn may_be(path: &Path, such: impl Fn(&Metadata) -> bool) -> bool {
+    match fs::metadata(path) {
+        Ok(metadata) => such(&metadata),
+        Err(error) => !is_absence(&error),
+    }
+}
+
+/// Whether nothing is there, as opposed to something that cannot be looked at.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn name_of(folder: &Path) -> String {
@@ -350,6 +362,43 @@ mod tests {
         for version in scan.models["a"].versions.values() {
             assert_eq!(version.files.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["../model.toml", "model.onnx"]);
         }
+    }
+
+    /// A link that leads to itself cannot be looked at, not even by root.
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_looked_at_is_not_gone() {
+        let check = |looped: &str, expected: &[&str]| {
+            let root = make(&["a/1/model.onnx", "a/2/model.onnx", "b/1/model.onnx"]);
+            let place = root.path().join(looped);
+            drop((fs::remove_dir_all(&place), std::os::unix::fs::symlink(&place, &place)));
+            let scan = scan(root.path()).unwrap();
+            assert_eq!(scan.unreadable.keys().collect::<Vec<_>>(), expected, "{looped}");
+            let reasons = scan.unreadable.values();
+            let names_it = |reason: &String| reason.contains("cannot be read: ") && reason.contains("symbolic links");
+            assert!(reasons.into_iter().all(names_it), "{:?}", scan.unreadable);
+            assert!(scan.problems.len() >= expected.len());
+            assert!(scan.models.contains_key("b") || expected == ["b"]);
+        };
+        check("b", &["b"]);
+        check("a", &["a"]);
+        check("a/2", &["a"]);
+        check("a/2/weights.bin", &["a"]);
+        check("a/model.toml", &["a"]);
+        // These are nobody's.
+        check("a/notes", &[]);
+        check("b/1/.unfinished", &[]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lone_model_that_cannot_be_looked_at_is_not_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("churn.onnx");
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let scan = scan(root.path()).unwrap();
+        assert!(scan.models.is_empty());
+        assert_eq!(scan.unreadable.len(), 1, "{scan:?}");
     }
 
     #[test]

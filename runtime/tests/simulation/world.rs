@@ -25,9 +25,13 @@ pub(crate) fn world() -> MutexGuard<'static, World> {
 }
 
 thread_local! {
-    /// When this thread last let others go before it: the time before the last, and the last.
-    static STOPS: Cell<[Instant; 2]> = const { Cell::new([Instant { tick: 0, at: Moment::from_nanos(0) }; 2]) };
+    /// When this thread last let others go before it in the history of this seed, the latest last.
+    static STOPS: Cell<(u64, [Instant; STOPS_KEPT])> = const { Cell::new((0, NO_STOPS)) };
 }
+
+/// More than there are between the take of a batch and its run, which is put together again where some of it are late.
+const STOPS_KEPT: usize = 6;
+const NO_STOPS: [Instant; STOPS_KEPT] = [Instant { tick: 0, at: Moment::from_nanos(0) }; STOPS_KEPT];
 
 /// A point in a history.
 #[derive(Clone, Copy)]
@@ -49,7 +53,7 @@ pub(crate) fn clock() -> Moment {
 
 /// When this thread last read the clock.
 pub(crate) fn last_read() -> Moment {
-    STOPS.get()[1].at
+    STOPS.get().1[STOPS_KEPT - 1].at
 }
 
 /// One row of a request.
@@ -127,6 +131,7 @@ pub(crate) struct Request {
 
 /// Everything about one history.
 pub(crate) struct World {
+    seed: u64,
     pub(crate) random: Random,
     pub(crate) figures: Figures,
     tells: bool,
@@ -140,6 +145,7 @@ pub(crate) struct World {
 impl World {
     fn of(seed: u64, tells: bool) -> World {
         World {
+            seed,
             random: Random::new(seed),
             figures: Figures::default(),
             tells,
@@ -153,7 +159,7 @@ impl World {
 
     /// Begins a history.
     pub(crate) fn begin(seed: u64, tells: bool) {
-        STOPS.set([Instant { tick: 0, at: Moment::from_nanos(0) }; 2]);
+        STOPS.set((seed, NO_STOPS));
         *world() = World::of(seed, tells);
     }
 
@@ -181,7 +187,11 @@ impl World {
     /// Lets time pass.
     pub(crate) fn passes(&mut self, time: Duration) -> Instant {
         self.now = Instant { tick: self.now.tick + 1, at: self.now.at + time };
-        STOPS.set([STOPS.get()[1], self.now]);
+        let (seed, stops) = STOPS.get();
+        let mut stops = if seed == self.seed { stops } else { NO_STOPS };
+        stops.rotate_left(1);
+        stops[STOPS_KEPT - 1] = self.now;
+        STOPS.set((self.seed, stops));
         self.now
     }
 
@@ -428,14 +438,15 @@ impl World {
 
     /// Whether a request may run now.
     fn check_start(&mut self, model: usize, id: usize) {
-        // Whether it was still wanted was looked at after the last stop but one, and before the last.
-        let [looked, _] = STOPS.get();
+        // Whether it was still wanted was looked at after the last stop but one, if not later; how long it had waited when it
+        // was taken, which was before.
+        let (_, [taken, .., looked, _]) = STOPS.get();
         let (request, known) = (&self.requests[id], &self.models[model]);
         let wait_max = known.policy.levels[known.policy.level(request.demand.priority)].wait_max;
         let waited_too_long = request.plain
             && !request.tried
             && known.opens_failed == 0
-            && wait_max.is_some_and(|wait| request.enqueued + wait <= looked.at);
+            && wait_max.is_some_and(|wait| request.enqueued + wait <= taken.at);
         let faults = [
             (request.model != model, "runs on a model that it was not sent to"),
             (request.gone.is_some_and(|gone| gone < looked.tick), "runs, and nobody waits for it"),

@@ -17,6 +17,7 @@ use super::output::{self, Form, NOTHING, Table};
 use super::{progress, settings};
 use crate::config::{Config, LogFormat, LogLevel, ModelControl};
 use crate::logs::Logs;
+use crate::mirror;
 use crate::service::Service;
 use crate::{admin, start};
 
@@ -41,12 +42,14 @@ pub(crate) fn command() -> Command {
     Command::new("check")
         .about("Say what would be served from a folder, and every problem with its cure")
         .long_about(
-            "Say what would be served from a folder of models, or from an .onnx file, and every problem with its cure. \
+            "Say what would be served from a folder of models, from an .onnx file, or from a store, and every problem with its cure. \
              Each version is loaded as serve would: golden examples run, and it is proved whether rows of several \
              requests may share a run. No server is started. Ends with 1 if anything would not be served.",
         )
         .arg(
-            Arg::new("models").value_name("PATH").help("The folder or file [default: what serve would take, ./models]"),
+            Arg::new("models")
+                .value_name("PATH")
+                .help("The folder or file, or the URL of a store [default: what serve would take, ./models]"),
         )
         .args(settings::flags(&SETTINGS))
         .after_help(
@@ -83,6 +86,10 @@ struct Report {
 fn examine(mut config: Config) -> Result<Report, Failure> {
     config.model_control = ModelControl::None;
     let shown = config.models.display().to_string();
+    let brought = mirror::bring(&config).map_err(Failure::failed)?;
+    if let Some(brought) = &brought {
+        config.models.clone_from(&brought.root);
+    }
     let scan = repository::scan(&config.models)
         .map_err(|error| Failure::failed(format!("{shown} cannot be read: {error}")))?;
     let versions = load(&config, &scan)?;

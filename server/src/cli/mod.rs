@@ -49,7 +49,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy
 
 const SERVE_EXAMPLES: &str = "\
 A folder of models has a folder per model and in it one per version: models/risk/1/model.onnx. A single .onnx file, or
-a folder with one, is fine too. Every setting is also a variable and a key of ./tiltyard.toml; `tiltyard config` shows
+a folder with one, is fine too, and so is the URL of either in a store. Every setting is also a variable and a key of ./tiltyard.toml; `tiltyard config` shows
 which value holds, and why.
 
 SIGTERM and SIGINT drain the server, a second one cuts that short: exit code 0 says that nothing was cut off, 1 that
@@ -58,6 +58,7 @@ requests were. SIGHUP has it read the file of settings anew.
 Examples:
   tiltyard serve
   tiltyard serve --models churn.onnx
+  tiltyard serve --models s3://bucket/models
   tiltyard serve --host 0.0.0.0 --models /models --log-format json
   tiltyard serve --http-port 0 --grpc-port 0 --admin-port 0 --ports-file ports.json
   tiltyard serve --model-control explicit --load-model risk --load-model digits";

@@ -65,7 +65,7 @@ pub(crate) fn command() -> Command {
                 .value_name("DIR")
                 .help_heading("Without a server")
                 .conflicts_with_all(["server", "ports_file"])
-                .help("Load the model from this folder of models, or .onnx file, in this process"),
+                .help("Load the model from this folder of models, .onnx file or URL of a store, in this process"),
         )
         .args(engine_flags)
         .after_help(EXAMPLES)

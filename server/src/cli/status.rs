@@ -61,7 +61,7 @@ fn listing(status: &Value, now_ms: u64) -> String {
         _ => "is starting",
     };
     let all = versions(status, "versions");
-    let mut listing = format!("The server {word}.\n");
+    let mut listing = format!("The server {word}.\n{}", store(&status["store"], now_ms));
     if all.is_empty() {
         return listing + "It has no models.\n";
     }
@@ -84,6 +84,25 @@ fn listing(status: &Value, now_ms: u64) -> String {
         }
     }
     listing
+}
+
+/// How it goes with the store that models come from; nothing where there is none.
+fn store(form: &Value, now_ms: u64) -> String {
+    let Some(url) = form["url"].as_str() else { return String::new() };
+    let number = |key: &str| form[key].as_u64().unwrap_or(0);
+    let mut told = format!("Models come from {url}: {} objects", number("objects"));
+    match number("pending_objects") {
+        0 => {}
+        pending => told += &format!(", {pending} more on their way ({} bytes)", number("pending_bytes")),
+    }
+    match form["synced_ms"].as_u64() {
+        Some(at) => told += &format!(", as it had them {} ago", age(now_ms.saturating_sub(at) / 1000)),
+        None => told += ", and it has not answered yet",
+    }
+    match form["trouble"].as_str() {
+        Some(trouble) => told + "\n" + trouble + "\n",
+        None => told + "\n",
+    }
 }
 
 /// A time as people say it: the two largest units.
@@ -120,6 +139,21 @@ mod tests {
              risk version 3: input \"x\" is gone\n"
         );
         assert_eq!(listing(&json!({"draining": true}), 0), "The server is draining.\nIt has no models.\n");
+        let mut store = json!({"url": "s3://b/m", "objects": 3, "pending_objects": 0, "synced_ms": 40_000});
+        let told = |store: &Value| listing(&json!({"ready": true, "store": store, "versions": []}), 100_000);
+        assert_eq!(
+            told(&store),
+            "The server is ready.\nModels come from s3://b/m: 3 objects, as it had them 1m0s ago\nIt has no models.\n"
+        );
+        store =
+            json!({"url": "s3://b/m", "objects": 0, "pending_objects": 2, "pending_bytes": 9, "trouble": "no route"});
+        assert_eq!(
+            told(&store),
+            "The server is ready.\n\
+             Models come from s3://b/m: 0 objects, 2 more on their way (9 bytes), and it has not answered yet\n\
+             no route\n\
+             It has no models.\n"
+        );
     }
 
     #[test]

@@ -104,8 +104,9 @@ use Fallback::{DataHome, Like, Text};
 
 keys! {
     "Models" {
-        models: PathBuf = PATH, Text("./models"),
-            "The folder of models, with one folder per model and in it one per version.";
+        models: PathBuf = PATH_OR_URL, Text("./models"),
+            "The folder of models, with one folder per model and in it one per version; or the URL of such a \
+             folder in a store: s3://, gs://, az://, http:// or https://.";
         model_control: ModelControl = MODEL_CONTROL, Text("watch"),
             "Who decides what is loaded: none takes what is there at the start, watch follows the folder, explicit \
              waits for clients to ask.";
@@ -118,6 +119,10 @@ keys! {
         settle_time: Duration = DURATION, Text("2s"),
             "How long a version's files must not have changed before they are read. Raise it where copies stand still \
              for longer, or where a network file system tells late of changes.";
+        store_interval: Duration = DURATION_ABOVE_ZERO, Text("30s"),
+            "How often a store is asked what it has, where models is a URL. One that does not answer is asked less often.";
+        store_token_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file with a token that an http:// or https:// store is sent, as `Authorization: Bearer`.";
         on_failure: OnFailure = ON_FAILURE, Text("previous"),
             "Who answers requests without a version while the newest one is out of service because its runs keep failing or \
              hang: previous takes the one before it that is still loaded, refuse none.";
@@ -195,8 +200,9 @@ keys! {
         body_bytes_max: usize = SIZE, Text("64MiB"),
             "The largest request, on every protocol.";
         request_timeout: Duration = DURATION_ABOVE_ZERO, Text("30s"),
-            "The time a request has where the client gave none. Where that much waits already, a request without a \
-             deadline in its head is refused before it is read.";
+            "The time a request has where the client gave none: neither its head (grpc-timeout, tiltyard-timeout) nor its \
+             parameter timeout, in microseconds. Whoever gives a deadline in the head can be refused before the request is \
+             read.";
         run_timeout: Duration = DURATION, Text("60s"),
             "How long one run of a model may take before it is given up as stuck, if it also takes 20 times longer than \
              measured. 0 never gives up.";
@@ -208,7 +214,8 @@ keys! {
              Model versions share it as they do requests_max. 0 takes a quarter of the memory that the control group \
              grants, 1GiB at most.";
         client_rate: Option<usize> = COUNT_OR_NONE, Text("0"),
-            "Inference requests per second that each client may send; more are refused at once. 0 is no bound.";
+            "Inference requests per second that each client may send; more are refused at once. A request counts once its \
+             caller is known and before it is read, whatever it asks: a model that is not there counts too. 0 is no bound.";
         client_burst: Amount = AMOUNT, Text("0"),
             "Requests that a client may send at once, after a pause. 0 takes as many as client_rate.";
         client_key: ClientKey = CLIENT_KEY, Text("address"),

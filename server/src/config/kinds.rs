@@ -122,6 +122,9 @@ pub(super) const PATH: Kind<PathBuf> = Kind {
     parse: |text| (!text.is_empty()).then(|| PathBuf::from(text)),
 };
 
+pub(super) const PATH_OR_URL: Kind<PathBuf> =
+    Kind { placeholder: "PATH", expected: "a path, or the URL of a store", ..PATH };
+
 pub(super) const OPTIONAL_PATH: Kind<Option<PathBuf>> = Kind {
     placeholder: "PATH",
     expected: "a path, or nothing for none",

@@ -6,6 +6,8 @@ use super::{Config, Setting};
 pub(crate) const LIVE: &[&str] = &[
     "version_policy",
     "poll_interval",
+    "settle_time",
+    "store_interval",
     "strict",
     "body_bytes_max",
     "request_timeout",
@@ -26,6 +28,8 @@ impl Config {
         Config {
             version_policy: new.version_policy.clone(),
             poll_interval: new.poll_interval,
+            settle_time: new.settle_time,
+            store_interval: new.store_interval,
             strict: new.strict,
             body_bytes_max: new.body_bytes_max,
             request_timeout: new.request_timeout,
@@ -81,7 +85,14 @@ mod tests {
     }
 
     /// Another value than the default for every key that may change.
-    const OTHERS: &str = "version_policy = 'latest:5'\npoll_interval = '9s'\nstrict = true\nbody_bytes_max = 999\n\
+    const OTHERS: &str = "version_policy = 'latest:5'
+poll_interval = '9s'
+settle_time = '9s'
+store_interval = '9s'
+\
+         strict = true
+body_bytes_max = 999
+\
          request_timeout = '9s'\nrequests_max = 9\nbytes_in_flight_max = 999\nconnections_max = 9\n\
          header_timeout = '9s'\nidle_timeout = '9s'\ndrain_notice = '9s'\ndrain_timeout = '9s'\nlog_level = 'trace'\n\
          triton_metrics = true\n";
@@ -93,10 +104,7 @@ mod tests {
         }
         let (old, new) = (loaded(""), loaded(OTHERS));
         let changed: Vec<&str> = changes(&old.origins, &new.origins).iter().map(|change| change.key).collect();
-        assert_eq!(
-            changed,
-            ["version_policy", "poll_interval", "strict"].iter().chain(&LIVE[3..]).copied().collect::<Vec<_>>()
-        );
+        assert_eq!(changed, LIVE);
         for line in OTHERS.lines() {
             let renewed = old.config.renewed(&loaded(line).config);
             assert_ne!(renewed, old.config, "{line} is not taken in");

@@ -160,7 +160,7 @@ fn bad_values_are_told_with_key_source_value_and_expectation() {
         &[],
         &[],
         "[models]\nx = 1",
-        "models = \"[models]\" (file ./tiltyard.toml:models): expected a path as a string",
+        "models = \"[models]\" (file ./tiltyard.toml:models): expected a path, or the URL of a store as a string",
     );
     check(
         &[],

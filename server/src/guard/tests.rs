@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tiltyard_runtime::deployment::{BatchAxis, Identity, Padding, Parts};
 use tiltyard_runtime::engine::{CompiledModel, EngineBuild, EngineError, Session};
-use tiltyard_runtime::job::Demand;
+use tiltyard_runtime::job::{Demand, Pending};
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_runtime::pool::Pool;
 use tiltyard_runtime::queue::QueuePolicy;
@@ -25,11 +25,19 @@ fn now() -> Moment {
     Moment::from_nanos(NOW_MS.load(Relaxed) * 1_000_000)
 }
 
+/// Holds up runs for as long as it is told to.
+#[derive(Default)]
+struct Brake {
+    is_on: AtomicBool,
+    held_up: AtomicU64,
+}
+
 /// Gives back what it gets, unless it is broken.
 #[derive(Clone)]
 struct Echo {
     signature: Signature,
     is_broken: Arc<AtomicBool>,
+    brake: Arc<Brake>,
 }
 
 impl CompiledModel for Echo {
@@ -48,6 +56,12 @@ impl CompiledModel for Echo {
 
 impl Session for Echo {
     fn run(&mut self, inputs: &[Option<Tensor>], _: &[usize]) -> Result<Vec<Tensor>, EngineError> {
+        if self.brake.is_on.load(Relaxed) {
+            self.brake.held_up.fetch_add(1, Relaxed);
+            while self.brake.is_on.load(Relaxed) {
+                thread::yield_now();
+            }
+        }
         match self.is_broken.load(Relaxed) {
             true => Err(EngineError::Failed("at /home/someone/model".into())),
             false => Ok(inputs.iter().flatten().cloned().collect()),
@@ -56,6 +70,10 @@ impl Session for Echo {
 }
 
 fn version(number: u64, is_broken: &Arc<AtomicBool>) -> Arc<Deployment> {
+    version_with_brake(number, is_broken, &Arc::default())
+}
+
+fn version_with_brake(number: u64, is_broken: &Arc<AtomicBool>, brake: &Arc<Brake>) -> Arc<Deployment> {
     let spec = |name: &str| TensorSpec {
         name: name.into(),
         dtype: DataType::Fp32,
@@ -86,7 +104,7 @@ fn version(number: u64, is_broken: &Arc<AtomicBool>) -> Arc<Deployment> {
         policy: QueuePolicy::default(),
         example: None,
         learns_rows: false,
-        compiled: Box::new(Echo { signature, is_broken: Arc::clone(is_broken) }),
+        compiled: Box::new(Echo { signature, is_broken: Arc::clone(is_broken), brake: Arc::clone(brake) }),
     }))
 }
 
@@ -97,6 +115,10 @@ struct Scene {
 
 impl Scene {
     fn new(versions: &[Arc<Deployment>], on_failure: OnFailure) -> Scene {
+        Scene::with_clock(versions, on_failure, now)
+    }
+
+    fn with_clock(versions: &[Arc<Deployment>], on_failure: OnFailure, now: fn() -> Moment) -> Scene {
         let mut catalog = Catalog { revision: 1, ..Catalog::default() };
         let model = catalog.models.entry("echo".into()).or_default();
         for deployment in versions {
@@ -112,18 +134,24 @@ impl Scene {
             clients: None,
         });
         let (known, loop_hangs) = (Vec::new(), Arc::default());
-        let run_timeout = Duration::from_secs(60);
-        Scene { guard: Guard { inference, run_timeout, revision: 0, known, loop_hangs }, on_failure }
+        let (run_timeout, awake_since) = (Duration::from_secs(60), Moment::from_nanos(0));
+        let guard = Guard { inference, run_timeout, revision: 0, known, loop_hangs, awake_since };
+        Scene { guard, on_failure }
     }
 
     /// Asks the endpoint, or a version. Says which version answered.
     fn ask(&self, version: Option<u64>) -> tiltyard_types::Result<u64> {
+        let (asked, number) = self.begin(version)?;
+        asked.blocking_recv().unwrap().map(|_| number)
+    }
+
+    fn begin(&self, version: Option<u64>) -> tiltyard_types::Result<(Pending, u64)> {
         let inference = &self.guard.inference;
         let arm = inference.catalog.load().route("echo", version)?;
         let input = Tensor::from_slice([1], &[1f32]).unwrap();
         let asked =
             arm.deployment.enqueue(vec![Some(input)], vec![0], Demand::default(), Box::new(()), &inference.pool)?;
-        asked.blocking_recv().unwrap().map(|_| arm.deployment.identity.version)
+        Ok((asked, arm.deployment.identity.version))
     }
 
     /// Looks until there is news, and publishes it as the writer does.
@@ -182,4 +210,82 @@ fn with_every_version_out_nobody_can_be_answered() {
     scene.await_news();
     assert!(scene.guard.inference.catalog.load().is_out());
     assert!(!Catalog::default().is_out(), "a server without models is not out");
+}
+
+fn eventually(mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it never came to that");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_version_that_takes_too_long_to_answer_is_tried_again() {
+    static NOW_S: AtomicU64 = AtomicU64::new(0);
+    let (is_broken, brake) = (Arc::new(AtomicBool::new(true)), Arc::new(Brake::default()));
+    let versions = [version_with_brake(1, &is_broken, &brake)];
+    let clock = || Moment::from_nanos(NOW_S.load(Relaxed) * 1_000_000_000);
+    let mut scene = Scene::with_clock(&versions, OnFailure::Previous, clock);
+    (0..5).for_each(|_| drop(scene.ask(None)));
+    is_broken.store(false, Relaxed);
+    brake.is_on.store(true, Relaxed);
+    assert!(!scene.guard.look());
+    eventually(|| brake.held_up.load(Relaxed) == 1);
+    NOW_S.fetch_add(61, Relaxed);
+    scene.await_news();
+    let refused = scene.ask(None).unwrap_err();
+    assert!(refused.message().contains("it is tried again until it answers"), "{refused}");
+    NOW_S.fetch_add(1, Relaxed);
+    assert!(!scene.guard.look());
+    eventually(|| brake.held_up.load(Relaxed) == 2);
+    brake.is_on.store(false, Relaxed);
+    scene.await_news();
+    assert_eq!(scene.ask(None).unwrap(), 1);
+}
+
+#[test]
+fn a_version_that_hangs_whenever_it_is_tried_is_out_for_good() {
+    static NOW_S: AtomicU64 = AtomicU64::new(0);
+    let (is_broken, brake) = (Arc::new(AtomicBool::new(true)), Arc::new(Brake::default()));
+    let versions = [version_with_brake(1, &is_broken, &brake)];
+    let clock = || Moment::from_nanos(NOW_S.load(Relaxed) * 1_000_000_000);
+    let mut scene = Scene::with_clock(&versions, OnFailure::Previous, clock);
+    (0..5).for_each(|_| drop(scene.ask(None)));
+    brake.is_on.store(true, Relaxed);
+    for hanging in 1..=3 {
+        scene.guard.look();
+        eventually(|| brake.held_up.load(Relaxed) == hanging);
+        NOW_S.fetch_add(61, Relaxed);
+        scene.guard.look();
+        let refused = versions[0].health.out().unwrap();
+        assert_eq!(refused.contains("its runs hang"), hanging == 3, "{refused}");
+        // Longer than any pause between two tries.
+        NOW_S.fetch_add(61, Relaxed);
+    }
+    brake.is_on.store(false, Relaxed);
+}
+
+#[test]
+fn a_process_that_was_frozen_gives_up_no_run_for_that() {
+    static NOW_S: AtomicU64 = AtomicU64::new(0);
+    let brake = Arc::new(Brake::default());
+    let versions = [version_with_brake(1, &Arc::default(), &brake)];
+    let clock = || Moment::from_nanos(NOW_S.load(Relaxed) * 1_000_000_000);
+    let mut scene = Scene::with_clock(&versions, OnFailure::Previous, clock);
+    brake.is_on.store(true, Relaxed);
+    let (asked, _) = scene.begin(None).unwrap();
+    eventually(|| brake.held_up.load(Relaxed) == 1);
+    let asleep_since = clock();
+    NOW_S.fetch_add(3600, Relaxed);
+    scene.guard.wake(asleep_since);
+    for _ in 0..60 {
+        assert!(!scene.guard.look());
+        let asleep_since = clock();
+        NOW_S.fetch_add(1, Relaxed);
+        scene.guard.wake(asleep_since);
+    }
+    assert_eq!(versions[0].health.runs_stuck(), 0);
+    brake.is_on.store(false, Relaxed);
+    assert!(asked.blocking_recv().unwrap().is_ok());
 }

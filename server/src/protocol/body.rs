@@ -1,6 +1,5 @@
 //! How does a request's body become bytes, and an answer's bytes a body?
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,10 +16,6 @@ use super::compression::{Encoding, decompress};
 use super::grpc::wire::GrpcBody;
 use crate::admission::Room;
 use crate::{clock, deadlines};
-
-/// Of a request that was refused, so much of what still comes is thrown away, for so long.
-const DISCARDED_BYTES_MAX: u64 = 4 << 20;
-const DISCARDING_MAX: Duration = Duration::from_secs(1);
 
 /// The body of every answer.
 pub(crate) enum ReplyBody {
@@ -127,45 +122,6 @@ fn encoding(value: &HeaderValue) -> Result<Option<Encoding>> {
         _ => Err(Error::invalid(format!(
             "content encoding {value:?} is not known here: expected gzip, deflate or identity"
         ))),
-    }
-}
-
-/// What an answer does not wait for any more: reads on and throws away, so that a client that still sends hears the answer,
-/// and its connection stays good. Whoever sends a lot, or slowly, is cut off.
-pub(crate) async fn discard<B>(body: B)
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-{
-    let mut rest = Box::pin(rest_of(body));
-    // What came with the head is here after one more turn of the connection.
-    let mut turns = 2;
-    let is_read = poll_fn(|context| match rest.as_mut().poll(context) {
-        Poll::Ready(()) => Poll::Ready(true),
-        Poll::Pending if turns == 0 => Poll::Ready(false),
-        Poll::Pending => {
-            turns -= 1;
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-    });
-    if !is_read.await {
-        tokio::spawn(tokio::time::timeout(DISCARDING_MAX, rest));
-    }
-}
-
-async fn rest_of<B>(mut body: B)
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let mut left = DISCARDED_BYTES_MAX;
-    if body.size_hint().lower() > left {
-        return;
-    }
-    while let Some(Ok(frame)) = body.frame().await {
-        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len) as u64) {
-            Some(less) => left = less,
-            None => return,
-        }
     }
 }
 

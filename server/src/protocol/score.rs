@@ -39,11 +39,12 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
-    let started = Accepted::now(None, 0);
+    // Nothing that such a request may say asks for another time.
+    let started = Accepted::now(Some(service.live.request_timeout()), 0);
     let answer = async {
         let arm = service.inference.catalog.load().route(model, version)?;
         let encoding = head.headers.get(CONTENT_ENCODING);
-        let (body, room) = receive(service, head, &arm, started, encoding, body).await?;
+        let (body, room) = receive(service, &arm, started, encoding, body).await?;
         let accepted = Accepted { bytes: body.len(), ..started };
         let (text, of) = (body.clone(), Arc::clone(&arm));
         let read = move || {

@@ -147,6 +147,11 @@ impl Staging {
         Staging { memory: Arc::new(memory), is_staged, inputs }
     }
 
+    /// Begins anew, without what was ever taken in.
+    pub(crate) fn renew(&mut self) {
+        self.inputs.fill_with(|| None);
+    }
+
     /// Copies an input in and makes a value over it; `None` where it is better lent from where it is.
     pub(super) fn take_in(&mut self, position: usize, tensor: &Tensor) -> Result<Option<*mut OrtValue>, ort::Error> {
         let Some(bytes) = tensor.bytes() else { return Ok(None) };

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
 use tiltyard_types::Result;
 
 use super::{INFERENCE, health};
+use crate::listen::CameIn;
 use crate::locks::calls::{Call, Caller};
 use crate::locks::certificate::ClientCertificate;
 use crate::service::Service;
@@ -44,6 +47,34 @@ pub(super) fn known(
         caller.may(Call::Server)?;
     }
     Ok(Known(Some(caller)))
+}
+
+/// What a caller showed when its stream began. It is looked at again for each message: a token may have been revoked since,
+/// a role taken away, a time be over.
+#[derive(Clone)]
+pub(super) struct Shown {
+    service: Arc<Service>,
+    path: String,
+    headers: HeaderMap,
+    certificate: Option<Arc<ClientCertificate>>,
+}
+
+impl Shown {
+    pub(super) fn of(service: &Arc<Service>, request: &Parts, came_in: &CameIn) -> Shown {
+        let credentials = request.headers.get_all(AUTHORIZATION).iter();
+        Shown {
+            service: Arc::clone(service),
+            path: request.uri.path().to_owned(),
+            headers: credentials.map(|value| (AUTHORIZATION, value.clone())).collect(),
+            certificate: came_in.certificate.clone(),
+        }
+    }
+
+    /// Who calls, by what holds now. Fails like [`known`].
+    pub(super) fn look(&self) -> Result<Known> {
+        let known = known(&self.service, &self.path, &self.headers, self.certificate.as_deref());
+        known.inspect_err(|error| self.service.totals.note_failure(error.kind()))
+    }
 }
 
 fn is_health(path: &str) -> bool {

@@ -10,6 +10,7 @@ use http_body::Body;
 use prost::Message;
 use tiltyard_proto::health::health_check_response::ServingStatus;
 use tiltyard_proto::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
+use tiltyard_types::Result;
 use tokio::sync::watch;
 
 use super::wire::{
@@ -39,9 +40,10 @@ pub(crate) struct Health<S> {
 
 impl<S> Health<S>
 where
-    S: Fn(&str) -> Option<bool> + Clone + Send + Sync + 'static,
+    S: Fn(&str) -> Result<Option<bool>> + Clone + Send + Sync + 'static,
 {
-    /// `serving` says whether a service answers, `None` where it is not known; the empty name is the server as a whole.
+    /// `serving` says whether a service answers, `None` where it is not known, and fails where the caller may not ask, or not
+    /// any more; the empty name is the server as a whole.
     /// `services` are the names that List lists. Each new value of `changes` and `phases` makes Watch ask `serving` again;
     /// it ends when the server drains.
     pub(crate) fn new(
@@ -67,7 +69,7 @@ where
         };
         let framed = match method {
             "Check" => decode(message).and_then(|request| frame(&self.check(&request)?)),
-            "List" => decode(message).and_then(|HealthListRequest {}| frame(&self.list())),
+            "List" => decode(message).and_then(|HealthListRequest {}| frame(&self.list()?)),
             "Watch" => match decode(message) {
                 Ok(request) => return self.watch(request),
                 Err(status) => Err(status),
@@ -78,15 +80,15 @@ where
     }
 
     fn check(&self, request: &HealthCheckRequest) -> Result<HealthCheckResponse, Status> {
-        let serving = (self.serving)(&request.service);
+        let serving = (self.serving)(&request.service)?;
         let unknown = || Status::new(Code::NotFound, format!("there is no service {:?}", request.service));
         Ok(response(state(Some(serving.ok_or_else(unknown)?))))
     }
 
-    fn list(&self) -> HealthListResponse {
-        let statuses: BTreeMap<_, _> =
-            self.services.iter().map(|name| ((*name).to_owned(), response(state((self.serving)(name))))).collect();
-        HealthListResponse { statuses }
+    fn list(&self) -> Result<HealthListResponse, Status> {
+        let status = |name: &&str| Ok(((*name).to_owned(), response(state((self.serving)(name)?))));
+        let statuses = self.services.iter().map(status).collect::<Result<BTreeMap<_, _>>>()?;
+        Ok(HealthListResponse { statuses })
     }
 
     fn watch(&self, request: HealthCheckRequest) -> Response<GrpcBody> {
@@ -95,10 +97,11 @@ where
     }
 }
 
-/// Sends the state of a service now and whenever it changes, until the client leaves or the server ends.
+/// Sends the state of a service now and whenever it changes, until the client leaves, may not ask any more, or the server
+/// ends.
 async fn watch(
     service: String,
-    serving: impl Fn(&str) -> Option<bool>,
+    serving: impl Fn(&str) -> Result<Option<bool>>,
     mut changes: watch::Receiver<bool>,
     mut phases: watch::Receiver<Phase>,
     sender: MessageSender,
@@ -108,7 +111,7 @@ async fn watch(
         // Marked as seen before the question, so that a change in between is asked about again and not lost.
         changes.mark_unchanged();
         let phase = *phases.borrow_and_update();
-        let now = state(serving(&service));
+        let now = state(serving(&service)?);
         if sent != Some(now) {
             sender.send(&response(now)).await?;
             sent = Some(now);

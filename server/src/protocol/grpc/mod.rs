@@ -30,7 +30,7 @@ use crate::listen::{CameIn, STREAM_WINDOW_BYTES};
 use crate::locks::calls::Call;
 use crate::service::Service;
 use crate::{clock, deadlines};
-use callers::Known;
+use callers::{Known, Shown};
 use wire::{Code, CompressionPolicy, Encoder, GrpcBody, Head, MessageStream, Status, late};
 
 const INFERENCE: &str = "/inference.GRPCInferenceService/";
@@ -75,18 +75,19 @@ where
         Ok(caller) => caller,
         Err(error) => {
             service.totals.note_failure(error.kind());
-            return refused(error.into());
+            return Status::from(error).into_response();
         }
     };
     if let Some(method) = path.strip_prefix(INFERENCE) {
         return match method {
             "ModelInfer" => {
                 let asker = service.inference.asker(&parts.headers, came_in.from);
-                model_infer(&service, &caller, &head, asker, body).await.unwrap_or_else(refused)
+                model_infer(&service, &caller, &head, asker, body).await.unwrap_or_else(Status::into_response)
             }
             "ModelStreamInfer" => {
                 let asker = service.inference.asker(&parts.headers, came_in.from);
-                model_stream_infer(service, caller, &head, asker, body)
+                let shown = Shown::of(&service, &parts, came_in);
+                model_stream_infer(service, shown, &head, asker, body)
             }
             // Rare calls are boxed, here and below, so that the future that every request is moved about with stays small.
             method => Box::pin(unary(&service, &caller, method, &head, body)).await,
@@ -94,13 +95,20 @@ where
     }
     if let Some(method) = path.strip_prefix(health::PATH_PREFIX) {
         let (changes, phases) = (service.writer.first_look_done.clone(), service.phase.subscribe());
-        let serving = move |name: &str| HEALTH_SERVICES.contains(&name).then(|| service.is_ready());
+        let shown = Shown::of(&service, &parts, came_in);
+        let serving = move |name: &str| {
+            shown.look()?;
+            Ok(HEALTH_SERVICES.contains(&name).then(|| service.is_ready()))
+        };
         let health = health::Health::new(HEALTH_SERVICES, serving, changes, phases);
         return Box::pin(health.answer(method, &parts, body)).await;
     }
     if reflection::PATHS.contains(&path) {
         return match reflection() {
-            Some(reflection) => reflection.answer(&parts, body, service.phase.subscribe()),
+            Some(reflection) => {
+                let shown = Shown::of(&service, &parts, came_in);
+                reflection.answer(&parts, body, service.phase.subscribe(), move || shown.look().map(drop))
+            }
             None => Status::new(Code::Internal, "the descriptors cannot be read").into_response(),
         };
     }
@@ -126,9 +134,9 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let timeout = wire::timeout(head)?;
-    let started = Accepted::now(timeout, 0);
-    service.inference.admit_client(asker, started.at).inspect_err(|error| note(service, started, "", "", error))?;
+    let mut started = Accepted::now(None, 0);
+    count(service, asker, started)?;
+    started.timeout = wire::timeout(head)?;
     let mut room = service.inference.admission.room_for_unknown();
     let message = read(service, started.at, head, body, &mut room).await?;
     let accepted = Accepted { bytes: message.len(), ..started };
@@ -164,9 +172,18 @@ fn receive(
     }
     let Ok(arm) = service.inference.catalog.load().route(model, version) else { return Ok(None) };
     let received = room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(&arm, accepted, error));
-    let received = received.and_then(|()| service.inference.foresee(&arm, accepted));
+    // A message without parameters asks for no other time than that.
+    let timeout =
+        accepted.timeout.or_else(|| quick::has_no_parameters(message).then(|| service.live.request_timeout()));
+    let received = received.and_then(|()| service.inference.foresee(&arm, Accepted { timeout, ..accepted }));
     received.inspect_err(|error| note(service, accepted, model, "", error))?;
     Ok(Some(arm))
+}
+
+/// Counts a request of a client before it is decoded, or refuses it.
+fn count(service: &Service, asker: Option<Asker>, accepted: Accepted) -> Result<()> {
+    let counted = service.inference.admit_client(asker, accepted.at);
+    counted.inspect_err(|error| note(service, accepted, "", "", error))
 }
 
 /// Counts and logs a failure.
@@ -226,12 +243,6 @@ fn framed(request: &InferRequest, outcome: &Outcome, encoder: Encoder) -> Result
     }
 }
 
-/// The answer to a call that failed, with a line for who looks for it.
-fn refused(status: Status) -> Response<GrpcBody> {
-    tracing::debug!(code = ?status.code(), reason = status.message(), "refused");
-    status.into_response()
-}
-
 async fn infer(
     service: &Service,
     caller: &Known,
@@ -281,7 +292,7 @@ async fn try_infer(
 /// run, and may be asked for elsewhere.
 fn model_stream_infer<B>(
     service: Arc<Service>,
-    caller: Known,
+    shown: Shown,
     head: &Head<'_>,
     asker: Option<Asker>,
     body: B,
@@ -307,7 +318,9 @@ where
             if *service.phase.borrow() >= Phase::Draining {
                 late_bytes += message.len();
             }
+            let caller = shown.look()?;
             let accepted = Accepted::now(None, message.len());
+            let counted = count(&service, asker, accepted);
             let room = std::mem::replace(&mut room, empty());
             let read = move || {
                 bounds::check(&message)?;
@@ -316,7 +329,7 @@ where
                 Ok::<_, Status>((wants_final, Incoming::of(request)))
             };
             let (wants_final, mut incoming) = beside_the_loop(accepted.bytes, read).await?;
-            let answered = match service.inference.admit_client(asker, accepted.at) {
+            let answered = match counted {
                 Ok(()) => infer(&service, &caller, &mut incoming, accepted, room).await,
                 Err(refused) => Err(refused),
             };
@@ -365,7 +378,7 @@ where
     };
     match answer.await {
         Ok(framed) => wire::unary_response(framed),
-        Err(status) => refused(status),
+        Err(status) => status.into_response(),
     }
 }
 

@@ -20,6 +20,9 @@ use crate::protocol::{parse_version, strings};
 /// The wire type of a field that has a length.
 const LENGTH_DELIMITED: u64 = 2;
 
+/// Fields of a message that are looked at before it is decoded.
+const FIELDS_SEEN_MAX: usize = 32;
+
 /// Reads a request that has names, shapes and raw tensors, and nothing else; `None` for any other.
 pub(super) fn read(message: &Bytes) -> Option<InferRequest> {
     let mut request = InferRequest::default();
@@ -65,6 +68,19 @@ pub(super) fn names(message: &[u8]) -> Option<(&str, Option<u64>)> {
         }
     }
     Some((model?, version))
+}
+
+/// Whether a message is sure to have no parameters of its own; false where that cannot be told from its first few fields.
+pub(super) fn has_no_parameters(message: &[u8]) -> bool {
+    let mut fields = Fields::new(message);
+    for _ in 0..FIELDS_SEEN_MAX {
+        match fields.next_delimited() {
+            Some(None) => return true,
+            Some(Some((4, _))) | None => return false,
+            Some(Some(_)) => {}
+        }
+    }
+    false
 }
 
 /// An input without its data.
@@ -343,6 +359,11 @@ mod tests {
             let expected = by_generated(&bytes);
             if let (Some(expected), Some(named)) = (&expected, names(&bytes)) {
                 prop_assert_eq!(named, (expected.model.as_str(), expected.version));
+            }
+            if has_no_parameters(&bytes) {
+                prop_assert!(message.parameters.is_empty());
+            } else {
+                prop_assert!(!message.parameters.is_empty() || bytes.len() > FIELDS_SEEN_MAX);
             }
             match read(&bytes) {
                 Some(request) => prop_assert_eq!(Some(request), expected),

@@ -15,6 +15,7 @@ use tiltyard_proto::reflection::v1::{
     ErrorResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest, ServerReflectionResponse,
     ServiceResponse,
 };
+use tiltyard_types::Result;
 use tokio::sync::watch;
 
 use super::wire::{
@@ -69,14 +70,22 @@ impl Reflection {
         Ok(Reflection { index: Arc::new(index) })
     }
 
-    /// The answer to a call of either version.
-    pub(crate) fn answer<B>(&self, request: &Parts, body: B, phases: watch::Receiver<Phase>) -> Response<GrpcBody>
+    /// The answer to a call of either version. `may` fails where its caller may not ask any more.
+    pub(crate) fn answer<B>(
+        &self,
+        request: &Parts,
+        body: B,
+        phases: watch::Receiver<Phase>,
+        may: impl Fn() -> Result<()> + Send + 'static,
+    ) -> Response<GrpcBody>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let index = Arc::clone(&self.index);
         match MessageStream::new(&Head::of(&request.headers), body, MESSAGE_BYTES_MAX) {
-            Ok(requests) => streaming_response(Encoder::PLAIN, 1, |sender| converse(index, requests, phases, sender)),
+            Ok(requests) => {
+                streaming_response(Encoder::PLAIN, 1, |sender| converse(index, requests, phases, may, sender))
+            }
             Err(status) => status.into_response(),
         }
     }
@@ -87,6 +96,7 @@ async fn converse<B>(
     index: Arc<Index>,
     mut requests: MessageStream<B>,
     mut phases: watch::Receiver<Phase>,
+    may: impl Fn() -> Result<()>,
     sender: MessageSender,
 ) -> Result<(), Status>
 where
@@ -95,6 +105,7 @@ where
     while requests.begins(drain::reached(&mut phases, Phase::Draining)).await? {
         let next = deadlines::within(clock::now() + MESSAGE_TIME_MAX, requests.next(None));
         let Some(message) = next.await.ok_or_else(late)?? else { return Ok(()) };
+        may()?;
         let request = ServerReflectionRequest::decode(message).map_err(|error| {
             Status::new(Code::InvalidArgument, format!("the request is no reflection request: {error}"))
         })?;

@@ -35,7 +35,7 @@ where
 {
     let headers = InferHeaders::of(head.headers);
     let started = Accepted::now(headers.timeout()?, 0);
-    let asked = Asked { head, headers, model, version, started };
+    let asked = Asked { headers, model, version, started };
     let mut id = String::new();
     let answer = try_infer(service, &asked, body, &mut id).await;
     answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
@@ -43,7 +43,6 @@ where
 
 /// What the head asks.
 struct Asked<'a> {
-    head: &'a Head<'a>,
     headers: InferHeaders<'a>,
     model: &'a str,
     version: Option<u64>,
@@ -56,11 +55,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
-    let Asked { head, headers, model, version, started } = asked;
+    let Asked { headers, model, version, started } = asked;
     check_content_type(headers.content_type)?;
     // What cannot be answered is refused before its body is read.
     let arm = service.inference.catalog.load().route(model, *version)?;
-    let (body, room) = receive(service, head, &arm, *started, headers.content_encoding, body).await?;
+    let (body, room) = receive(service, &arm, *started, headers.content_encoding, body).await?;
     let accepted = Accepted { bytes: body.len(), ..*started };
     let header_length = headers.header_length()?;
     let signature_of = Arc::clone(&arm);

@@ -6,13 +6,12 @@ mod headers;
 mod infer;
 mod manage;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderValue, VARY};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use serde_json::Value;
 use smallvec::SmallVec;
@@ -24,8 +23,9 @@ use super::reply::{Reply, failure};
 use super::{beside_the_loop, docs, parse_version, score};
 use crate::admission::Room;
 use crate::catalog::Arm;
+use crate::clock;
 use crate::describe;
-use crate::infer::{Accepted, count_refusal};
+use crate::infer::{Accepted, count_refusal, log_failure};
 use crate::listen::CameIn;
 use crate::service::Service;
 
@@ -38,9 +38,6 @@ pub(crate) struct Head<'a> {
     /// The path's parts, decoded.
     pub(crate) path: &'a [&'a str],
     pub(crate) headers: &'a HeaderMap,
-    pub(crate) version: Version,
-    /// Whom it came from, if that has an address.
-    pub(crate) peer: Option<IpAddr>,
 }
 
 /// As many parts as the longest path of an inference has.
@@ -62,15 +59,11 @@ where
         };
         path = decoded.iter().map(String::as_str).collect();
     }
-    let Parts { method, headers, version, .. } = &parts;
-    let head = Head { method, path: &path, headers, version: *version, peer: came_in.from };
-    let answered = match &service.access {
-        None => dispatch(service, &head, body).await,
-        // Before anything of the body is read.
-        Some(access) => match calls::allow(access, &head, came_in.certificate.as_deref()) {
-            Ok(()) => dispatch(service, &head, body).await,
-            Err(error) => Err(error),
-        },
+    let Parts { method, headers, .. } = &parts;
+    let head = Head { method, path: &path, headers };
+    let answered = match let_in(service, &head, came_in) {
+        Ok(()) => dispatch(service, &head, body).await,
+        Err(error) => Err(error),
     };
     let reply = match answered {
         Ok(reply) => reply,
@@ -81,6 +74,34 @@ where
         }
     };
     send(&parts.headers, reply).await
+}
+
+/// Whether a request may go on, before anything of its body is read. One that asks a model counts for its client as soon as
+/// its caller is known, whatever it asks and whether or not it may, as over gRPC.
+fn let_in(service: &Service, head: &Head<'_>, came_in: &CameIn) -> Result<()> {
+    let allowed = match &service.access {
+        None => Ok(()),
+        Some(access) => calls::allow(access, head, came_in.certificate.as_deref()),
+    };
+    let inference = &service.inference;
+    let is_known = allowed.as_ref().map_or_else(|error| error.kind() == ErrorKind::Forbidden, |()| true);
+    if let Some(asker) = inference.asker(head.headers, came_in.from)
+        && is_known
+        && let Some(model) = model_asked(head)
+    {
+        let counted = inference.admit_client(Some(asker), clock::now());
+        counted.inspect_err(|error| log_failure(Accepted::now(None, 0).id, model, "", error))?;
+    }
+    allowed
+}
+
+/// The model that an inference is for.
+fn model_asked<'a>(head: &Head<'a>) -> Option<&'a str> {
+    match head.path {
+        ["v1" | "v2", "models", model, "infer" | "score"] if *head.method == Method::POST => Some(model),
+        ["v1" | "v2", "models", model, "versions", _, "infer" | "score"] if *head.method == Method::POST => Some(model),
+        _ => None,
+    }
 }
 
 async fn dispatch<B>(service: &Arc<Service>, head: &Head<'_>, body: B) -> Result<Reply>
@@ -102,7 +123,6 @@ where
 /// Lets an inference on `arm` in by what its head tells, and reads its body, which takes the room that comes with it.
 pub(crate) async fn receive<B>(
     service: &Service,
-    head: &Head<'_>,
     arm: &Arm,
     accepted: Accepted,
     content_encoding: Option<&HeaderValue>,
@@ -112,18 +132,8 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
-    let inference = &service.inference;
-    let asker = inference.asker(head.headers, head.peer);
-    let let_in = inference.admit_client(asker, accepted.at).and_then(|()| inference.foresee(arm, accepted));
-    if let Err(error) = let_in {
-        // HTTP/2 ends the one stream; over HTTP/1.1 a body that nobody reads closes the connection, mostly before the client has
-        // read the answer. Who waits to be told to send has sent nothing.
-        if head.version < Version::HTTP_2 && !head.headers.contains_key(EXPECT) {
-            body::discard(body).await;
-        }
-        return Err(error);
-    }
-    let mut room = inference.admission.room(&arm.deployment.stats);
+    service.inference.foresee(arm, accepted)?;
+    let mut room = service.inference.admission.room(&arm.deployment.stats);
     let (bytes_max, time_max) = (service.live.body_bytes_max(), service.live.request_timeout());
     match body::read(content_encoding, body, bytes_max, time_max, &mut room).await {
         Ok(bytes) => Ok((bytes, room)),

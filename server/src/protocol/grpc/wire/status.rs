@@ -90,8 +90,10 @@ impl Status {
         &self.message
     }
 
-    /// Writes this end of a call into trailers, or into the headers of an answer that has nothing but its end.
+    /// Writes this end of a call into trailers, or into the headers of an answer that has nothing but its end; with a line for
+    /// who looks for it.
     pub(super) fn write(self, trailers: &mut HeaderMap) {
+        tracing::debug!(code = ?self.code, reason = self.message(), "refused");
         trailers.insert(&GRPC_STATUS, HeaderValue::from_static(self.code.text()));
         if !self.message.is_empty() {
             trailers.insert(&GRPC_MESSAGE, encoded_message(&self.message));

@@ -483,9 +483,9 @@ fn code_of(response: Response<GrpcBody>) -> HeaderValue {
 fn health(
     changes: watch::Receiver<bool>,
     phases: watch::Receiver<Phase>,
-) -> Health<impl Fn(&str) -> Option<bool> + Clone + Send + Sync> {
+) -> Health<impl Fn(&str) -> tiltyard_types::Result<Option<bool>> + Clone + Send + Sync> {
     let state = changes.clone();
-    let serving = move |service: &str| ["", "known"].contains(&service).then(|| *state.borrow());
+    let serving = move |service: &str| Ok(["", "known"].contains(&service).then(|| *state.borrow()));
     Health::new(&["", "known"], serving, changes, phases)
 }
 
@@ -578,7 +578,7 @@ fn reflected(requests: &[MessageRequest]) -> Vec<MessageResponse> {
         frame(&ServerReflectionRequest { host: "here".to_owned(), message_request }).expect("small")
     });
     let phases = watch::channel(Phase::Serving).1;
-    let mut body = reflection.answer(&parts(), Pieces::new(frames), phases).into_body();
+    let mut body = reflection.answer(&parts(), Pieces::new(frames), phases, || Ok(())).into_body();
     let mut answers = Vec::new();
     while let Ok(data) = poll(&mut body).flatten().expect("an answer or the end").into_data() {
         let response: ServerReflectionResponse = message_of(&data);

@@ -1,0 +1,239 @@
+//! Which labels may be compared yet, when labels arrive late and good ones later than bad ones?
+//!
+//! A unit counts once it is as old as the horizon, and by then once and for all: with the label that it had at that age,
+//! or with what was declared for those without. Otherwise an arm whose labels are merely quicker would look better (or
+//! worse) than it is. Units mature in the order in which they were exposed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::evidence::{Arms, Matured, Outcomes, Share};
+use crate::kernel::{Tally, ln_e_two_sided};
+use crate::plan::{Design, Missing, Primary};
+
+/// Units that wait for their horizon, in memory with a bound.
+#[derive(Clone, Debug)]
+pub struct Cohort {
+    horizon_ms: u64,
+    missing: Missing,
+    waiting: VecDeque<u64>,
+    units: BTreeMap<u64, Unit>,
+    units_max: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    exposed_ms: u64,
+    share: Share,
+    is_challengers: bool,
+    covariate: f64,
+    /// (when it was observed, what it was)
+    label: Option<(u64, f64)>,
+}
+
+/// What became of a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// It counts, unless another one comes that was observed later.
+    Counts,
+    /// One that was observed later is there already.
+    Older,
+    /// It was observed after the unit's horizon, or before its exposure.
+    OutOfTime,
+    /// No unit of that name waits: never exposed, matured, or there was no room.
+    Unknown,
+}
+
+impl Cohort {
+    /// For the labels of `primary`, with room for `units_max` units that wait (about 100 bytes each).
+    pub fn new(primary: &Primary, units_max: usize) -> Cohort {
+        let Primary { horizon_ms, missing, .. } = *primary;
+        Cohort { horizon_ms, missing, waiting: VecDeque::new(), units: BTreeMap::new(), units_max }
+    }
+
+    /// A unit was answered at `now_ms`. Its first exposure counts; `covariate` was known before (such as the champion's
+    /// own prediction), 0 where there is none. False where it does not count: seen before, or no room.
+    pub fn expose(&mut self, key: u64, now_ms: u64, share: Share, is_challengers: bool, covariate: f64) -> bool {
+        let counts = self.units.len() < self.units_max && !self.units.contains_key(&key);
+        if counts {
+            // In order, whatever clocks do: who comes late in line matures with those before.
+            let last = self.waiting.back().and_then(|key| self.units.get(key)).map_or(0, |unit| unit.exposed_ms);
+            let exposed_ms = now_ms.max(last);
+            self.units.insert(key, Unit { exposed_ms, share, is_challengers, covariate, label: None });
+            self.waiting.push_back(key);
+        }
+        counts
+    }
+
+    /// A label, observed at `observed_ms`. A doubled one changes nothing, a later one corrects.
+    pub fn label(&mut self, key: u64, observed_ms: u64, value: f64) -> Joined {
+        let Some(unit) = self.units.get_mut(&key) else { return Joined::Unknown };
+        if !(unit.exposed_ms..=unit.exposed_ms.saturating_add(self.horizon_ms)).contains(&observed_ms) {
+            return Joined::OutOfTime;
+        }
+        if unit.label.is_some_and(|(held_ms, _)| held_ms > observed_ms) {
+            return Joined::Older;
+        }
+        unit.label = Some((observed_ms, value));
+        Joined::Counts
+    }
+
+    /// Takes a label back. False where there is none, or it has matured.
+    pub fn withdraw(&mut self, key: u64) -> bool {
+        self.units.get_mut(&key).is_some_and(|unit| unit.label.take().is_some())
+    }
+
+    /// Units that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The units that have reached their horizon since the last call, by share.
+    pub fn mature(&mut self, now_ms: u64) -> Vec<Matured> {
+        let mut by_share: BTreeMap<Share, Matured> = BTreeMap::new();
+        while let Some(&key) = self.waiting.front() {
+            let Some(&unit) = self.units.get(&key) else { break };
+            if unit.exposed_ms.saturating_add(self.horizon_ms) > now_ms {
+                break;
+            }
+            self.waiting.pop_front();
+            self.units.remove(&key);
+            let empty = Matured { share: unit.share, outcomes: [Outcomes::default(); 2], arrived: [0; 2] };
+            let matured = by_share.entry(unit.share).or_insert(empty);
+            let arm = usize::from(unit.is_challengers);
+            matured.arrived[arm] += u64::from(unit.label.is_some());
+            match (unit.label, self.missing) {
+                (Some((_, value)), _) | (None, Missing::Value(value)) => {
+                    matured.outcomes[arm].add(value, unit.covariate);
+                }
+                (None, Missing::Exclude) => {}
+            }
+        }
+        by_share.into_values().collect()
+    }
+}
+
+/// ln E against "both arms get as many labels": an arm that loses labels is a broken comparison.
+#[derive(Clone, Debug, Default)]
+pub struct Arrival(Tally);
+
+impl Arrival {
+    /// Takes in labels that arrived in time.
+    pub fn add(&mut self, share: Share, arrived: Arms) {
+        self.0.add(share, arrived);
+    }
+
+    /// The evidence that they do not arrive alike.
+    pub fn ln_e(&self) -> f64 {
+        ln_e_two_sided(&self.0)
+    }
+}
+
+/// How `primary` is really decided, and why not as it was declared. Where the prediction changes its own label, a shadow's
+/// answer was never acted on: the label is that of the champion's decision, and says nothing of the challenger's.
+pub fn design(primary: &Primary) -> (Design, Option<&'static str>) {
+    match primary.design {
+        Design::PairedShadow if primary.label_depends_on_decision => (
+            Design::Split,
+            Some(
+                "the label depends on the decision, and the shadow's decision was never carried out: pairs are no \
+                 evidence of quality, and only a split of live traffic decides",
+            ),
+        ),
+        design => (design, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn primary() -> Primary {
+        Primary {
+            metric: "default_90d".into(),
+            design: Design::Split,
+            label_depends_on_decision: false,
+            horizon_ms: 100,
+            missing: Missing::Value(0.0),
+            margin: None,
+            least_gain: None,
+            planned_units: 1_000,
+        }
+    }
+
+    fn half() -> Share {
+        Share::of(500_000)
+    }
+
+    #[test]
+    fn units_count_when_they_are_old_enough_and_then_once() {
+        let mut cohort = Cohort::new(&primary(), 10);
+        assert!(cohort.expose(1, 0, half(), true, 0.5));
+        assert!(!cohort.expose(1, 5, half(), true, 0.5), "the first exposure counts");
+        assert!(cohort.expose(2, 10, Share::of(10_000), false, 0.0));
+        assert_eq!(cohort.label(1, 40, 1.0), Joined::Counts);
+        assert_eq!(cohort.mature(99), []);
+        let matured = cohort.mature(100);
+        let mut outcomes = Outcomes::default();
+        outcomes.add(1.0, 0.5);
+        let expected = Matured { share: half(), outcomes: [Outcomes::default(), outcomes], arrived: [0, 1] };
+        assert_eq!(matured, [expected]);
+        assert_eq!(cohort.label(1, 60, 0.0), Joined::Unknown, "it has counted already");
+        assert_eq!((cohort.waiting(), cohort.mature(1_000)[0].outcomes[0].n, cohort.waiting()), (1, 1, 0));
+    }
+
+    #[test]
+    fn the_last_label_within_the_horizon_counts_whenever_it_is_told() {
+        let mut cohort = Cohort::new(&primary(), 10);
+        cohort.expose(7, 1_000, half(), false, 0.0);
+        assert_eq!(cohort.label(7, 1_060, 1.0), Joined::Counts);
+        assert_eq!(cohort.label(7, 1_060, 1.0), Joined::Counts, "doubled");
+        assert_eq!(cohort.label(7, 1_050, 9.0), Joined::Older, "told late, observed before");
+        assert_eq!(cohort.label(7, 1_070, 3.0), Joined::Counts, "corrected");
+        assert_eq!(cohort.label(7, 1_101, 5.0), Joined::OutOfTime);
+        assert_eq!(cohort.label(7, 999, 5.0), Joined::OutOfTime);
+        assert_eq!(cohort.label(8, 1_000, 5.0), Joined::Unknown);
+        assert_eq!(cohort.mature(5_000)[0].outcomes[0].y.value(), 3.0);
+    }
+
+    #[test]
+    fn who_has_no_label_counts_as_declared() {
+        let matured = |missing| {
+            let mut cohort = Cohort::new(&Primary { missing, ..primary() }, 10);
+            cohort.expose(1, 0, half(), true, 0.0);
+            cohort.label(1, 1, 1.0);
+            assert!(cohort.withdraw(1) && !cohort.withdraw(1));
+            let [matured] = cohort.mature(100)[..] else { panic!("one share") };
+            (matured.outcomes[1].n, matured.outcomes[1].y.value(), matured.arrived)
+        };
+        assert_eq!(matured(Missing::Value(0.25)), (1, 0.25, [0, 0]));
+        assert_eq!(matured(Missing::Exclude), (0, 0.0, [0, 0]));
+    }
+
+    #[test]
+    fn memory_has_a_bound() {
+        let mut cohort = Cohort::new(&primary(), 2);
+        assert_eq!([1, 2, 3].map(|key| cohort.expose(key, 0, half(), true, 0.0)), [true, true, false]);
+        cohort.mature(100);
+        assert!(cohort.expose(3, 100, half(), true, 0.0));
+    }
+
+    #[test]
+    fn an_arm_that_loses_labels_is_seen() {
+        let mut arrival = Arrival::default();
+        arrival.add(half(), [1_000, 1_000]);
+        assert!(arrival.ln_e() < 0.0);
+        arrival.add(half(), [1_000, 700]);
+        assert!(arrival.ln_e() > 6.9, "{}", arrival.ln_e());
+    }
+
+    #[test]
+    fn pairs_do_not_decide_where_the_decision_makes_the_label() {
+        let paired = |label_depends_on_decision| {
+            design(&Primary { design: Design::PairedShadow, label_depends_on_decision, ..primary() })
+        };
+        assert_eq!(paired(false), (Design::PairedShadow, None));
+        let (decided, why) = paired(true);
+        assert!(decided == Design::Split && why.is_some_and(|why| why.contains("the label depends on the decision")));
+        assert_eq!(design(&primary()), (Design::Split, None));
+    }
+}

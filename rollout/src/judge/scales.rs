@@ -1,0 +1,387 @@
+//! What does all the evidence so far say?
+
+use std::collections::BTreeMap;
+
+use crate::cohort::{Arrival, design};
+use crate::cusum::{Cusum, RUN_LENGTH};
+use crate::evidence::{Arms, Block, Events, Moments, Outcomes, Seen, Share, plus};
+use crate::interval::{EmpiricalBernstein, Interval, difference};
+use crate::kernel::{Tally, e_bh, ln_e_above, ln_e_beta, ln_e_bins, ln_e_sample_ratio, p_value, ratio};
+use crate::numbers::ln;
+use crate::plan::{Agreement, Comparison, Design, Guardrail, Policy, Primary};
+use crate::rate;
+
+use super::verdict::{Quality, Reading, Reason};
+
+/// First events of keys that are remembered for one rollout: 8 MiB and what the tree needs.
+const SEEN_MAX: usize = 1 << 20;
+
+/// E from which a comparison is taken for broken.
+const BROKEN: f64 = 1_000.0;
+
+/// The share of dropped pairs above which a comparison pauses.
+const DROPS_MAX: f64 = 0.05;
+
+/// Outcomes of each arm from which on the normal approximation is trusted.
+const OUTCOMES_MIN: u64 = 100;
+
+/// Values in a first block of pairs, about.
+const PAIRS_EXPECTED: u64 = 256;
+
+/// The prior of discordant pairs: Beta(5, 5), cut off at 1/2.
+const DISCORDANT_PRIOR: [f64; 2] = [5.0, 5.0];
+
+/// Everything that was counted, by what it is for.
+#[derive(Clone, Debug)]
+pub(super) struct Scales {
+    alpha: f64,
+    alpha_primary: f64,
+    guardrails: Vec<Watch>,
+    slices: Vec<Watch>,
+    comparisons: Vec<Pairing>,
+    shifts: BTreeMap<String, Vec<Tally>>,
+    primary: Option<Outcome>,
+    pub(super) units: Arms,
+    dealt: Tally,
+    arrival: Arrival,
+    sampled: u64,
+    dropped: u64,
+}
+
+impl Scales {
+    pub(super) fn new(policy: &Policy) -> Scales {
+        let watched = policy.guardrails.len() + policy.slices.len();
+        let watch = |rules: &[Guardrail]| rules.iter().map(|rule| Watch::new(rule, SEEN_MAX / watched)).collect();
+        let pairing = |rule: &Comparison| Pairing::new(rule, policy.alpha_primary);
+        Scales {
+            alpha: policy.alpha_guardrails,
+            alpha_primary: policy.alpha_primary,
+            guardrails: watch(&policy.guardrails),
+            slices: watch(&policy.slices),
+            comparisons: policy.comparisons.iter().map(pairing).collect(),
+            shifts: BTreeMap::new(),
+            primary: policy.primary.as_ref().map(|primary| Outcome::new(primary, policy.alpha_primary)),
+            units: [0; 2],
+            dealt: Tally::default(),
+            arrival: Arrival::default(),
+            sampled: 0,
+            dropped: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, block: &Block) {
+        self.units = plus(self.units, block.units);
+        self.dealt.add(block.share, block.units);
+        for watch in self.guardrails.iter_mut().chain(&mut self.slices) {
+            if let Some(events) = block.events.get(&watch.rule.metric) {
+                watch.add(block.share, events);
+            }
+        }
+        for (metric, bins) in &block.bins {
+            let held = self.shifts.entry(metric.clone()).or_default();
+            held.resize(held.len().max(bins.len()), Tally::default());
+            held.iter_mut().zip(bins).for_each(|(tally, &bin)| tally.add(block.share, bin));
+        }
+        let pairs = &block.pairs;
+        self.sampled += pairs.sampled;
+        self.dropped += pairs.dropped;
+        let is_paused = too_many(pairs.sampled, pairs.dropped);
+        for comparison in &mut self.comparisons {
+            match pairs.values.get(&comparison.rule.metric) {
+                Some(_) if is_paused => comparison.paused_blocks += 1,
+                Some(&values) => comparison.add(values),
+                None => {}
+            }
+        }
+        let Some(outcome) = &mut self.primary else { return };
+        if let Some(labels) = block.labels.get(&outcome.rule.metric) {
+            for matured in &labels.matured {
+                self.arrival.add(matured.share, matured.arrived);
+                outcome.add_split(matured.share, matured.outcomes);
+            }
+            outcome.add_pairs(labels.paired, labels.discordant, labels.is_binary);
+        }
+    }
+
+    /// ln(G/α).
+    fn threshold(&self) -> f64 {
+        ln(self.guardrails.len() as f64 / self.alpha)
+    }
+
+    /// Guardrails that show harm.
+    pub(super) fn alarms(&self) -> Vec<Reason> {
+        let threshold = self.threshold();
+        let alarmed = self.guardrails.iter().filter(|watch| watch.ln_e >= threshold);
+        alarmed.map(|watch| Reason::Guardrail(watch.reading(self.alpha, threshold))).collect()
+    }
+
+    /// What breaks the comparison itself, or harms a slice of the traffic.
+    pub(super) fn halts(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let threshold = ln(BROKEN);
+        let ln_e = ln_e_sample_ratio(&self.dealt);
+        if ln_e >= threshold {
+            reasons.push(Reason::SampleRatio { ln_e, threshold, units: self.dealt.total() });
+        }
+        let ln_e = self.arrival.ln_e();
+        if ln_e >= threshold {
+            reasons.push(Reason::LabelArrival { ln_e, threshold });
+        }
+        let slices: Vec<f64> = self.slices.iter().map(|watch| watch.ln_e).collect();
+        let found = e_bh(&slices, self.alpha);
+        if !found.is_empty() {
+            let threshold = ln(slices.len() as f64 / (found.len() as f64 * self.alpha));
+            let found = found.into_iter().map(|at| self.slices[at].reading(self.alpha, threshold)).collect();
+            reasons.push(Reason::Slices { found });
+        }
+        reasons
+    }
+
+    /// What every guardrail reads.
+    pub(super) fn readings(&self) -> Vec<Reading> {
+        self.guardrails.iter().map(|watch| watch.reading(self.alpha, self.threshold())).collect()
+    }
+
+    /// What every comparison shows.
+    pub(super) fn comparisons(&self) -> Vec<(bool, Reason)> {
+        self.comparisons.iter().map(|comparison| comparison.reason(self.alpha)).collect()
+    }
+
+    /// ln E of every output distribution against "both arms answer alike": shown, and deciding nothing.
+    pub(super) fn shifts(&self) -> BTreeMap<String, f64> {
+        self.shifts.iter().map(|(metric, bins)| (metric.clone(), ln_e_bins(bins))).collect()
+    }
+
+    /// What the outcomes show; `None` where none are declared.
+    pub(super) fn quality(&self) -> Option<Quality> {
+        self.primary.as_ref().map(|outcome| outcome.quality(self.alpha_primary))
+    }
+
+    /// Why pairs say nothing of quality, where they were asked to.
+    pub(super) fn pairs_refused(&self) -> Option<Reason> {
+        let outcome = self.primary.as_ref()?;
+        let (decides, why) = design(&outcome.rule);
+        if let Some(why) = why {
+            return Some(Reason::PairsRefused { metric: outcome.rule.metric.clone(), why: why.into() });
+        }
+        let refused = decides == Design::PairedShadow && too_many(self.sampled, self.dropped);
+        refused.then_some(Reason::Drops { sampled: self.sampled, dropped: self.dropped })
+    }
+
+    /// Whether what is refused could decide at all, or a split decides in its place.
+    pub(super) fn is_split(&self) -> bool {
+        self.primary.as_ref().is_some_and(|outcome| design(&outcome.rule).0 == Design::Split)
+    }
+
+    /// A person has looked at a broken comparison: what was built on it begins anew, and the guardrails keep what they saw.
+    pub(super) fn begin_anew(&mut self) {
+        self.dealt = Tally::default();
+        self.arrival = Arrival::default();
+        for slice in &mut self.slices {
+            (slice.tally, slice.ln_e, slice.ln_e_max) = (Tally::default(), 0.0, 0.0);
+        }
+        let alpha = self.alpha_primary;
+        if let Some(outcome) = &mut self.primary {
+            *outcome = Outcome::new(&outcome.rule, alpha);
+        }
+    }
+
+    /// The challenger is the champion: from now on it is held against what the champion was.
+    pub(super) fn freeze(&mut self) {
+        let alpha = self.alpha;
+        self.guardrails.iter_mut().for_each(|watch| watch.freeze(alpha));
+    }
+
+    /// What became worse since the promotion.
+    pub(super) fn regressions(&self) -> Vec<Reason> {
+        let threshold = ln(RUN_LENGTH);
+        let each = self.guardrails.iter().filter_map(|watch| {
+            let ln_m = watch.cusum.as_ref().filter(|cusum| cusum.is_alarm())?.ln_m();
+            Some(Reason::Regression { metric: watch.rule.metric.clone(), ln_m, threshold })
+        });
+        each.collect()
+    }
+}
+
+fn too_many(sampled: u64, dropped: u64) -> bool {
+    dropped as f64 > DROPS_MAX * sampled as f64
+}
+
+/// One guardrail.
+#[derive(Clone, Debug)]
+struct Watch {
+    rule: Guardrail,
+    tally: Tally,
+    events: Arms,
+    of: Arms,
+    seen: Seen,
+    ln_e: f64,
+    /// The largest so far, which the p-value is made of.
+    ln_e_max: f64,
+    cusum: Option<Cusum>,
+}
+
+impl Watch {
+    fn new(rule: &Guardrail, keys_max: usize) -> Watch {
+        let (rule, seen) = (rule.clone(), Seen::new(keys_max));
+        Watch { rule, tally: Tally::default(), events: [0; 2], of: [0; 2], seen, ln_e: 0.0, ln_e_max: 0.0, cusum: None }
+    }
+
+    fn add(&mut self, share: Share, events: &Events) {
+        let (of, events) = match events {
+            Events::Every { of, events } => (*of, *events),
+            Events::Firsts { of, keys } => {
+                let firsts = |keys: &Vec<u64>| keys.iter().filter(|&&key| self.seen.is_first(key)).count() as u64;
+                (*of, keys.each_ref().map(firsts))
+            }
+        };
+        self.tally.add(share, events);
+        self.ln_e = ln_e_above(&self.tally, self.rule.tolerance);
+        self.ln_e_max = self.ln_e_max.max(self.ln_e);
+        self.of = plus(self.of, of);
+        self.events = plus(self.events, events);
+        if let Some(cusum) = &mut self.cusum {
+            cusum.add(events[1], of[1]);
+        }
+    }
+
+    fn reading(&self, alpha: f64, threshold: f64) -> Reading {
+        let ratio = ratio(&self.tally, alpha);
+        let ratio_bound = 1.0 + self.rule.margin;
+        let rate_upper = self.rate_upper(1, alpha);
+        let is_small = self.rule.floor.is_some_and(|floor| rate_upper <= floor);
+        Reading {
+            metric: self.rule.metric.clone(),
+            ln_e: self.ln_e,
+            threshold,
+            p: p_value(self.ln_e_max),
+            events: self.events,
+            of: self.of,
+            ratio,
+            ratio_bound,
+            rate_upper,
+            floor: self.rule.floor,
+            passes: is_small || ratio.upper.is_some_and(|upper| upper <= ratio_bound),
+        }
+    }
+
+    /// The most that an arm's own rate can be. Where keys were thinned out, so were its events.
+    fn rate_upper(&self, arm: usize, alpha: f64) -> f64 {
+        let of = (self.of[arm] as f64 * self.seen.sampling()) as u64;
+        rate::upper(self.events[arm].min(of), of, alpha)
+    }
+
+    fn freeze(&mut self, alpha: f64) {
+        let rate = self.events[0] as f64 / self.of[0].max(1) as f64;
+        let fine = (rate * (1.0 + self.rule.tolerance)).max(self.rule.floor.unwrap_or(0.0));
+        self.cusum = Some(Cusum::new(fine.max(self.rate_upper(0, alpha))));
+    }
+}
+
+/// One comparison of pairs.
+#[derive(Clone, Debug)]
+struct Pairing {
+    rule: Comparison,
+    sequence: EmpiricalBernstein,
+    total: Moments,
+    paused_blocks: u64,
+}
+
+impl Pairing {
+    fn new(rule: &Comparison, alpha: f64) -> Pairing {
+        let sequence = EmpiricalBernstein::new(2.0 * alpha, PAIRS_EXPECTED);
+        Pairing { rule: rule.clone(), sequence, total: Moments::default(), paused_blocks: 0 }
+    }
+
+    fn add(&mut self, values: Moments) {
+        self.sequence.add(values);
+        self.total = self.total.plus(values);
+    }
+
+    fn reason(&self, alpha: f64) -> (bool, Reason) {
+        let n = self.total.n;
+        let (upper, passes) = match self.rule.rule {
+            // Mismatches are 0 or 1: their sum counts them.
+            Agreement::Refactor(bound) => {
+                let upper = rate::upper(self.total.x.value().round() as u64, n, alpha);
+                (upper, upper <= bound)
+            }
+            Agreement::Retrain(bound) => (self.sequence.interval().upper, self.sequence.interval().upper <= bound),
+            Agreement::Report => (self.sequence.interval().upper, true),
+        };
+        let (metric, rule) = (self.rule.metric.clone(), self.rule.rule);
+        let (mean, paused_blocks) = (self.sequence.mean(), self.paused_blocks);
+        (passes, Reason::Comparison { metric, rule, n, mean, upper, paused_blocks, passes })
+    }
+}
+
+/// The outcome by which the challenger must win.
+#[derive(Clone, Debug)]
+struct Outcome {
+    rule: Primary,
+    cohorts: BTreeMap<Share, [Outcomes; 2]>,
+    sequence: EmpiricalBernstein,
+    discordant: Arms,
+    /// Whether all losses of pairs were 0 or 1 so far.
+    is_binary: bool,
+}
+
+impl Outcome {
+    fn new(rule: &Primary, alpha: f64) -> Outcome {
+        let sequence = EmpiricalBernstein::new(2.0 * alpha, PAIRS_EXPECTED);
+        Outcome { rule: rule.clone(), cohorts: BTreeMap::new(), sequence, discordant: [0; 2], is_binary: true }
+    }
+
+    fn add_split(&mut self, share: Share, outcomes: [Outcomes; 2]) {
+        if share.is_split() {
+            let held = self.cohorts.entry(share).or_default();
+            *held = [held[0].plus(outcomes[0]), held[1].plus(outcomes[1])];
+        }
+    }
+
+    fn add_pairs(&mut self, paired: Moments, discordant: Arms, is_binary: bool) {
+        self.is_binary &= is_binary || paired.n == 0;
+        self.discordant = plus(self.discordant, discordant);
+        self.sequence.add(paired);
+    }
+
+    fn quality(&self, alpha: f64) -> Quality {
+        let needed = -self.rule.margin.unwrap_or(0.0);
+        let threshold = -ln(alpha);
+        let (design, _) = design(&self.rule);
+        let (n, gain, interval, ln_e) = match design {
+            Design::Split => self.split(alpha),
+            Design::PairedShadow => self.paired(),
+        };
+        let passes = match ln_e {
+            // One test decides, not the better of two.
+            Some(ln_e) if self.rule.margin.is_none() => ln_e >= threshold,
+            _ => interval.is_some_and(|interval| interval.lower > needed),
+        };
+        let is_futile = match (interval, self.rule.least_gain) {
+            (Some(interval), Some(least)) => interval.upper < least,
+            _ => false,
+        };
+        let (metric, discordant) = (self.rule.metric.clone(), self.discordant);
+        Quality { metric, design, n, gain, interval, discordant, ln_e, threshold, needed, passes, is_futile }
+    }
+
+    fn split(&self, alpha: f64) -> (u64, f64, Option<Interval>, Option<f64>) {
+        let cohorts: Vec<_> = self.cohorts.iter().map(|(&share, &outcomes)| (share, outcomes)).collect();
+        let counts = cohorts.iter().fold([0; 2], |sum, (_, [a, b])| plus(sum, [a.n, b.n]));
+        let found = difference(&cohorts);
+        let planned = self.rule.planned_units;
+        let interval = Interval { lower: found.lower(alpha, planned), upper: found.upper(alpha, planned) };
+        let is_enough = counts.iter().all(|&count| count >= OUTCOMES_MIN);
+        (found.n, found.mean, is_enough.then_some(interval), None)
+    }
+
+    fn paired(&self) -> (u64, f64, Option<Interval>, Option<f64>) {
+        let n = self.sequence.n();
+        // From (d + 1)/2 back to d.
+        let Interval { lower, upper } = self.sequence.interval();
+        let interval = Interval { lower: 2.0 * lower - 1.0, upper: 2.0 * upper - 1.0 };
+        let ln_e = self.is_binary.then(|| ln_e_beta(self.discordant, 0.5, 0.0, DISCORDANT_PRIOR));
+        (n, 2.0 * self.sequence.mean() - 1.0, (n > 0).then_some(interval), ln_e)
+    }
+}

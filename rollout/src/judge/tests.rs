@@ -1,0 +1,427 @@
+//! Does a rollout go the way that its evidence and its people say?
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::evidence::{Arms, Events, Labels, Matured, Moments, Outcomes, Share};
+use crate::plan::tests::ramp;
+use crate::plan::{Agreement, Comparison, Design, Guardrail, Missing, Primary};
+use crate::verify::{Entry, Record, verify};
+
+const MINUTE_MS: u64 = 60_000;
+
+/// A judge, its time, and its record.
+struct Rollout {
+    judge: Judge,
+    record: Record,
+    now_ms: u64,
+    blocks: u64,
+}
+
+fn policy(change: impl FnOnce(&mut Plan)) -> Plan {
+    let mut plan = ramp(&[10_000, 100_000, 500_000]);
+    (plan.policy.min_time_ms, plan.policy.max_time_ms) = (60 * MINUTE_MS, 600 * MINUTE_MS);
+    change(&mut plan);
+    plan
+}
+
+impl Rollout {
+    fn new(plan: Plan) -> Rollout {
+        let judge = Judge::new(plan.clone()).expect("it is a good plan");
+        Rollout { judge, record: Record { plan, entries: Vec::new() }, now_ms: 1_700_000_000_000, blocks: 0 }
+    }
+
+    /// In its first step.
+    fn shared(plan: Plan) -> Rollout {
+        let mut rollout = Rollout::new(plan);
+        rollout.command(Command::Start);
+        rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault: None });
+        assert_eq!(rollout.tick().state, State::Running(Stage::Canary(0)));
+        rollout
+    }
+
+    fn feed(&mut self, event: Event) -> Verdict {
+        let verdict = self.judge.feed(&event).expect("it is taken in");
+        self.record.entries.push(Entry::new(event, &verdict).expect("it is JSON"));
+        verdict
+    }
+
+    fn command(&mut self, command: Command) -> Verdict {
+        self.feed(Event::Command { time_ms: self.now_ms, by: "ada".into(), command })
+    }
+
+    fn tick(&mut self) -> Verdict {
+        self.feed(Event::Tick { time_ms: self.now_ms })
+    }
+
+    fn gate(&mut self, gate: &str, passed: bool) -> Verdict {
+        self.feed(Event::Gate { time_ms: self.now_ms, gate: gate.into(), passed })
+    }
+
+    fn trip(&mut self, trip: Trip) -> Verdict {
+        self.feed(Event::Trip { time_ms: self.now_ms, trip })
+    }
+
+    /// Five minutes of 100,000 requests, with this many errors per million, and what else there is.
+    fn block(&mut self, rates: [u64; 2], change: impl FnOnce(&mut Block)) -> Verdict {
+        self.now_ms += 5 * MINUTE_MS;
+        self.blocks += 1;
+        let share = Share::of(self.judge.share());
+        let challengers = u64::from(share.challenger) / 10;
+        let units = [100_000 - challengers, challengers];
+        let events: Arms = std::array::from_fn(|arm| units[arm] * rates[arm] / 1_000_000);
+        let mut block = Block::new(self.blocks, self.now_ms, share);
+        block.units = units;
+        block.events.insert("errors".into(), Events::Every { of: units, events });
+        change(&mut block);
+        self.feed(Event::Block(block))
+    }
+
+    /// Blocks until something else than `not yet` or `advance` is said.
+    fn runs(&mut self, rates: [u64; 2], change: impl Fn(&mut Block)) -> Verdict {
+        for _ in 0..1_000 {
+            let verdict = self.block(rates, &change);
+            if !matches!(verdict.decision, Decision::NotYet | Decision::Advance) {
+                return verdict;
+            }
+        }
+        panic!("1,000 blocks without a verdict");
+    }
+}
+
+fn stages(record: &Record) -> Vec<String> {
+    let mut judge = Judge::new(record.plan.clone()).expect("it is a good plan");
+    let mut stages = vec![judge.state().to_string()];
+    for Entry { event, .. } in &record.entries {
+        stages.push(judge.feed(event).expect("it was taken in before").state.to_string());
+    }
+    stages.dedup();
+    stages
+}
+
+#[test]
+fn a_good_challenger_is_promoted_step_by_step() {
+    let mut rollout = Rollout::shared(policy(|_| ()));
+    let verdict = rollout.runs([5_000, 5_000], |_| ());
+    assert_eq!((verdict.decision, verdict.state, verdict.share), (Decision::Promote, State::Promoted, 1_000_000));
+    let expected = ["draft", "validating", "shadow", "canary(1)", "canary(2)", "canary(3)", "baking", "promoted"];
+    assert_eq!(stages(&rollout.record), expected);
+    let [Reason::Guardrail(reading)] = &verdict.reasons[..] else { panic!("{verdict:?}") };
+    assert!(reading.passes && reading.ratio.upper.is_some_and(|upper| upper < 1.5), "{reading:?}");
+    assert_eq!(rollout.now_ms - 1_700_000_000_000, 60 * MINUTE_MS, "not before the least time");
+}
+
+#[test]
+fn a_bad_one_is_rolled_back_with_the_figures() {
+    let mut rollout = Rollout::shared(policy(|_| ()));
+    let verdict = rollout.runs([5_000, 15_000], |_| ());
+    assert_eq!((verdict.decision, verdict.state, verdict.share), (Decision::RollBack, State::RolledBack, 0));
+    let [Reason::Guardrail(reading)] = &verdict.reasons[..] else { panic!("{verdict:?}") };
+    assert!(reading.ln_e >= reading.threshold && reading.ratio.lower > 1.25 && !reading.passes, "{reading:?}");
+    assert!(rollout.now_ms - 1_700_000_000_000 <= 20 * MINUTE_MS, "in the second step");
+    // Nothing leads back.
+    assert_eq!(rollout.block([5_000, 5_000], |_| ()).state, State::RolledBack);
+    let event = Event::Command { time_ms: 0, by: "ada".into(), command: Command::Promote };
+    let error = rollout.judge.feed(&event).expect_err("it has ended");
+    assert!(error.message().contains("promote is not possible while the rollout is rolled_back"), "{error}");
+}
+
+#[test]
+fn a_service_that_never_fails_promotes_by_the_floor() {
+    let verdict = Rollout::shared(policy(|_| ())).runs([0, 0], |_| ());
+    assert_eq!(verdict.decision, Decision::Promote);
+    let without = policy(|plan| plan.policy.guardrails[0].floor = None);
+    let verdict = Rollout::shared(without).runs([0, 0], |_| ());
+    assert_eq!((verdict.decision, verdict.state), (Decision::Inconclusive, State::Inconclusive(Stage::Baking)));
+}
+
+#[test]
+fn guardrails_are_read_while_somebody_thinks() {
+    for stop in [Command::Pause, Command::Abort] {
+        let mut rollout = Rollout::shared(policy(|_| ()));
+        rollout.block([5_000, 5_000], |_| ());
+        rollout.block([5_000, 5_000], |_| ());
+        let verdict = rollout.command(stop);
+        if stop == Command::Abort {
+            assert_eq!((verdict.state, verdict.share), (State::Aborted, 0));
+            continue;
+        }
+        assert_eq!((verdict.state, verdict.share), (State::Paused(Stage::Canary(1)), 100_000));
+        assert_eq!(rollout.block([5_000, 5_000], |_| ()).decision, Decision::NotYet);
+        assert_eq!(rollout.runs([5_000, 30_000], |_| ()).state, State::RolledBack);
+    }
+}
+
+#[test]
+fn after_the_promotion_a_regression_still_calls_for_a_rollback() {
+    let mut rollout = Rollout::shared(policy(|_| ()));
+    rollout.runs([5_000, 5_000], |_| ());
+    (0..50).for_each(|_| assert_eq!(rollout.block([5_000, 5_000], |_| ()).decision, Decision::NotYet));
+    let verdict = rollout.runs([5_000, 10_000], |_| ());
+    assert_eq!((verdict.decision, verdict.state), (Decision::RollBack, State::Promoted));
+    assert!(matches!(&verdict.reasons[..], [Reason::Regression { metric, .. }] if metric == "errors"));
+    let trip = Trip::Failures { count: 20, is_champion_healthy: true };
+    assert_eq!(rollout.trip(trip).decision, Decision::RollBack);
+}
+
+#[test]
+fn a_broken_split_halts_and_a_person_decides() {
+    let mut rollout = Rollout::shared(policy(|_| ()));
+    let verdict = rollout.runs([5_000, 5_000], |block| block.units = [block.units[0] + 5_000, block.units[1] / 2]);
+    assert_eq!((verdict.decision, verdict.state), (Decision::Halt, State::Halted(Stage::Canary(0))));
+    assert!(matches!(verdict.reasons[..], [Reason::SampleRatio { .. }]), "{verdict:?}");
+    assert_eq!(rollout.block([5_000, 5_000], |_| ()).decision, Decision::NotYet, "a person decides");
+    assert_eq!(rollout.command(Command::Resume).state, State::Running(Stage::Canary(0)));
+    assert_eq!(rollout.runs([5_000, 5_000], |_| ()).state, State::Promoted);
+}
+
+#[test]
+fn failures_in_a_row_count_only_where_the_champion_is_well() {
+    let trip = |count, is_champion_healthy| {
+        Rollout::shared(policy(|_| ())).trip(Trip::Failures { count, is_champion_healthy }).state
+    };
+    assert_eq!(trip(19, true), State::Running(Stage::Canary(0)));
+    assert_eq!(trip(20, true), State::RolledBack);
+    assert_eq!(trip(20, false), State::Halted(Stage::Canary(0)));
+    assert_eq!(Rollout::shared(policy(|_| ())).trip(Trip::Crash).state, State::RolledBack);
+    assert_eq!(
+        Rollout::new(policy(|_| ())).trip(Trip::Crash).state,
+        State::Running(Stage::Draft),
+        "nothing to go back from"
+    );
+}
+
+#[test]
+fn gates_and_units_hold_a_step_and_a_person_may_pass_them() {
+    let plan = policy(|plan| {
+        plan.steps[0].gates = vec!["review".into()];
+        plan.steps[0].min_units = 5_000;
+        plan.policy.gates = vec!["approval".into()];
+    });
+    let mut rollout = Rollout::shared(plan.clone());
+    rollout.gate("review", false);
+    (0..3).for_each(|_| assert_eq!(rollout.block([5_000, 5_000], |_| ()).decision, Decision::NotYet));
+    let verdict = rollout.block([5_000, 5_000], |_| ());
+    let refused = Reason::Gate { gate: "review".into(), refused: true };
+    assert_eq!(verdict.reasons, [Reason::Units { units: [0, 4_000], needed: 5_000 }, refused.clone()]);
+    rollout.block([5_000, 5_000], |_| ());
+    assert_eq!(rollout.tick().reasons, [refused]);
+    assert_eq!(rollout.gate("review", true).state, State::Running(Stage::Canary(1)));
+    let verdict = rollout.runs([5_000, 5_000], |_| ());
+    let unanswered = Reason::Gate { gate: "approval".into(), refused: false };
+    assert_eq!((verdict.decision, verdict.reasons), (Decision::Inconclusive, vec![unanswered]));
+    assert_eq!(rollout.command(Command::Resume).state, State::Running(Stage::Baking));
+    assert_eq!(rollout.gate("approval", true).decision, Decision::Promote);
+    // By hand, step by step.
+    let mut rollout = Rollout::shared(plan);
+    for expected in ["canary(2)", "canary(3)", "baking"] {
+        assert_eq!(rollout.command(Command::Step).state.to_string(), expected);
+    }
+    assert_eq!(rollout.command(Command::Promote).state, State::Promoted);
+}
+
+#[test]
+fn a_challenger_that_cannot_be_made_ready_waits_for_a_person() {
+    let mut rollout = Rollout::new(policy(|_| ()));
+    rollout.command(Command::Start);
+    let fault = Some("golden example 3 fails".to_owned());
+    let verdict = rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault });
+    assert_eq!((verdict.decision, verdict.state), (Decision::Halt, State::Halted(Stage::Validating)));
+    assert_eq!(rollout.command(Command::Resume).state, State::Running(Stage::Validating));
+    let ready = Event::Validated { time_ms: rollout.now_ms, fault: None };
+    assert_eq!(rollout.feed(ready.clone()).state, State::Running(Stage::Shadow));
+    assert!(rollout.judge.feed(&ready).is_err());
+}
+
+#[test]
+fn a_shadow_must_agree_before_it_gets_a_share() {
+    let plan = |rule| policy(|plan| plan.policy.comparisons.push(Comparison { metric: "flips".into(), rule }));
+    let shadowed = |rule, flips: f64, dropped| {
+        let mut rollout = Rollout::new(plan(rule));
+        rollout.command(Command::Start);
+        rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault: None });
+        let change = |block: &mut Block| {
+            let mut values = Moments::default();
+            (0..10_000).for_each(|row| values.add(f64::from(f64::from(row) < 10_000.0 * flips)));
+            (block.pairs.sampled, block.pairs.dropped) = (10_000, dropped);
+            block.pairs.values.insert("flips".into(), values);
+        };
+        let mut last = rollout.block([0, 0], change);
+        for _ in 0..9 {
+            if last.state == State::Running(Stage::Shadow) {
+                last = rollout.block([0, 0], change);
+            }
+        }
+        (last.state, last.reasons)
+    };
+    let (canary, shadow) = (State::Running(Stage::Canary(0)), State::Running(Stage::Shadow));
+    assert_eq!(shadowed(Agreement::Refactor(1e-4), 0.0, 0).0, canary);
+    assert_eq!(shadowed(Agreement::Refactor(1e-4), 0.001, 0).0, shadow);
+    assert_eq!(shadowed(Agreement::Retrain(0.1), 0.08, 0).0, canary);
+    assert_eq!(shadowed(Agreement::Retrain(0.1), 0.12, 0).0, shadow);
+    assert_eq!(shadowed(Agreement::Report, 0.9, 0).0, canary);
+    let (state, reasons) = shadowed(Agreement::Retrain(0.1), 0.0, 501);
+    let [Reason::Comparison { n: 0, paused_blocks: 10, .. }] = reasons[..] else { panic!("{reasons:?}") };
+    assert_eq!(state, shadow, "a comparison pauses above 5 % drops");
+}
+
+#[test]
+fn a_slice_that_is_harmed_stops_the_rollout_for_a_person() {
+    let slices = ["errors@de", "errors@fr", "errors@nz"].map(Guardrail::new);
+    let mut rollout = Rollout::shared(policy(|plan| plan.policy.slices = slices.into()));
+    let verdict = rollout.runs([5_000, 5_000], |block| {
+        let harmed = [block.units[0] / 1_000, block.units[1] / 50];
+        block.events.insert("errors@nz".into(), Events::Every { of: block.units, events: harmed });
+    });
+    assert_eq!(verdict.decision, Decision::Halt);
+    let [Reason::Slices { found }] = &verdict.reasons[..] else { panic!("{verdict:?}") };
+    assert_eq!(found.iter().map(|reading| reading.metric.as_str()).collect::<Vec<_>>(), ["errors@nz"]);
+}
+
+fn primary(design: Design, label_depends_on_decision: bool) -> Primary {
+    Primary {
+        metric: "right".into(),
+        design,
+        label_depends_on_decision,
+        horizon_ms: 1_000,
+        missing: Missing::Exclude,
+        margin: None,
+        least_gain: Some(0.002),
+        planned_units: 50_000,
+    }
+}
+
+/// Labels of 10,000 rows for each arm, of which so many thousandths are right.
+fn matured(share: Share, right: [u64; 2]) -> Labels {
+    let outcomes = right.map(|right| {
+        let mut outcomes = Outcomes::default();
+        (0..10_000).for_each(|row| outcomes.add(f64::from(u8::from(row < right * 10)), 0.0));
+        outcomes
+    });
+    Labels { matured: vec![Matured { share, outcomes, arrived: [0, 0] }], ..Labels::default() }
+}
+
+#[test]
+fn outcomes_decide_where_labels_come() {
+    let decided = |right| {
+        let mut rollout = Rollout::shared(policy(|plan| plan.policy.primary = Some(primary(Design::Split, true))));
+        rollout.runs([5_000, 5_000], |block| {
+            block.labels.insert("right".into(), matured(Share::of(500_000), right));
+        })
+    };
+    let better = decided([900, 920]);
+    assert_eq!(better.decision, Decision::Promote);
+    let Some(Reason::Primary(quality)) = better.reasons.last() else { panic!("{better:?}") };
+    assert!(
+        (quality.gain - 0.02).abs() < 1e-9 && quality.interval.is_some_and(|found| found.lower > 0.0),
+        "{quality:?}"
+    );
+    let worse = decided([900, 880]);
+    assert_eq!((worse.decision, worse.state), (Decision::Futile, State::Futile));
+}
+
+#[test]
+fn pairs_decide_sooner_but_not_where_the_decision_makes_the_label() {
+    let decided = |depends, discordant: Arms| {
+        let plan = policy(|plan| plan.policy.primary = Some(primary(Design::PairedShadow, depends)));
+        Rollout::shared(plan).runs([5_000, 5_000], |block| {
+            let mut paired = Moments::default();
+            for (count, value) in
+                [(1_000 - discordant[0] - discordant[1], 0.5), (discordant[0], 0.0), (discordant[1], 1.0)]
+            {
+                (0..count).for_each(|_| paired.add(value));
+            }
+            let labels = Labels { paired, discordant, is_binary: true, ..Labels::default() };
+            block.labels.insert("right".into(), labels);
+        })
+    };
+    let better = decided(false, [15, 25]);
+    let Some(Reason::Primary(quality)) = better.reasons.last() else { panic!("{better:?}") };
+    assert!(better.decision == Decision::Promote && quality.ln_e.is_some_and(|ln_e| ln_e >= quality.threshold));
+    assert_eq!(decided(false, [25, 15]).decision, Decision::Futile);
+    let refused = decided(true, [15, 25]);
+    assert_eq!(refused.decision, Decision::Inconclusive);
+    assert!(
+        matches!(&refused.reasons[..], [Reason::Primary(_), Reason::PairsRefused { why, .. }]
+        if why.contains("only a split of live traffic decides")),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn labels_that_one_arm_loses_halt_the_comparison() {
+    let mut rollout = Rollout::shared(policy(|plan| plan.policy.primary = Some(primary(Design::Split, true))));
+    let verdict = rollout.runs([5_000, 5_000], |block| {
+        let mut labels = matured(Share::of(500_000), [900, 900]);
+        labels.matured[0].arrived = [1_000, 800];
+        block.labels.insert("right".into(), labels);
+    });
+    assert!(matches!(verdict.reasons[..], [Reason::LabelArrival { .. }]), "{verdict:?}");
+    assert_eq!(verdict.decision, Decision::Halt);
+}
+
+#[test]
+fn blocks_come_in_order_and_plans_have_steps() {
+    let mut rollout = Rollout::shared(policy(|_| ()));
+    let state = format!("{:?}", rollout.judge);
+    let block = Event::Block(Block::new(2, 0, Share::of(10_000)));
+    let error = rollout.judge.feed(&block).expect_err("the first is missing");
+    assert_eq!(error.message(), "block 2 is out of order: expected 1");
+    assert_eq!(format!("{:?}", rollout.judge), state, "and nothing has changed");
+    let error = Judge::new(Plan { steps: Vec::new(), ..policy(|_| ()) }).expect_err("no steps");
+    assert!(error.message().contains("the plan has no steps"));
+}
+
+#[test]
+fn a_record_proves_its_verdicts_and_a_changed_one_does_not() {
+    let mut rollout = Rollout::shared(policy(|_| ()));
+    rollout.runs([5_000, 4_900], |_| ());
+    rollout.block([5_000, 5_000], |_| ());
+    let text = serde_json::to_string(&rollout.record).expect("it is JSON");
+    let read = |text: &str| serde_json::from_str::<Record>(text).expect("it is a record");
+    assert_eq!(verify(&read(&text)).expect("it is proved").state(), State::Promoted);
+    let mut forged = read(&text);
+    let Some(Entry { event: Event::Block(block), .. }) = forged.entries.get_mut(7) else { panic!("a block") };
+    block.events.insert("errors".into(), Events::Every { of: [1, 1], events: [0, 1] });
+    let error = verify(&forged).expect_err("it is forged");
+    assert!(error.message().starts_with("entry ") && error.message().contains("but its evidence says"), "{error}");
+    let mut other = read(&text);
+    other.plan.policy.guardrails[0].margin = 0.4;
+    assert!(verify(&other).is_err(), "another plan");
+}
+
+proptest! {
+    /// Whatever it is told, and however badly: it ends once, what has ended stays, and its record proves it.
+    #[test]
+    fn the_table_of_states_holds(steps in prop::collection::vec((0u8..12, 0u64..20_000), 1..60)) {
+        let mut rollout = Rollout::new(policy(|plan| plan.policy.min_time_ms = 10 * MINUTE_MS));
+        for (step, rate) in steps {
+            let before = rollout.judge.state();
+            let commands = [
+                Command::Start, Command::Pause, Command::Resume, Command::Step, Command::Promote, Command::Abort,
+            ];
+            let event = match step {
+                0..=5 => Event::Command { time_ms: rollout.now_ms, by: "ada".into(), command: commands[usize::from(step)] },
+                6 => Event::Validated { time_ms: rollout.now_ms, fault: None },
+                7 => Event::Trip {
+                    time_ms: rollout.now_ms,
+                    trip: Trip::Failures { count: 20, is_champion_healthy: rate % 2 == 0 },
+                },
+                8 => Event::Tick { time_ms: rollout.now_ms + rate * 10_000 },
+                _ => {
+                    rollout.block([5_000, rate], |_| ());
+                    prop_assert!(!before.is_terminal() || rollout.judge.state() == before);
+                    continue;
+                }
+            };
+            if let Ok(verdict) = rollout.judge.feed(&event) {
+                rollout.record.entries.push(Entry::new(event, &verdict).expect("it is JSON"));
+            }
+            prop_assert!(!before.is_terminal() || rollout.judge.state() == before);
+            if rollout.judge.state() == State::Running(Stage::Draft) {
+                prop_assert_eq!(rollout.judge.share(), 0);
+            }
+        }
+        prop_assert_eq!(verify(&rollout.record).expect("it is proved").state(), rollout.judge.state());
+    }
+}

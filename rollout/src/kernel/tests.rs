@@ -1,0 +1,136 @@
+//! Does the label test compute what its formulas say?
+
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::*;
+
+fn tally(share: u32, events: Arms) -> Tally {
+    let mut tally = Tally::default();
+    tally.add(Share::of(share), events);
+    tally
+}
+
+#[derive(Deserialize)]
+struct Case {
+    /// (champion's share, challenger's share, champion's events, challenger's events)
+    tally: Vec<(u32, u32, u64, u64)>,
+    tolerance: f64,
+    ln_e: f64,
+}
+
+#[derive(Deserialize)]
+struct Cases {
+    cases: Vec<Case>,
+}
+
+#[test]
+fn the_published_e_values_hold() {
+    let cases: Cases = serde_json::from_str(include_str!("../../vectors/kernel.json")).expect("it is JSON");
+    assert!(cases.cases.len() >= 8);
+    for Case { tally, tolerance, ln_e } in cases.cases {
+        let mut sum = Tally::default();
+        for &(champion, challenger, n0, n1) in &tally {
+            sum.add(Share { champion, challenger }, [n0, n1]);
+        }
+        let found = ln_e_above(&sum, tolerance);
+        assert!((found - ln_e).abs() < 1e-9, "{tally:?}: {found}, published {ln_e}");
+    }
+}
+
+/// statistics.md, 3.3: a champion without any error does not make the test blind.
+#[test]
+fn errors_that_only_the_challenger_has_are_evidence() {
+    for (errors, expected) in [(4, 4.2e3), (5, 4.4e4)] {
+        let e = exp(ln_e_above(&tally(50_000, [0, errors]), 0.25));
+        assert!((e / expected - 1.0).abs() < 0.02, "{errors} errors: {e:.0}, expected {expected}");
+    }
+}
+
+#[test]
+fn no_events_are_no_evidence() {
+    let nothing = Tally::default();
+    assert_eq!(ln_e_above(&nothing, 0.25), 0.0);
+    assert_eq!(ln_e_two_sided(&nothing), 0.0);
+    assert_eq!(ln_e_sample_ratio(&nothing), 0.0);
+    assert_eq!(ratio(&nothing, 0.001), Ratio { lower: 0.0, upper: None });
+    assert_eq!(tally(0, [5, 5]), nothing, "who had no share is not compared");
+    assert_eq!(p_value(0.0), 1.0);
+}
+
+/// The one-step mean of E is 1 at the bound of the null hypothesis and below 1 within it.
+#[test]
+fn evidence_does_not_grow_by_itself() {
+    for (share, before) in [(50_000, [40, 3]), (500_000, [0, 9]), (10_000, [900, 30])] {
+        let mean = |ratio: f64, ln_e: &dyn Fn(Arms) -> f64| {
+            let w = Share::of(share).challengers();
+            let p = w * ratio / (w * ratio + 1.0 - w);
+            let [zero, one] = before;
+            let after = p * exp(ln_e([zero, one + 1])) + (1.0 - p) * exp(ln_e([zero + 1, one]));
+            after / exp(ln_e(before))
+        };
+        let w = Share::of(share).challengers();
+        let grid = |events| ln_e_above(&tally(share, events), 0.25);
+        let closed = |events| ln_e_beta(events, w, 0.25, [1.0, 19.0]);
+        for test in [&grid as &dyn Fn(Arms) -> f64, &closed] {
+            assert!((mean(1.25, test) - 1.0).abs() < 1e-9, "{}", mean(1.25, test));
+            assert!(mean(1.0, test) < 1.0 && mean(2.0, test) > 1.0);
+        }
+        let even = |events| ln_e_sample_ratio(&tally(share, events));
+        assert!((mean(1.0, &even) - 1.0).abs() < 1e-9);
+        let two = |events| ln_e_two_sided(&tally(share, events));
+        assert!((mean(1.0, &two) - 1.0).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn the_ratios_bounds_hold_what_was_counted() {
+    // 1,000 events among 10 % and 9,000 among the rest: the same rate.
+    let found = ratio(&tally(100_000, [9_000, 1_000]), 0.0005);
+    let upper = found.upper.expect("it is bounded");
+    assert!(0.8 < found.lower && found.lower < 1.0 && 1.0 < upper && upper < 1.25, "{found:?}");
+    // Nothing of the challenger's: no lower bound. Nothing of the champion's: no upper one.
+    assert!(ratio(&tally(500_000, [50, 0]), 0.01).lower == 0.0);
+    assert!(ratio(&tally(500_000, [0, 50]), 0.01).upper.is_none());
+}
+
+#[test]
+fn slices_are_found_together() {
+    let ln_e = [1.0, 20.0, 20.0, 50.0f64].map(ln);
+    // K/(kα) at α = 0.1: 40, 20, 13.3, 10.
+    assert_eq!(e_bh(&ln_e, 0.1), [1, 2, 3]);
+    assert_eq!(e_bh(&[1.0, 20.0, 39.0, 19.0].map(ln), 0.1), [1, 2, 3]);
+    assert_eq!(e_bh(&[1.0, 2.0, 39.0, 3.0].map(ln), 0.1), [0usize; 0]);
+    assert_eq!(e_bh(&[], 0.1), [0usize; 0]);
+}
+
+proptest! {
+    /// Blocks in any order, cut anywhere: the same to the bit.
+    #[test]
+    fn the_order_of_blocks_does_not_matter(
+        blocks in prop::collection::vec((1u32..5, 0u64..50, 0u64..50), 0..20), swaps in any::<u64>(),
+    ) {
+        let sum = |blocks: &[(u32, u64, u64)]| {
+            let mut sum = Tally::default();
+            blocks.iter().for_each(|&(share, n0, n1)| sum.add(Share::of(share * 100_000), [n0, n1]));
+            sum
+        };
+        let mut shuffled = blocks.clone();
+        shuffled.sort_by_key(|(share, n0, n1)| (u64::from(*share) ^ n0 ^ n1 << 7).wrapping_mul(swaps | 1));
+        let (a, b) = (sum(&blocks), sum(&shuffled));
+        prop_assert_eq!(ln_e_above(&a, 0.25).to_bits(), ln_e_above(&b, 0.25).to_bits());
+        prop_assert_eq!(ratio(&a, 0.01), ratio(&b, 0.01));
+    }
+
+    /// One more event of the challenger's is more evidence against it, one more of the champion's is less.
+    #[test]
+    fn evidence_is_monotone(share in 1_000u32..900_000, n0 in 0u64..3_000, n1 in 0u64..3_000) {
+        let ln_e = |n0, n1| ln_e_above(&tally(share, [n0, n1]), 0.25);
+        prop_assert!(ln_e(n0, n1 + 1) > ln_e(n0, n1) && ln_e(n0 + 1, n1) < ln_e(n0, n1));
+        let w = Share::of(share).challengers();
+        let closed = |n0, n1| ln_e_beta([n0, n1], w, 0.25, [1.0, 1.0 / w]);
+        prop_assert!(closed(n0, n1 + 1) > closed(n0, n1) && closed(n0 + 1, n1) < closed(n0, n1));
+        let bounds = ratio(&tally(share, [n0, n1]), 0.001);
+        prop_assert!(bounds.upper.is_none_or(|upper| upper > bounds.lower));
+    }
+}
