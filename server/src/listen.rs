@@ -414,7 +414,7 @@ where
             let request = Arriving::of(request, &activity);
             Answering {
                 running: (!activity.deaf.load(Relaxed)).then(|| Running::new(&activity)),
-                connection: request.body().connection(),
+                may_leave: request.body().may_leave(),
                 waiting: None,
                 answer: handler(request, came_in.clone()),
             }
@@ -571,8 +571,8 @@ pin_project! {
     /// and the task of each request is moved about with all of it.
     struct Answering<F, R> {
         running: Option<Running>,
-        // Where the rest of the request's body may be left.
-        connection: Option<Arc<Activity>>,
+        // Whether a rest of the request's body may be left to its connection.
+        may_leave: bool,
         // In a box, since few have it.
         waiting: Option<Box<Waiting<R>>>,
         #[pin]
@@ -593,7 +593,8 @@ impl<F: Future<Output = Response<R>>, R> Future for Answering<F, R> {
         let this = self.project();
         if this.waiting.is_none() {
             let mut response = ready!(this.answer.poll(context));
-            match this.connection.take().and_then(|connection| connection.unread.discard()) {
+            let connection = this.running.as_ref().filter(|_| *this.may_leave).map(|running| &running.0);
+            match connection.and_then(|connection| connection.unread.discard()) {
                 Some(discarding) if !discarding.is_endless => {
                     *this.waiting = Some(Box::new(Waiting { response, discarding }));
                 }

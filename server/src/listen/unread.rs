@@ -51,9 +51,9 @@ impl Arriving {
         request.map(|body| Arriving { body: Some(body), connection, is_held_back })
     }
 
-    /// Where it leaves its rest.
-    pub(super) fn connection(&self) -> Option<Arc<Activity>> {
-        self.connection.clone()
+    /// Whether it may leave a rest.
+    pub(super) fn may_leave(&self) -> bool {
+        self.connection.is_some()
     }
 }
 
