@@ -210,9 +210,11 @@ impl Deployment {
         }
     }
 
-    /// How long a request that came now would wait; `None` while nobody knows what runs cost.
-    pub fn predicted_wait(&self) -> Option<Duration> {
-        lock(&self.waiting).queue.ahead(self.layout.is_some()).wait(self.cost.fit())
+    /// How long a request that comes `now` would wait; `None` while nobody knows what runs cost.
+    pub fn predicted_wait(&self, now: Moment) -> Option<Duration> {
+        let mut waiting = lock(&self.waiting);
+        waiting.queue.expect(self.cost.fit(), self.layout.is_some());
+        waiting.queue.ahead().wait(now)
     }
 
     /// Whether the model has inputs without rows, about which requests must agree to share a run.
@@ -338,8 +340,9 @@ impl Deployment {
         let mut dead = Vec::new();
         let (taken_in, send_worker) = {
             let mut waiting = lock(&self.waiting);
-            let taken_in = self.take_in(&mut waiting.queue, job, now, &mut dead);
-            self.outlook.tell(&waiting.queue, self.layout.is_some(), self.cost.fit());
+            waiting.queue.expect(self.cost.fit(), self.layout.is_some());
+            let taken_in = waiting.queue.admit(job, now, &mut dead);
+            self.outlook.tell(&waiting.queue);
             let send = matches!(taken_in, Ok(true)) && waiting.workers < self.policy.runs_max;
             waiting.workers += usize::from(send);
             (taken_in, send)
@@ -373,17 +376,17 @@ impl Deployment {
         }
         let mut now = started;
         while now < until && !queue.is_empty() && lock(&self.waiting).queue.pass() {
-            let finish = Finish(self);
+            let finish = Finish(self, pool);
             if let Take::Batch(jobs) = queue.take(now, &mut dead) {
                 if self.run_batch(jobs, now, true, pool).is_err() {
                     // It was finished in its absence.
                     std::mem::forget(finish);
                     break;
                 }
-                queue.finish();
+                now = pool.now();
+                queue.finish(now);
             }
             drop(finish);
-            now = pool.now();
         }
         self.refuse_dead(dead, now);
         for job in queue.into_jobs().chain(left) {
@@ -424,10 +427,9 @@ impl Deployment {
         let now = pool.now();
         let (take, send_another) = {
             let mut waiting = lock(&self.waiting);
-            let fit = self.cost.fit();
-            waiting.queue.expect(fit, self.layout.is_some());
+            waiting.queue.expect(self.cost.fit(), self.layout.is_some());
             let take = waiting.queue.take(now, &mut dead);
-            self.outlook.tell(&waiting.queue, self.layout.is_some(), fit);
+            self.outlook.tell(&waiting.queue);
             let send = match take {
                 // What is left may run at once, or has a time to wait for.
                 Take::Batch(_) => waiting.queue.calls_for_more() && waiting.workers < self.policy.runs_max,
@@ -445,7 +447,7 @@ impl Deployment {
         }
         self.refuse_dead(dead, now);
         if let Take::Batch(jobs) = take {
-            let finish = Finish(self);
+            let finish = Finish(self, pool);
             if let Err(GivenUp) = self.run_batch(jobs, now, false, pool) {
                 // It was finished in its absence.
                 std::mem::forget(finish);
@@ -483,11 +485,12 @@ impl Drop for Wake<'_> {
 }
 
 /// Tells the queue that a batch has ended, however it did.
-struct Finish<'a>(&'a Deployment);
+struct Finish<'a>(&'a Deployment, &'a Pool);
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
-        lock(&self.0.waiting).queue.finish();
+        let now = self.1.now();
+        lock(&self.0.waiting).queue.finish(now);
     }
 }
 

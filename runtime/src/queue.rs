@@ -16,6 +16,8 @@ use std::collections::VecDeque;
 use tiltyard_types::Moment;
 
 pub use self::policy::{LEVELS_MAX, Level, PadPolicy, QueuePolicy};
+pub use self::shed::Unfit;
+pub(crate) use self::shed::{WAIT_MIN, is_too_long};
 
 use self::plan::{Fate, Pick};
 use crate::cost::Fit;
@@ -164,15 +166,19 @@ impl<J: Waiting> Queue<J> {
         let mut picks = std::mem::take(&mut self.picks);
         let plan = self.plan(now, &mut picks);
         let take = match plan.hold {
-            Some(until) if !self.draining => Take::Wait(until),
+            Some(until) if !self.draining => {
+                self.pace.rest(now);
+                Take::Wait(until)
+            }
             _ => match self.carry_out(&picks, now, dead) {
                 batch if batch.is_empty() => {
-                    self.forget_pace();
+                    self.rest_pace(now);
                     Take::Idle
                 }
                 batch => {
                     self.running += 1;
-                    self.pace.took(batch.iter().map(J::rows).sum(), now, self.jobs > 0);
+                    let is_held_up = self.jobs > 0 || self.running >= self.policy.runs_max;
+                    self.pace.took(batch.iter().map(J::rows).sum(), now, is_held_up);
                     Take::Batch(batch)
                 }
             },
@@ -182,8 +188,9 @@ impl<J: Waiting> Queue<J> {
     }
 
     /// Notes that a batch has run, well or not.
-    pub fn finish(&mut self) {
+    pub fn finish(&mut self, now: Moment) {
         self.running -= 1;
+        self.rest_pace(now);
     }
 
     /// Lets a batch run that never waited here, where it overtakes nobody, there is room for it, and new jobs are taken.
@@ -296,3 +303,7 @@ fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
 #[cfg(test)]
 #[path = "queue/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "queue/flood_tests.rs"]
+mod flood_tests;

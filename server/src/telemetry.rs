@@ -125,8 +125,8 @@ fn costs(page: &mut Page, catalog: &Catalog) {
         ),
         (
             "tiltyard_predicted_wait_seconds",
-            "How long a request that came now would wait at least, by what runs cost.",
-            |deployment| Some(deployment.predicted_wait()?.as_secs_f64()),
+            "How long a request that came now would wait at least, by what runs take.",
+            |deployment| Some(deployment.predicted_wait(clock::now())?.as_secs_f64()),
         ),
     ];
     for (name, help, pick) in gauges {

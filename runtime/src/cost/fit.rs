@@ -50,7 +50,12 @@ impl Fit {
 
     /// What a run of `rows` rows costs.
     pub fn at(&self, rows: usize) -> Duration {
-        Duration::from_nanos((self.row_ns * rows as f64 + self.run_ns) as u64)
+        Duration::from_nanos(self.ns(rows) as u64)
+    }
+
+    /// The same in nanoseconds.
+    pub(crate) fn ns(&self, rows: usize) -> f64 {
+        self.row_ns * rows as f64 + self.run_ns
     }
 }
 

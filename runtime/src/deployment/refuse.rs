@@ -1,46 +1,62 @@
 //! Which requests get no place in the queue, or lose it, and what are they told?
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use tiltyard_types::{Error, ErrorKind, Moment, Result};
 
 use super::{Deployment, Identity};
 use crate::cost::Fit;
+use crate::forecast::Ahead;
 use crate::job::Job;
-use crate::queue::{Queue, Refused};
+use crate::queue::{Queue, Refused, Unfit, WAIT_MIN, is_too_long};
 use crate::stats::Refusal;
-
-/// No request is refused for a wait as short as this.
-const WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// When to come again, where nobody knows how long what waits will take.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
-/// A job that the queue does not take in, and why.
-pub(super) enum Unfit {
-    /// As the queue says.
-    Refused(Refused<Job>),
-    /// It would wait about this long, which is surely longer than it has.
-    Late(Job, Duration),
-}
-
 /// What a request that came now would find, for whoever asks before there is a job. Told under the queue's lock whenever
-/// something waits or has waited, and read without it.
+/// something waits or has waited, and read without it: what is read may be of two moments, and is a guess anyway.
 #[derive(Default)]
 pub(super) struct Outlook {
-    sure_wait_ns: AtomicU64,
+    jobs: AtomicUsize,
+    rows: AtomicUsize,
+    rows_max: AtomicUsize,
+    /// The bits of floats: a and b, both 0 where nobody knows.
+    line: [AtomicU64; 2],
+    is_paced: AtomicBool,
+    free_at_ns: AtomicU64,
     /// The queue is full until this moment, in nanoseconds, unless something leaves before; 0 where it is not.
     full_until_ns: AtomicU64,
 }
 
 impl Outlook {
-    pub(super) fn tell(&self, queue: &Queue<Job>, shares: bool, fit: Option<Fit>) {
-        let wait = queue.ahead(shares).sure_wait(fit);
-        self.sure_wait_ns.store(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    pub(super) fn tell(&self, queue: &Queue<Job>) {
+        let ahead = queue.ahead();
+        let line = ahead.line.map_or([0.0; 2], |line| [line.row_ns, line.run_ns]);
+        self.jobs.store(ahead.jobs, Relaxed);
+        self.rows.store(ahead.rows, Relaxed);
+        self.rows_max.store(ahead.rows_max, Relaxed);
+        self.line.iter().zip(line).for_each(|(told, part)| told.store(part.to_bits(), Relaxed));
+        self.is_paced.store(ahead.is_paced, Relaxed);
+        self.free_at_ns.store(ahead.free_at.as_nanos(), Relaxed);
         // From then on the queue is worth a sweep.
         let full_until = if queue.is_full() { queue.sweeps_from().as_nanos() } else { 0 };
         self.full_until_ns.store(full_until, Relaxed);
+    }
+
+    fn ahead(&self, runs_max: usize) -> Ahead {
+        let [row_ns, run_ns] = [0, 1].map(|part: usize| f64::from_bits(self.line[part].load(Relaxed)));
+        Ahead {
+            jobs: self.jobs.load(Relaxed),
+            rows: self.rows.load(Relaxed),
+            rows_max: self.rows_max.load(Relaxed).max(1),
+            runs_max: runs_max.max(1),
+            line: (row_ns > 0.0 || run_ns > 0.0).then_some(Fit { row_ns, run_ns }),
+            is_paced: self.is_paced.load(Relaxed),
+            free_at: Moment::from_nanos(self.free_at_ns.load(Relaxed)),
+        }
     }
 }
 
@@ -48,7 +64,10 @@ impl Deployment {
     /// Refuses a request that comes at `now` and has `left` time, by what is known before there is a job: whether the queue
     /// is full, and how long it would wait. Takes no lock; what comes later may still be refused in the queue.
     pub fn foresee(&self, left: Duration, now: Moment) -> Result<()> {
-        let wait = Duration::from_nanos(self.outlook.sure_wait_ns.load(Relaxed));
+        if self.outlook.jobs.load(Relaxed) == 0 {
+            return Ok(());
+        }
+        let wait = self.outlook.ahead(self.policy.runs_max).sure_wait(left, now);
         if self.policy.levels.len() <= 1 && is_too_long(wait, left) {
             return Err(self.late(wait, left));
         }
@@ -58,38 +77,8 @@ impl Deployment {
         Ok(())
     }
 
-    /// Takes a job into the queue, if need be in the place of such as nobody waits for any more, or will when they are done:
-    /// these are moved to `dead`. Says whether a further worker is of use.
-    #[expect(clippy::result_large_err, reason = "a job that is not taken in goes back to where it came from, once")]
-    pub(super) fn take_in(
-        &self,
-        queue: &mut Queue<Job>,
-        job: Job,
-        now: Moment,
-        dead: &mut Vec<Job>,
-    ) -> Result<bool, Unfit> {
-        let fit = self.cost.fit();
-        queue.expect(fit, self.layout.is_some());
-        // Where there are levels of priority, nobody knows how many are before it.
-        if let Some(deadline) = job.demand.deadline.filter(|_| self.policy.levels.len() <= 1) {
-            let sure_wait = |queue: &Queue<Job>| queue.ahead(job.layout.is_some()).sure_wait(fit);
-            let late = |wait: Duration| is_too_long(wait, deadline - now);
-            // Some of those in front may have gone.
-            if late(sure_wait(queue)) && (!queue.sweep(now, dead) || late(sure_wait(queue))) {
-                let ahead = queue.ahead(job.layout.is_some());
-                let wait = ahead.wait(fit).unwrap_or_default().max(ahead.sure_wait(fit));
-                return Err(Unfit::Late(job, wait));
-            }
-        }
-        match queue.enqueue(job, now) {
-            Err(Refused::Full(job) | Refused::FullOfBytes(job)) if queue.sweep(now, dead) => queue.enqueue(job, now),
-            taken_in => taken_in,
-        }
-        .map_err(Unfit::Refused)
-    }
-
     /// Answers a job that was not taken in.
-    pub(super) fn refuse(&self, unfit: Unfit) -> Error {
+    pub(super) fn refuse(&self, unfit: Unfit<Job>) -> Error {
         let Identity { model, version, .. } = &self.identity;
         let (error, job) = match unfit {
             Unfit::Late(job, wait) => {
@@ -97,14 +86,14 @@ impl Deployment {
                 (self.late(wait, left), job)
             }
             Unfit::Refused(Refused::Full(job)) => {
-                let wait = self.predicted_wait().unwrap_or(COME_AGAIN);
+                let wait = self.predicted_wait(job.enqueued).unwrap_or(COME_AGAIN);
                 (self.full(self.policy.jobs_max_at(job.demand.priority), wait), job)
             }
             Unfit::Refused(Refused::FullOfBytes(job)) => {
                 self.stats.refused(Refusal::QueueFull);
                 let message =
                     format!("almost {} bytes of requests wait for model {model:?} already", self.policy.bytes_max);
-                (overloaded(message, self.predicted_wait().unwrap_or(COME_AGAIN)), job)
+                (overloaded(message, self.predicted_wait(job.enqueued).unwrap_or(COME_AGAIN)), job)
             }
             Unfit::Refused(Refused::Draining(job)) => {
                 let why = self.health.out().unwrap_or("is unloading");
@@ -139,7 +128,7 @@ impl Deployment {
                         "requests for model {:?} wait longer than predicted: this one would have been answered too late",
                         self.identity.model
                     );
-                    overloaded(message, self.predicted_wait().unwrap_or(COME_AGAIN))
+                    overloaded(message, self.predicted_wait(now).unwrap_or(COME_AGAIN))
                 }
             };
             job.reply.send(Err(error));
@@ -159,10 +148,6 @@ impl Deployment {
         let message = format!("{jobs_max} requests wait for model {:?} already", self.identity.model);
         overloaded(message, if wait.is_zero() { COME_AGAIN } else { wait })
     }
-}
-
-fn is_too_long(wait: Duration, left: Duration) -> bool {
-    wait > left.max(WAIT_MIN)
 }
 
 fn overloaded(message: String, wait: Duration) -> Error {

@@ -3,8 +3,8 @@
 use smallvec::{SmallVec, smallvec};
 use tiltyard_types::Moment;
 
-use super::shed::is_late;
 use super::{Entry, Queue, QueuePolicy, Waiting, earlier};
+use crate::forecast::{Ahead, DOUBT};
 
 /// What becomes of one job, in the order in which jobs leave.
 #[derive(Debug)]
@@ -32,28 +32,25 @@ pub(super) struct Plan {
 impl<J: Waiting> Queue<J> {
     /// Picks the next batch: the job that is first in turn, and then those that fit to it. Jobs that could share a run
     /// never overtake one another; others are passed over, a bounded number of them, and as the first in turn always
-    /// runs, nobody waits for ever.
+    /// runs, nobody waits for ever. A batch grows only as long as its run leaves those in time who would be.
     pub(super) fn plan(&self, now: Moment, picks: &mut Vec<Pick>) -> Plan {
         picks.clear();
         let mut cursors: SmallVec<[usize; 4]> = smallvec![0; self.lanes.len()];
-        let mut filling = Filling::new(&self.policy);
+        let mut filling = Filling::new(&self.policy, now, self.ahead());
         let mut first: Option<&J> = None;
         let (mut oldest, mut expires) = (None::<Moment>, None::<Moment>);
         let mut passed = 0;
-        let (done, run_rows) = (now + self.run_expected(), self.run_rows());
         let mut others = self.rows;
         let mut late_first: Option<(usize, &J)> = None;
         while let Some((lane, entry)) = self.next(&cursors) {
             let job = &entry.job;
-            // What is left without it fills a run: only then it must not be late.
-            let spare = others.saturating_sub(job.rows()) >= run_rows;
-            let (dead, late) = (is_dead(entry, now), spare && is_late(entry, done));
+            let (dead, late) = (is_dead(entry, now), filling.does_without(entry, others));
             let fate = if dead || late {
                 others = others.saturating_sub(job.rows());
                 late_first = late_first.or(Some((picks.len(), job)).filter(|_| !dead));
                 Fate::Dies
             } else if first.is_none_or(|first| job.joins(first) && filling.bears(job)) {
-                match filling.room_for(job) {
+                match filling.room_for(job).filter(|&rows| filling.has_time_for(rows)) {
                     Some(rows) => Fate::Runs(rows),
                     None => break,
                 }
@@ -66,6 +63,7 @@ impl<J: Waiting> Queue<J> {
             if let Fate::Runs(rows) = fate {
                 first = first.or(Some(job));
                 filling.add(job, rows);
+                filling.keep_in_time(job);
                 expires = earlier(expires, entry.expires);
             }
             if fate != Fate::Dies {
@@ -127,11 +125,40 @@ struct Filling<'a> {
     length: usize,
     /// Elements along the padded axis that the jobs would take alone.
     alone: usize,
+    now: Moment,
+    forecast: Ahead,
+    /// The moment at which it must be done, for the first of those who can be in time.
+    done_by: Option<Moment>,
 }
 
 impl Filling<'_> {
-    fn new(policy: &QueuePolicy) -> Filling<'_> {
-        Filling { policy, limit: policy.rows_limit(), rows: 0, length: 0, alone: 0 }
+    fn new(policy: &QueuePolicy, now: Moment, forecast: Ahead) -> Filling<'_> {
+        let limit = policy.rows_limit();
+        Filling { policy, limit, rows: 0, length: 0, alone: 0, now, forecast, done_by: None }
+    }
+
+    /// When a run of so many rows that starts now is done.
+    fn done(&self, rows: usize) -> Moment {
+        self.now + self.forecast.run(self.policy.padded_rows(rows))
+    }
+
+    /// Whether a job would be late after a run as large as its time allows for, and what waits besides fills one
+    /// without it: only then it must not be late.
+    fn does_without<J: Waiting>(&self, entry: &Entry<J>, waiting: usize) -> bool {
+        let Some(deadline) = entry.job.deadline() else { return false };
+        let rows = self.forecast.rows_for(deadline - entry.enqueued);
+        waiting.saturating_sub(entry.job.rows()) >= rows && deadline < self.now + self.forecast.run(rows).mul_f64(DOUBT)
+    }
+
+    /// Whether those who can be in time still are with so many rows more.
+    fn has_time_for(&self, rows: usize) -> bool {
+        self.done_by.is_none_or(|done_by| self.done(self.rows.saturating_add(rows)) <= done_by)
+    }
+
+    /// From now on the batch grows no more than lets this job, which is in it, be in time, if it is.
+    fn keep_in_time<J: Waiting>(&mut self, job: &J) {
+        let in_time = job.deadline().filter(|&deadline| self.done(self.rows) <= deadline);
+        self.done_by = earlier(self.done_by, in_time);
     }
 
     /// The rows of `job` that there is room for; of one that is larger than any batch, a part.

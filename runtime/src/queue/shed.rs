@@ -1,48 +1,52 @@
-//! Which waiting jobs are not worth a run any more, though their time is not over yet?
+//! Which jobs are not worth a run, though their time is not over yet?
 //!
-//! A run whose answer comes too late is work for nothing, and it makes all behind it later. So where more waits than one
-//! run takes, jobs that could not be done in time make room for those that can.
+//! A run whose answer comes too late is work for nothing, and it makes all behind it later. So no job is let in that would
+//! surely be late; where one is refused for those before it, those that cannot be done in time any more make room for it;
+//! and where more waits than one run takes, a take passes over them too.
 
 use std::time::Duration;
 
 use tiltyard_types::Moment;
 
 use super::plan::is_dead;
-use super::{Entry, Queue, Waiting};
-use crate::cost::Fit;
-use crate::forecast::{DOUBT, Pace};
+use super::{Queue, Refused, Waiting};
 
 /// Between two looks at all that waits: each costs time in proportion to what waits, and a flood asks for many.
 const SWEEPS_APART: Duration = Duration::from_millis(1);
 
+/// No request is refused for a wait as short as this.
+pub(crate) const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// A job that the queue does not take in, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfit<J> {
+    /// There is no room for it.
+    Refused(Refused<J>),
+    /// It would wait about this long, which is surely longer than it has.
+    Late(J, Duration),
+}
+
 impl<J: Waiting> Queue<J> {
-    /// Takes in what runs are known to cost, and whether several jobs may share one.
-    pub fn expect(&mut self, fit: Option<Fit>, shares: bool) {
-        (self.fit, self.shares) = (fit, shares);
-    }
-
-    /// Rows of a full run: as many as it may have, or those of one job where none shares it.
-    pub(super) fn run_rows(&self) -> usize {
-        if self.shares { self.policy.rows_limit() } else { (self.rows / self.jobs.max(1)).max(1) }
-    }
-
-    /// How long a full run takes from its start, so that a job that starts with less left is done too late; nothing where
-    /// nobody knows.
-    pub(super) fn run_expected(&self) -> Duration {
-        let rows = self.pace.batch_rows().map_or_else(|| self.run_rows(), |seen| self.run_rows().min(seen));
-        let nanos = match (self.pace.row_ns(), self.fit) {
-            (Some(row_ns), _) => row_ns * (rows * self.policy.runs_max) as f64,
-            (None, Some(fit)) => fit.row_ns * rows as f64 + fit.run_ns,
-            (None, None) => 0.0,
-        };
-        Duration::from_nanos((nanos * DOUBT) as u64)
-    }
-
-    /// How fast rows leave says nothing any more where none wait.
-    pub(super) fn forget_pace(&mut self) {
-        if self.jobs == 0 {
-            self.pace = Pace::default();
+    /// Takes a job into the queue that would not surely be late, if need be in the place of such as nobody waits for any
+    /// more, or will when they are done: these are moved to `dead`. Says whether a further worker is of use.
+    #[expect(clippy::result_large_err, reason = "a job that is not taken in goes back to where it came from, once")]
+    pub fn admit(&mut self, job: J, now: Moment, dead: &mut Vec<J>) -> Result<bool, Unfit<J>> {
+        // Where there are levels, nobody knows how many are before it.
+        if let Some(deadline) = job.deadline().filter(|_| self.lanes.len() == 1) {
+            let left = deadline - now;
+            let sure_wait = |queue: &Queue<J>| queue.ahead().sure_wait(left, now);
+            // Some of those in front may have gone.
+            if is_too_long(sure_wait(self), left) && (!self.sweep(now, dead) || is_too_long(sure_wait(self), left)) {
+                let ahead = self.ahead();
+                let wait = ahead.wait(now).unwrap_or_default().max(ahead.sure_wait(left, now));
+                return Err(Unfit::Late(job, wait));
+            }
         }
+        match self.enqueue(job, now) {
+            Err(Refused::Full(job) | Refused::FullOfBytes(job)) if self.sweep(now, dead) => self.enqueue(job, now),
+            taken_in => taken_in,
+        }
+        .map_err(Unfit::Refused)
     }
 
     /// Whether as many jobs wait as may, whatever their level.
@@ -64,14 +68,17 @@ impl<J: Waiting> Queue<J> {
         }
         self.sweeps_from = now + SWEEPS_APART;
         let before = self.jobs;
-        let run = self.run_expected();
+        let forecast = self.ahead();
         // Where there are levels, nobody knows how many are before one.
-        let pace = self.pace.row_ns().filter(|_| self.lanes.len() == 1);
+        let foresees = forecast.is_paced && self.lanes.len() == 1;
         let mut ahead = 0usize;
         for lane in 0..self.lanes.len() {
             for entry in std::mem::take(&mut self.lanes[lane]) {
-                let wait = pace.map(|row_ns| Duration::from_nanos((row_ns * ahead as f64) as u64) + run);
-                if is_dead(&entry, now) || wait.is_some_and(|wait| ahead > 0 && is_late(&entry, now + wait)) {
+                let is_late = || {
+                    let deadline = entry.job.deadline()?;
+                    Some(deadline < now + forecast.least_wait(ahead, deadline - entry.enqueued, now))
+                };
+                if is_dead(&entry, now) || (foresees && ahead > 0 && is_late() == Some(true)) {
                     dead.push(self.leaves(entry));
                 } else {
                     ahead = ahead.saturating_add(entry.job.rows());
@@ -79,12 +86,12 @@ impl<J: Waiting> Queue<J> {
                 }
             }
         }
-        self.forget_pace();
+        self.rest_pace(now);
         self.jobs < before
     }
 }
 
-/// Whether nobody waits any more for a job that is done at this moment.
-pub(super) fn is_late<J: Waiting>(entry: &Entry<J>, done: Moment) -> bool {
-    entry.job.deadline().is_some_and(|deadline| deadline < done)
+/// Whether a wait is longer than a request has `left`.
+pub(crate) fn is_too_long(wait: Duration, left: Duration) -> bool {
+    wait > left.max(WAIT_MIN)
 }

@@ -10,16 +10,16 @@ use crate::batch::Extent;
 use crate::cost::Fit;
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-struct Job {
-    id: usize,
-    rows: usize,
+pub(super) struct Job {
+    pub(super) id: usize,
+    pub(super) rows: usize,
     /// The row of its request that it begins at: above 0 in parts of a large one.
     from: usize,
     shape: u8,
     length: usize,
     bytes: usize,
     priority: u32,
-    deadline: Option<Moment>,
+    pub(super) deadline: Option<Moment>,
     cancelled: bool,
     whole: bool,
 }
@@ -114,7 +114,7 @@ fn no_more_batches_run_than_there_are_sessions() {
     takes(&mut queue, at(0), &[1]);
     assert_eq!(queue.take(at(0), &mut vec![]), Take::Idle);
     assert_eq!(queue.enqueue(job(3, 1), at(0)), Ok(false));
-    queue.finish();
+    queue.finish(at(0));
     takes(&mut queue, at(0), &[2]);
     assert_eq!(useful, [true, true, true]);
 }
@@ -127,7 +127,7 @@ fn a_large_job_that_may_not_be_cut_runs_alone() {
     queue.enqueue(job(2, 1), at(0)).unwrap();
     takes(&mut queue, at(0), &[0]);
     takes(&mut queue, at(0), &[1]);
-    queue.finish();
+    queue.finish(at(0));
     takes(&mut queue, at(0), &[2]);
 }
 
@@ -142,7 +142,7 @@ fn a_large_job_is_cut_and_its_parts_fill_up_with_others() {
         batches.push(batch.iter().map(|job| (job.id, job.from, job.rows)).collect::<Vec<_>>());
         assert_eq!(queue.calls_for_more(), batches.len() == 1, "the second of two sessions is of use");
         if batches.len() > 1 {
-            queue.finish();
+            queue.finish(at(0));
         }
     }
     assert_eq!(batches, [vec![(0, 0, 1), (1, 0, 7)], vec![(2, 0, 1), (1, 7, 7)], vec![(1, 14, 6)]]);
@@ -157,10 +157,10 @@ fn the_rest_of_a_large_job_takes_turns_with_others() {
     takes(&mut queue, at(2), &[0]);
     queue.enqueue(Job { shape: 2, ..job(2, 2) }, at(3)).unwrap();
     for (ms, id) in [(4, 1), (5, 0), (6, 2), (7, 0), (8, 0)] {
-        queue.finish();
+        queue.finish(at(0));
         takes(&mut queue, at(ms), &[id]);
     }
-    queue.finish();
+    queue.finish(at(0));
     // Its time counts from when it came.
     let mut dead = Vec::new();
     assert_eq!(queue.take(at(9), &mut dead), Take::Idle);
@@ -177,7 +177,7 @@ fn the_rest_of_a_large_job_keeps_its_level() {
     queue.enqueue(Job { priority: 1, shape: 1, ..job(1, 2) }, at(14)).unwrap();
     queue.enqueue(Job { priority: 1, shape: 1, ..job(2, 2) }, at(16)).unwrap();
     for id in [1, 0, 2] {
-        queue.finish();
+        queue.finish(at(0));
         takes(&mut queue, at(16), &[id]);
     }
 }
@@ -212,7 +212,7 @@ fn only_like_shapes_join_and_others_keep_their_place() {
     // The last one is behind more of the others than a take looks past.
     takes(&mut queue, at(0), &[0, 2]);
     takes(&mut queue, at(0), &[1, 3, 4]);
-    queue.finish();
+    queue.finish(at(0));
     takes(&mut queue, at(0), &[5]);
 }
 
@@ -227,7 +227,7 @@ fn the_urgent_go_first_but_not_for_ever() {
     }
     for id in [4, 1, 2, 3, 0, 5] {
         takes(&mut queue, at(21), &[id]);
-        queue.finish();
+        queue.finish(at(0));
     }
 }
 
@@ -239,7 +239,7 @@ fn jobs_and_bytes_are_bounded_over_all_and_by_level() {
     assert_eq!(queue.enqueue(job(0, 1, 99), at(0)), Ok(true), "what finds the queue empty is taken");
     assert_eq!(queue.enqueue(job(1, 2, 1), at(0)), Err(Refused::FullOfBytes(job(1, 2, 1))));
     takes(&mut queue, at(0), &[0]);
-    queue.finish();
+    queue.finish(at(0));
     queue.enqueue(job(1, 1, 5), at(0)).unwrap();
     assert_eq!(queue.enqueue(job(2, 1, 1), at(0)), Err(Refused::Full(job(2, 1, 1))));
     queue.enqueue(job(2, 2, 5), at(0)).unwrap();
@@ -257,7 +257,7 @@ fn a_batch_takes_the_largest_size_that_is_filled() {
     }
     for ids in [0..8, 8..12, 12..14, 14..15] {
         takes(&mut queue, at(0), &ids.collect::<Vec<_>>());
-        queue.finish();
+        queue.finish(at(0));
     }
     assert_eq!([0, 1, 3, 8, 20].map(|rows| queue.policy.padded_rows(rows)), [0, 2, 4, 8, 20]);
 }
@@ -285,7 +285,7 @@ fn like_lengths_are_found_within_the_waste_that_is_allowed() {
     }
     takes(&mut queue, at(0), &[0, 2, 4]);
     takes(&mut queue, at(0), &[1, 3]);
-    queue.finish();
+    queue.finish(at(0));
     takes(&mut queue, at(0), &[5]);
 }
 
@@ -327,7 +327,7 @@ fn draining_refuses_the_new_and_hurries_the_old() {
     assert_eq!(queue.enqueue(job(1, 1), at(0)), Err(Refused::Draining(job(1, 1))));
     takes(&mut queue, at(0), &[0]);
     assert!(!queue.is_idle());
-    queue.finish();
+    queue.finish(at(0));
     assert!(queue.is_idle());
 }
 
@@ -499,8 +499,12 @@ impl Watch {
 /// A row takes 1 ms, a run 2 ms more.
 const FIT: Fit = Fit { row_ns: 1e6, run_ns: 2e6 };
 
+pub(super) fn due(id: usize, deadline: Moment) -> Job {
+    Job { deadline: Some(deadline), ..job(id, 1) }
+}
+
 fn until(id: usize, deadline_ms: u64) -> Job {
-    Job { deadline: Some(at(deadline_ms)), ..job(id, 1) }
+    due(id, at(deadline_ms))
 }
 
 #[test]
@@ -511,19 +515,24 @@ fn who_would_be_done_too_late_makes_room_for_others() {
         ids.for_each(|id| assert!(queue.enqueue(until(id, deadline_ms), at(0)).is_ok()));
         queue
     };
-    // A full run takes 4 ms, with doubt 5: those that leave now are done at 5.
+    // With 4 ms it is for runs of one row, which take 3 ms, with doubt 3.75; at 1 ms there are 3 left of them. With 9 ms a
+    // run may be full, takes 4 ms, with doubt 5, and is done at 6.
     let mut late = full(0..2, 4);
-    (2..5).for_each(|id| assert!(late.enqueue(until(id, 5), at(0)).is_ok()));
-    let dead = takes(&mut late, at(0), &[2, 3]);
+    (2..5).for_each(|id| assert!(late.enqueue(until(id, 9), at(0)).is_ok()));
+    let dead = takes(&mut late, at(1), &[2, 3]);
     assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [0, 1]);
     // What is left fills no run otherwise: then they run, and only that tells what it takes.
-    assert_eq!(takes(&mut full(0..2, 4), at(0), &[0, 1]), []);
-    let dead = takes(&mut full(0..5, 4), at(0), &[3, 4]);
+    assert_eq!(takes(&mut full(0..1, 4), at(2), &[0]), []);
+    assert_eq!(takes(&mut full(0..2, 9), at(7), &[0, 1]), []);
+    let dead = takes(&mut full(0..5, 9), at(7), &[3, 4]);
     assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [0, 1, 2]);
+    // A run grows as long as those in it are in time: two rows take 4 ms, and one is not yet late after 3.
+    assert_eq!(takes(&mut full(0..2, 4), at(0), &[0, 1]), []);
+    assert_eq!(takes(&mut full(0..2, 9), at(6), &[0]), []);
     // Where each is a run of its own, that takes 3 ms, with doubt 3.75.
-    let mut alone = full(0..5, 4);
+    let mut alone = full(0..5, 9);
     alone.expect(Some(FIT), false);
-    assert_eq!(takes(&mut alone, at(0), &[0, 1]), []);
+    assert_eq!(takes(&mut alone, at(5), &[0, 1]), []);
     // While nobody knows what a run takes, everybody is run who still waits.
     let mut unknown = full(0..5, 4);
     unknown.expect(None, true);
@@ -539,9 +548,13 @@ fn a_run_is_as_large_as_runs_are() {
     for id in 1..=10 {
         queue.enqueue(other(id), at(id as u64 * 10)).unwrap();
         takes(&mut queue, at(id as u64 * 10), &[id - 1]);
-        queue.finish();
+        queue.finish(at(id as u64 * 10));
     }
-    assert_eq!(queue.ahead(true).sure_wait(None), Duration::from_millis(25), "one before it, its own, and doubt");
+    assert_eq!(
+        queue.ahead().sure_wait(Duration::from_secs(1), at(100)),
+        Duration::from_millis(25),
+        "one before it, its own, and doubt"
+    );
 }
 
 #[test]
@@ -551,21 +564,15 @@ fn the_pace_of_a_queue_that_was_left_is_forgotten() {
     for id in 1..=10 {
         queue.enqueue(job(id, 1), at(id as u64 * 10)).unwrap();
         takes(&mut queue, at(id as u64 * 10), &[id - 1]);
-        queue.finish();
+        queue.finish(at(id as u64 * 10));
     }
-    assert!(queue.ahead(true).row_ns.is_some());
-    // The last one's client goes, and nobody comes for an hour.
-    let mut left = Queue::new(QueuePolicy { rows_max: 1, runs_max: 1, ..QueuePolicy::default() });
-    for id in 0..=10 {
-        left.enqueue(until(id, 120), at(id as u64 * 10)).unwrap();
-        if id > 0 {
-            takes(&mut left, at(id as u64 * 10), &[id - 1]);
-            left.finish();
-        }
-    }
-    let mut dead = Vec::new();
-    assert_eq!(left.take(at(3_600_000), &mut dead), Take::Idle);
-    assert_eq!((dead.len(), left.ahead(true).row_ns), (1, None));
+    assert!(queue.ahead().is_paced);
+    // The last one is run too, and nobody comes for an hour.
+    takes(&mut queue, at(110), &[10]);
+    queue.finish(at(120));
+    queue.enqueue(job(11, 1), at(3_600_000)).unwrap();
+    takes(&mut queue, at(3_600_000), &[11]);
+    assert!(!queue.ahead().is_paced);
 }
 
 #[test]
@@ -576,7 +583,7 @@ fn a_full_queue_is_swept_of_those_who_cannot_be_done_in_time() {
     for id in 1..=10 {
         queue.enqueue(job(id, 1), at(id as u64 * 10)).unwrap();
         takes(&mut queue, at(id as u64 * 10), &[id - 1]);
-        queue.finish();
+        queue.finish(at(id as u64 * 10));
     }
     // Each is done 10 ms after those before it, and its own run is doubted: at 122.5, 132.5 ...
     let more = [until(11, 112), until(12, 143), Job { cancelled: true, ..job(13, 1) }, until(14, 142), job(15, 1)];
@@ -593,7 +600,7 @@ fn a_full_queue_is_swept_of_those_who_cannot_be_done_in_time() {
     assert!(queue.sweeps_from() > at(100));
     for (ms, id) in [(101, 10), (102, 12), (103, 14), (104, 15), (105, 16)] {
         takes(&mut queue, at(ms), &[id]);
-        queue.finish();
+        queue.finish(at(ms));
     }
 }
 
@@ -635,7 +642,7 @@ proptest! {
                 now += run_ms;
                 runs += 1;
                 good += usize::from(batch.iter().all(|job| job.deadline.unwrap() >= at(now)));
-                queue.finish();
+                queue.finish(at(now));
             }
         }
         prop_assert!(good * 10 >= runs * 9, "{} of {}", good, runs);
@@ -683,7 +690,7 @@ proptest! {
                     }
                 }
                 Step::Finish => if running > 0 {
-                    queue.finish();
+                    queue.finish(at(now));
                     running -= 1;
                 },
                 Step::Pass(ms) => now += ms,

@@ -344,7 +344,11 @@ impl World {
                     && policy.bytes_max == usize::MAX
                     && waiting.is_some_and(|waiting| waiting < policy.jobs_max_at(request.demand.priority))
                     && policy.levels.len() == 1;
-                if waiting == Some(0) || by_count || error.wait().is_none() {
+                // Nobody waits before it: then one who runs does, for longer than it has.
+                let in_hand = |other: &Request| other.model == request.model && !(other.answered || other.refused);
+                let by_nobody =
+                    waiting == Some(0) && (request.demand.deadline.is_none() || !self.requests.iter().any(in_hand));
+                if by_nobody || by_count || error.wait().is_none() {
                     let fault = format!("request {id} was refused with {waiting:?} before it: {error}, {policy:?}");
                     self.fault(fault);
                 }
