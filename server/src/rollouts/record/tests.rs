@@ -21,7 +21,7 @@ const START_MS: u64 = 1_700_000_000_000;
 const MINUTE_MS: u64 = 60_000;
 
 /// Segments of a few entries each.
-const SMALL: Limits = Limits { segment_bytes: 6_000 };
+const SMALL: Limits = Limits { segment_bytes: 3_000 };
 
 fn plan() -> Plan {
     let arm = |name: &str, version, role| Arm { name: name.into(), model: "risk".into(), version, digest: None, role };
