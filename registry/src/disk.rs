@@ -42,6 +42,9 @@ impl Lock {
 
 /// Makes the folder, so that it is there after a power loss too.
 pub(crate) fn make_folder(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
     fs::create_dir_all(folder).map_err(|error| Error::io("make the folder", folder, error))?;
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_folder(parent)

@@ -92,10 +92,10 @@ impl Entry {
         }
         let fields: Fields<'_> = serde_json::from_slice(line).map_err(|error| format!("it is no entry: {error}"))?;
         let Fields { prev, seq, time_ms, kind, data, .. } = fields;
-        if !is_kind(kind) || written_body(prev, seq, time_ms, kind, data.get()).as_bytes() != body {
+        let previous: Digest = prev.parse().map_err(|error| format!("prev: {error}"))?;
+        if !is_kind(kind) || written_body(previous, seq, time_ms, kind, data.get()).as_bytes() != body {
             return Err("it is not written as entries are: docs/log.md has the form".into());
         }
-        let previous = prev.parse().map_err(|error| format!("prev: {error}"))?;
         Ok(Entry { sequence: seq, time_ms, kind: kind.to_owned(), data: data.to_owned(), previous, hash })
     }
 
@@ -123,7 +123,7 @@ fn is_kind(kind: &str) -> bool {
     (1..=KIND_BYTES_MAX).contains(&kind.len()) && kind.chars().all(is_plain)
 }
 
-fn written_body(prev: impl std::fmt::Display, seq: u64, time_ms: u64, kind: &str, data: &str) -> String {
+fn written_body(prev: Digest, seq: u64, time_ms: u64, kind: &str, data: &str) -> String {
     format!("\"prev\":\"{prev}\",\"seq\":{seq},\"time_ms\":{time_ms},\"kind\":\"{kind}\",\"data\":{data}}}")
 }
 
@@ -199,6 +199,11 @@ mod tests {
         check(&format!(r#""prev":"{zeros}", "seq":1,"time_ms":0,"kind":"a","data":1}}"#), "not written as entries are");
         check(&format!(r#""seq":1,"prev":"{zeros}","time_ms":0,"kind":"a","data":1}}"#), "not written as entries are");
         check(&format!(r#""prev":"{zeros}","seq":1,"time_ms":0,"kind":"A","data":1}}"#), "not written as entries are");
+        let capitals = "A".repeat(64);
+        check(
+            &format!(r#""prev":"{capitals}","seq":1,"time_ms":0,"kind":"a","data":1}}"#),
+            "not written as entries are",
+        );
         check(r#""prev":"0","seq":1,"time_ms":0,"kind":"a","data":1}"#, "64 hexadecimal digits");
         check(&format!(r#""prev":"{zeros}","seq":1,"seq":1,"time_ms":0,"kind":"a","data":1}}"#), "duplicate field");
         check(&format!(r#""prev":"{zeros}","seq":1,"time_ms":0,"kind":"a","data":1,"by":2}}"#), "unknown field");

@@ -148,15 +148,19 @@ fn wherever_the_log_ends_the_rollout_goes_on_the_same() {
     let told = history(folder.path(), 14);
     let last = segments(folder.path()).pop().expect("a segment");
     let bytes = fs::read(&last).expect("a segment");
-    let whole = told.len() - 1 - bytes.iter().filter(|&&byte| byte == b'\n').count();
-    for length in 0..=bytes.len() {
+    let lines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
+    let whole = told.len() - 1 - lines(&bytes);
+    // From nothing at all of the last segment; then every byte of its last two entries.
+    let kept = bytes.split_inclusive(|&byte| byte == b'\n').rev().skip(2).map(<[u8]>::len).sum::<usize>();
+    assert!(lines(&bytes) > 2, "a segment of several entries");
+    for length in std::iter::once(0).chain(kept..=bytes.len()) {
         let torn = tempfile::tempdir().expect("a folder");
         for path in segments(folder.path()) {
             fs::copy(&path, torn.path().join(path.file_name().expect("a name"))).expect("a copy");
         }
         let ended = segments(torn.path()).pop().expect("a segment");
         fs::write(&ended, &bytes[..length]).expect("a torn segment");
-        let at = whole + bytes[..length].iter().filter(|&&byte| byte == b'\n').count();
+        let at = whole + lines(&bytes[..length]);
         let mut record = open(torn.path());
         assert_eq!(state(&record), told[at].1, "{length} bytes of the last segment");
         let is_torn = length > 0 && bytes[length - 1] != b'\n';
