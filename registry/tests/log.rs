@@ -98,6 +98,12 @@ fn many_may_append_at_once() {
             move || (0..50).map(|n| log.record(n, "test.many", &(who, n)).expect("it is written")).collect::<Vec<_>>()
         };
         let writers: Vec<_> = (0..8).map(|who| scope.spawn(append(who))).collect();
+        // Whoever reads meanwhile finds it whole, and never shorter than what was promised.
+        while !writers.iter().all(|writer| writer.is_finished()) {
+            let promised = log.head().sequence;
+            let found = verify(folder.path()).expect("it is whole while others write").head.sequence;
+            assert!(found >= promised, "{found} after {promised}");
+        }
         writers.into_iter().flat_map(|writer| writer.join().expect("no panic")).collect()
     });
     assert_eq!(numbers.iter().copied().collect::<BTreeSet<_>>(), (1..=400).collect());

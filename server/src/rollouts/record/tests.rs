@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tiltyard_registry::{Entries, verify};
+use tiltyard_registry::{Entries, LINE_BYTES_MAX, verify};
 use tiltyard_rollout::evidence::{Block, Events, Share};
 use tiltyard_rollout::judge::{self, Decision, Stage, State, Trip};
 use tiltyard_rollout::plan::{Arm, KeySource, Policy, Role, Step};
@@ -138,7 +138,11 @@ fn what_the_judge_refuses_is_not_on_the_record() {
     no(record.start("r2", &Plan { steps: Vec::new(), ..plan() }, 0).expect_err("no steps"), "the plan has no steps");
     no(record.feed("r1", command(judge::Command::Resume)).expect_err("a draft"), "resume is not possible");
     no(record.feed("r3", command(judge::Command::Start)).expect_err("unknown"), "no rollout r3 has begun");
+    // The judge takes it, and the log cannot.
+    let wordy = Event::Command { time_ms: 0, by: "a".repeat(LINE_BYTES_MAX), command: judge::Command::Start };
+    no(record.feed("r1", wordy).expect_err("too long"), "expected at most 16777216");
     assert_eq!((state(&record), record.log().head()), before);
+    record.feed("r1", command(judge::Command::Start)).expect("and it goes on");
 }
 
 /// Everything that was promised is there, nothing else is, and the rest goes as it would have gone.
@@ -150,10 +154,10 @@ fn wherever_the_log_ends_the_rollout_goes_on_the_same() {
     let bytes = fs::read(&last).expect("a segment");
     let lines = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
     let whole = told.len() - 1 - lines(&bytes);
-    // From nothing at all of the last segment; then every byte of its last two entries.
-    let kept = bytes.split_inclusive(|&byte| byte == b'\n').rev().skip(2).map(<[u8]>::len).sum::<usize>();
+    // Every byte of the last entry, and places in those before it.
+    let kept = bytes.split_inclusive(|&byte| byte == b'\n').rev().skip(1).map(<[u8]>::len).sum::<usize>();
     assert!(lines(&bytes) > 2, "a segment of several entries");
-    for length in std::iter::once(0).chain(kept..=bytes.len()) {
+    for length in (0..kept).step_by(37).chain(kept..=bytes.len()) {
         let torn = tempfile::tempdir().expect("a folder");
         for path in segments(folder.path()) {
             fs::copy(&path, torn.path().join(path.file_name().expect("a name"))).expect("a copy");
@@ -166,7 +170,7 @@ fn wherever_the_log_ends_the_rollout_goes_on_the_same() {
         let is_torn = length > 0 && bytes[length - 1] != b'\n';
         assert_eq!(record.log().cut().is_some(), is_torn, "what is cut is told");
         // At some places only: each of these goes to the end.
-        if length % 50 == 0 {
+        if length % 200 == 0 {
             for (said, stands) in &told[at + 1..] {
                 assert_eq!((&step(&mut record), &state(&record)), (said, stands));
             }
