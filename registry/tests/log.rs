@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -165,13 +166,12 @@ fn every_changed_byte_is_found_where_it_is() {
     let folder = sample();
     for path in segments(folder.path()) {
         let bytes = fs::read(&path).expect("a segment");
+        let file = fs::OpenOptions::new().write(true).open(&path).expect("a segment");
         for at in 0..bytes.len() {
             let line = bytes[..at].iter().filter(|&&byte| byte == b'\n').count() as u64 + 1;
             // Any bit, and the one that makes a capital of a letter.
             for bit in [1 << (at % 8), b' '] {
-                let mut changed = bytes.clone();
-                changed[at] ^= bit;
-                fs::write(&path, &changed).expect("a changed segment");
+                file.write_all_at(&[bytes[at] ^ bit], at as u64).expect("a changed segment");
                 let found = broken(folder.path());
                 assert_eq!(
                     (Some(found.segment.as_ref()), found.line),
@@ -179,8 +179,8 @@ fn every_changed_byte_is_found_where_it_is() {
                     "byte {at}, bit {bit}"
                 );
             }
+            file.write_all_at(&bytes[at..=at], at as u64).expect("the byte as it was");
         }
-        fs::write(&path, &bytes).expect("the segment as it was");
     }
     verify(folder.path()).expect("it is whole again");
 }
