@@ -15,7 +15,15 @@ use crate::{Error, Result};
 
 /// Held for as long as somebody may append. The system gives it back when the process ends, however it ends.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "what counts is that it is open")] File);
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that this one is starting has the file too, until it is another program. What
+        // cannot be released here is when that is so.
+        drop(self.0.unlock());
+    }
+}
 
 impl Lock {
     /// Takes the lock of the log in `folder`, or says who has it.

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -135,6 +136,24 @@ fn there_is_one_writer_and_any_number_of_readers() {
     assert_eq!(sequences(folder.path(), 12), [12, 13]);
     drop(log);
     Log::open(folder.path(), SMALL).expect("it is free again");
+}
+
+/// Until a new process is another program, it has all files of the one that starts it.
+#[test]
+fn a_log_is_free_at_once_though_processes_are_started_meanwhile() {
+    let folder = sample();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                Command::new("true").status().expect("it runs");
+            }
+        });
+        let opened: Vec<_> = (0..300).map(|_| Log::open(folder.path(), SMALL).map(drop)).collect();
+        is_over.store(true, Ordering::Relaxed);
+        let held = opened.iter().filter(|opened| opened.is_err()).count();
+        assert_eq!(held, 0, "of 300 times");
+    });
 }
 
 /// A writer that dies leaves the beginning of what it wrote.
