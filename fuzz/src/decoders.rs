@@ -10,8 +10,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{Request, Version};
 use http_body_util::Full;
 use prost::Message;
+use sha2::{Digest, Sha256};
 use tiltyard_proto::inference::ModelInferRequest;
 use tiltyard_proto::inference::model_infer_request::InferInputTensor;
+use tiltyard_registry::{Entry, Lines};
 use tiltyard_runtime::{golden, onnx, repository::pbtxt};
 use tiltyard_server::config::{Algorithm, Config};
 use tiltyard_server::local::Local;
@@ -42,6 +44,7 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "keys", read: key_set, is_served: false },
     Decoder { name: "token", read: web_token, is_served: false },
     Decoder { name: "certificate", read: client_certificate, is_served: false },
+    Decoder { name: "log", read: log_lines, is_served: false },
     Decoder { name: "rest", read: rest_infer, is_served: true },
     Decoder { name: "score", read: score_rows, is_served: true },
     Decoder { name: "grpc", read: grpc_infer, is_served: true },
@@ -112,6 +115,27 @@ fn web_token(data: &[u8]) {
 /// A certificate, as one comes out of a handshake.
 fn client_certificate(data: &[u8]) {
     drop(ClientCertificate::read(&data.into()));
+}
+
+/// A segment of a log as it comes; and as what is hashed of one line, since no noise gets past a hash.
+fn log_lines(data: &[u8]) {
+    let mut lines = Lines::new(data, "noise", None);
+    let mut before = None;
+    for entry in lines.by_ref().map_while(Result::ok) {
+        let head = entry.head();
+        assert!(before.is_none_or(|sequence: u64| sequence + 1 == head.sequence), "a gap was not seen");
+        before = Some(head.sequence);
+    }
+    assert!(lines.unfinished() <= data.len() as u64, "more is left than there was");
+
+    let body = data.strip_suffix(b"\n").unwrap_or(data);
+    let hash: String = Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let line = [b"{\"hash\":\"", hash.as_bytes(), b"\",", body].concat();
+    if let Ok(Entry { sequence, time_ms, kind, data, previous, .. }) = Entry::read(&line) {
+        let written =
+            format!(r#""prev":"{previous}","seq":{sequence},"time_ms":{time_ms},"kind":"{kind}","data":{data}}}"#);
+        assert_eq!(body, written.as_bytes(), "one entry has two forms");
+    }
 }
 
 /// The sample models, on the engine that is always there.

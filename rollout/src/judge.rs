@@ -110,7 +110,8 @@ pub enum Command {
 }
 
 impl Event {
-    fn time_ms(&self) -> u64 {
+    /// When it happened, in milliseconds since 1970.
+    pub fn time_ms(&self) -> u64 {
         match self {
             Event::Block(block) => block.time_ms,
             Event::Tick { time_ms }
@@ -173,6 +174,11 @@ impl Judge {
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// How many blocks it was fed: the next one's sequence is one more.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
     }
 
     /// The challenger's share that the state asks for, in millionths; all of it once it is promoted.

@@ -22,11 +22,15 @@ pub struct Traffic {
     pub units_per_second: f64,
     /// How often a unit has the event of a guardrail, 0 to 1, by metric. Others are thought never to happen.
     pub rates: BTreeMap<String, f64>,
+    /// How many times as often a bad challenger has them, above 1.
+    pub effect: f64,
 }
 
 /// What is to be expected. Times are in milliseconds from the challenger's first share; `None`: not before the time is over.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forecast {
+    /// When each step begins.
+    pub steps_ms: Vec<u64>,
     /// When the last step ends.
     pub baking_ms: u64,
     /// When a challenger that is as good as the champion has passed every guardrail, its time and its units.
@@ -42,8 +46,10 @@ pub struct GuardrailForecast {
     pub metric: String,
     /// When a challenger that is as good as the champion has passed.
     pub passes_ms: Option<u64>,
-    /// When one that has the event twice as often is rolled back.
-    pub catches_double_ms: Option<u64>,
+    /// When one that has the event more often, by [`Traffic::effect`], is rolled back.
+    pub catches_ms: Option<u64>,
+    /// How many events more it has had by then than the champion would have had of the same units.
+    pub excess: Option<f64>,
 }
 
 /// What `plan` will take under `traffic`.
@@ -64,11 +70,14 @@ pub fn preview(plan: &Plan, traffic: &Traffic) -> Forecast {
                     .upper
                     .is_some_and(|upper| upper <= bound)
         };
-        let catches = |ms| ln_e_above(&course.events(ms, rate, 2.0), rule.tolerance) >= threshold;
+        let catches = |ms| ln_e_above(&course.events(ms, rate, traffic.effect), rule.tolerance) >= threshold;
+        let catches_ms = course.first(catches);
+        let more = (rate * traffic.effect).min(1.0) - rate;
         GuardrailForecast {
             metric: rule.metric.clone(),
             passes_ms: course.first(passes),
-            catches_double_ms: course.first(catches),
+            catches_ms,
+            excess: catches_ms.map(|ms| course.units(ms)[1] * more),
         }
     };
     let guardrails: Vec<GuardrailForecast> = policy.guardrails.iter().map(forecast).collect();
@@ -77,7 +86,9 @@ pub fn preview(plan: &Plan, traffic: &Traffic) -> Forecast {
     let last = waits.collect::<Option<Vec<u64>>>().and_then(|waits| waits.into_iter().max());
     let baking_ms = course.baking_ms();
     let promotion_ms = last.map(|last| last.max(policy.min_time_ms).max(baking_ms));
-    Forecast { baking_ms, promotion_ms: promotion_ms.filter(|&ms| ms <= policy.max_time_ms), guardrails }
+    let promotion_ms = promotion_ms.filter(|&ms| ms <= policy.max_time_ms);
+    let steps_ms = course.steps.iter().take(plan.steps.len()).map(|&(from, _)| from).collect();
+    Forecast { steps_ms, baking_ms, promotion_ms, guardrails }
 }
 
 /// The shares that a rollout has over time, if nothing stops it.
@@ -240,17 +251,20 @@ mod tests {
         let mut plan = ramp(&[10_000, 50_000, 250_000, 500_000]);
         plan.policy.min_time_ms = 60 * MINUTE_MS;
         plan.policy.max_time_ms = 24 * 60 * MINUTE_MS;
-        preview(&plan, &Traffic { units_per_second, rates: [("errors".to_owned(), rate)].into() })
+        preview(&plan, &Traffic { units_per_second, rates: [("errors".to_owned(), rate)].into(), effect: 2.0 })
     }
 
     #[test]
     fn more_traffic_decides_sooner_and_too_little_says_so_beforehand() {
         let [slow, fast] = [10.0, 1_000.0].map(|rate| forecast(rate, 0.005));
         assert_eq!((slow.baking_ms, fast.baking_ms), (40 * MINUTE_MS, 40 * MINUTE_MS));
-        let catches = |forecast: &Forecast| forecast.guardrails[0].catches_double_ms.expect("in a day");
+        let catches = |forecast: &Forecast| forecast.guardrails[0].catches_ms.expect("in a day");
         // SIM-2: 2x at 1,000 requests/s after 12 minutes; at 10, hardly ever within the hour.
         assert!((11 * MINUTE_MS..14 * MINUTE_MS).contains(&catches(&fast)), "{}", catches(&fast));
         assert!(catches(&slow) > 60 * MINUTE_MS, "{}", catches(&slow));
+        // 12 minutes at 1,000 a second: ten at 1 % and two at 5 %, of which a half percent too many fail.
+        assert!(fast.guardrails[0].excess.is_some_and(|excess| (45.0..70.0).contains(&excess)), "{fast:?}");
+        assert_eq!(fast.steps_ms, [0, 10, 20, 30].map(|minutes| minutes * MINUTE_MS));
         assert_eq!(fast.promotion_ms, Some(60 * MINUTE_MS), "the least time is what it waits for");
         assert!(slow.promotion_ms.is_some_and(|ms| ms > 60 * MINUTE_MS), "{slow:?}");
         assert_eq!(forecast(0.01, 0.005).promotion_ms, None);
@@ -260,7 +274,7 @@ mod tests {
     fn a_service_that_never_fails_passes_by_its_floor() {
         let found = forecast(100.0, 0.0);
         assert!(found.guardrails[0].passes_ms.is_some_and(|ms| ms < 30 * MINUTE_MS), "{found:?}");
-        assert_eq!(found.guardrails[0].catches_double_ms, None, "twice nothing is nothing");
+        assert_eq!(found.guardrails[0].catches_ms, None, "twice nothing is nothing");
     }
 
     /// statistics.md, 3.5: medians of simulated runs beside what is expected.

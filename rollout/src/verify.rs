@@ -33,27 +33,34 @@ pub struct Entry {
 impl Entry {
     /// The entry of an event and its verdict.
     pub fn new(event: Event, verdict: &Verdict) -> Result<Entry> {
-        let verdict = serde_json::value::to_raw_value(verdict);
-        let verdict =
-            verdict.map_err(|error| Error::invalid(format!("the verdict cannot be written down: {error}")))?;
-        Ok(Entry { event, verdict })
+        Ok(Entry { event, verdict: written(verdict)? })
     }
+
+    /// Feeds the event to `judge`, which must say what is recorded. The error has both verdicts.
+    pub fn prove(&self, judge: &mut Judge) -> Result<Verdict> {
+        let found = judge.feed(&self.event)?;
+        let text = written(&found)?;
+        if text.get() != self.verdict.get() {
+            return Err(Error::invalid(format!(
+                "the verdict is recorded as {}, but its evidence says {}: record, plan or program is not the one of then",
+                self.verdict.get(),
+                text.get()
+            )));
+        }
+        Ok(found)
+    }
+}
+
+fn written(verdict: &Verdict) -> Result<Box<RawValue>> {
+    let written = serde_json::value::to_raw_value(verdict);
+    written.map_err(|error| Error::invalid(format!("the verdict cannot be written down: {error}")))
 }
 
 /// Replays a record. Returns the judge where it ended; the error names the first entry that differs, with both verdicts.
 pub fn verify(record: &Record) -> Result<Judge> {
     let mut judge = Judge::new(record.plan.clone())?;
-    for (at, Entry { event, verdict }) in record.entries.iter().enumerate() {
-        let number = at + 1;
-        let found = judge.feed(event).map_err(|error| Error::invalid(format!("entry {number}: {error}")))?;
-        let found = Entry::new(event.clone(), &found)?.verdict;
-        if found.get() != verdict.get() {
-            return Err(Error::invalid(format!(
-                "entry {number} is recorded as {}, but its evidence says {}: record, plan or program is not the one of then",
-                verdict.get(),
-                found.get()
-            )));
-        }
+    for (at, entry) in record.entries.iter().enumerate() {
+        entry.prove(&mut judge).map_err(|error| Error::invalid(format!("entry {}: {error}", at + 1)))?;
     }
     Ok(judge)
 }

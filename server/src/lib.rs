@@ -28,6 +28,7 @@ pub mod mirror;
 mod protocol;
 pub mod reaper;
 pub mod reload;
+pub mod rollouts;
 pub mod service;
 pub mod start;
 pub mod states;

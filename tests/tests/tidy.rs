@@ -19,8 +19,9 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("runtime", &["types"]),
     ("rollout", &["types"]),
+    ("registry", &["types"]),
     ("engines/", &["runtime", "types"]),
-    ("server", &["runtime", "rollout", "proto", "types", "engines/"]),
+    ("server", &["runtime", "rollout", "registry", "proto", "types", "engines/"]),
     ("benches", &["proto", "types"]),
     ("tests", &["server", "runtime", "proto", "types", "engines/", "benches"]),
 ];

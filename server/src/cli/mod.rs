@@ -12,6 +12,7 @@ mod output;
 mod predict;
 mod progress;
 mod reload;
+mod rollout;
 pub(crate) mod serve;
 mod settings;
 mod status;
@@ -43,6 +44,7 @@ Examples:
   tiltyard predict risk --file patients.csv     ask a running server
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
+  tiltyard rollout plan --preview --rate 100    how long it takes to judge a challenger
   tiltyard token new app scorer:risk            a token for a caller of one model
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
@@ -84,6 +86,7 @@ fn command() -> Command {
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
+        .subcommand(rollout::command())
         .subcommand(config::command())
         .subcommand(token::command())
         .subcommand(completions::command())
@@ -133,6 +136,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
+        Some(("rollout", matches)) => rollout::run(matches).map(done),
         Some(("config", matches)) => config::run(matches).map(done),
         Some(("token", matches)) => token::run(matches).map(done),
         Some(("completions", matches)) => completions::run(matches).map(done),
@@ -199,6 +203,8 @@ mod tests {
         check("tiltyard status --output json", "status json");
         check("tiltyard watch", "watch");
         check("tiltyard check", "check");
+        check("tiltyard rollout verify log --output json", "rollout json");
+        check("tiltyard rollout plan --preview --rate 100", "rollout");
         check("tiltyard check m --engines tract,onnxruntime", "check");
         check("tiltyard bench risk --models m --output json", "bench json");
         check("tiltyard completions bash", "completions");
@@ -222,6 +228,10 @@ mod tests {
         check("tiltyard engine", "DisplayHelpOnMissingArgumentOrSubcommand");
         check("tiltyard engine install", "MissingRequiredArgument");
         check("tiltyard engine install triton", "InvalidValue");
+        check("tiltyard rollout", "DisplayHelpOnMissingArgumentOrSubcommand");
+        check("tiltyard rollout verify", "MissingRequiredArgument");
+        check("tiltyard rollout plan --preview", "MissingRequiredArgument");
+        check("tiltyard rollout plan --rate 100", "MissingRequiredArgument");
         check("tiltyard completions cmd", "InvalidValue");
         check("tiltyard token new app", "MissingRequiredArgument");
         check("tiltyard models --token secret", "UnknownArgument");

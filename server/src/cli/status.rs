@@ -106,7 +106,7 @@ fn store(form: &Value, now_ms: u64) -> String {
 }
 
 /// A time as people say it: the two largest units.
-fn age(seconds: u64) -> String {
+pub(crate) fn age(seconds: u64) -> String {
     let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
     let largest = units.iter().position(|(unit, _)| seconds >= *unit).unwrap_or(units.len() - 1);
     let mut rest = seconds;

@@ -1,0 +1,3 @@
+//! How does a rollout live in this process: decided by `tiltyard-rollout`, on the record in `tiltyard-registry`?
+
+pub mod record;
