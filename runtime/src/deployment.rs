@@ -377,16 +377,20 @@ impl Deployment {
         let mut now = started;
         while now < until && !queue.is_empty() && lock(&self.waiting).queue.pass() {
             let finish = Finish(self, pool);
-            if let Take::Batch(jobs) = queue.take(now, &mut dead) {
-                if self.run_batch(jobs, now, true, pool).is_err() {
-                    // It was finished in its absence.
-                    std::mem::forget(finish);
-                    break;
-                }
-                now = pool.now();
-                queue.finish(now);
+            let take = queue.take(now, &mut dead);
+            let runs = matches!(take, Take::Batch(_));
+            if let Take::Batch(jobs) = take
+                && self.run_batch(jobs, now, true, pool).is_err()
+            {
+                // It was finished in its absence.
+                std::mem::forget(finish);
+                break;
             }
             drop(finish);
+            now = pool.now();
+            if runs {
+                queue.finish(now);
+            }
         }
         self.refuse_dead(dead, now);
         for job in queue.into_jobs().chain(left) {

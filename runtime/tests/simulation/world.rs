@@ -344,8 +344,8 @@ impl World {
                     && policy.bytes_max == usize::MAX
                     && waiting.is_some_and(|waiting| waiting < policy.jobs_max_at(request.demand.priority))
                     && policy.levels.len() == 1;
-                // Nobody waits before it: then one who runs does, for longer than it has.
-                let in_hand = |other: &Request| other.model == request.model && !(other.answered || other.refused);
+                // Nobody waits before it: then somebody runs for longer than it has, or did when last looked at.
+                let in_hand = |other: &Request| other.model == request.model && !other.refused;
                 let by_nobody =
                     waiting == Some(0) && (request.demand.deadline.is_none() || !self.requests.iter().any(in_hand));
                 if by_nobody || by_count || error.wait().is_none() {
