@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod admission;
+pub mod arm;
 pub mod catalog;
 pub mod cli;
 pub mod clients;
@@ -28,6 +29,7 @@ pub mod mirror;
 mod protocol;
 pub mod reaper;
 pub mod reload;
+pub mod route;
 pub mod service;
 pub mod start;
 pub mod states;

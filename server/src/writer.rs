@@ -501,7 +501,7 @@ impl State {
         let failed = breaks.is_some() || result.is_err();
         let result = breaks.map_or(result, |reason| Err(LoadError { reason, incomplete: false }));
         let version =
-            model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
+            model.versions.entry(number).or_insert(Version::new(VersionState::Loading, None));
         match result {
             Err(error) => {
                 tracing::error!(model = name, version = number, reason = error.reason, "cannot be served");
@@ -631,7 +631,7 @@ impl State {
     fn publish(&self, mut catalog: Catalog) {
         catalog.revision += 1;
         let on_failure = self.plan.on_failure;
-        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name, on_failure));
+        catalog.resolve(&BTreeMap::new(), on_failure);
         let catalog = Arc::new(catalog);
         self.inference.catalog.store(Arc::clone(&catalog));
         let trouble = |name: &str, number| {
@@ -651,7 +651,7 @@ fn note_state(model: &mut Model, number: u64, state: VersionState) -> bool {
             true
         }
         None => {
-            model.versions.insert(number, Version { state, deployment: None });
+            model.versions.insert(number, Version::new(state, None));
             true
         }
     }

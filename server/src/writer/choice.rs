@@ -82,7 +82,7 @@ mod tests {
                 true => VersionState::Failed("no".to_owned()),
                 false => VersionState::Ready,
             };
-            model.versions.insert(number, Version { state, deployment: None });
+            model.versions.insert(number, Version::new(state, None));
         }
         assert_eq!(wanted.superseded(&model), leaving);
         // One that is not ready yet holds all of them back.
