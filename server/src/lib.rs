@@ -13,6 +13,7 @@ mod deadlines;
 pub mod describe;
 mod descriptors;
 pub mod drain;
+pub mod endpoints;
 pub mod engines;
 pub mod fronts;
 mod guard;

@@ -262,7 +262,7 @@ fn find(arm: &tiltyard_rollout::plan::Arm, models: &BTreeMap<String, Model>) -> 
     let missing = |reason: String, is_coming| Err(Missing { reason, is_coming });
     let called = format!("{} version {}", arm.model, arm.version);
     let Some(version) = models.get(&arm.model).and_then(|model| model.versions.get(&arm.version)) else {
-        return missing(format!("{called} is not loaded"), false);
+        return missing(format!("{called} is not there"), false);
     };
     let Some(deployment) = version.answering() else {
         return missing(format!("{called} {}", version.why_not()), version.state == VersionState::Loading);

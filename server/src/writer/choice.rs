@@ -37,6 +37,11 @@ impl Wanted {
         wanted
     }
 
+    /// Holds these as well, which nobody else waits for.
+    pub(super) fn hold(&mut self, versions: impl IntoIterator<Item = u64>) {
+        self.all.extend(versions);
+    }
+
     /// The versions of the model that may leave, since all that must be ready are.
     pub(super) fn superseded(&self, model: &Model) -> Vec<u64> {
         let ready =

@@ -303,7 +303,8 @@ fn segments(path: &str) -> SmallVec<[&str; PARTS]> {
     parts
 }
 
-fn decode_percent(part: &str) -> Result<String> {
+/// A part of a path without its percent signs.
+pub(crate) fn decode_percent(part: &str) -> Result<String> {
     let broken = || Error::invalid("the path is not percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();

@@ -1,0 +1,232 @@
+//! Which plans does the server have, and which may be gone back to?
+//!
+//! A plan is an immutable revision. What is current is a pointer to one: to apply a plan adds a revision and moves the
+//! pointer there, to roll back moves it to one that was there before, and to remove takes it away. No IO, no clock.
+
+pub mod differences;
+pub mod file;
+pub mod folder;
+pub mod journal;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tiltyard_rollout::plan::Plan;
+use tiltyard_types::{Error, Result};
+
+/// Names with plans, those that were removed included.
+const ENDPOINTS_MAX: usize = 1000;
+
+/// Revisions of one endpoint that are remembered.
+const REVISIONS_MAX: usize = 16;
+
+/// The plans of all endpoints.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Endpoints {
+    held: BTreeMap<String, Held>,
+}
+
+/// The plans of one endpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Held {
+    /// In the order of their revisions.
+    revisions: Vec<Arc<Plan>>,
+    /// The revision that holds; none where the plan was removed.
+    current: Option<u64>,
+    /// The digest of the plan that its file had when it was last taken in; none where there is no file.
+    file: Option<String>,
+}
+
+impl Held {
+    fn revision(&self, revision: u64) -> Option<&Arc<Plan>> {
+        self.revisions.iter().find(|plan| plan.revision == revision)
+    }
+
+    fn current(&self) -> Option<&Arc<Plan>> {
+        self.revision(self.current?)
+    }
+
+    /// What a rollback goes back to: the revision before the current one. So two rollbacks in a row do not bring back what the
+    /// first took away.
+    fn previous(&self) -> Option<&Arc<Plan>> {
+        let current = self.current.unwrap_or(u64::MAX);
+        self.revisions.iter().rev().find(|plan| plan.revision < current)
+    }
+}
+
+impl Endpoints {
+    /// The plan that holds for each endpoint.
+    pub fn current(&self) -> BTreeMap<String, Arc<Plan>> {
+        self.held.iter().filter_map(|(name, held)| Some((name.clone(), Arc::clone(held.current()?)))).collect()
+    }
+
+    /// The plan that holds for one.
+    pub fn plan(&self, endpoint: &str) -> Option<&Arc<Plan>> {
+        self.held.get(endpoint)?.current()
+    }
+
+    /// The versions of a model that are held for plans: those of the current revisions, and of the ones before them, which are
+    /// gone back to in a moment.
+    pub fn versions(&self, model: &str) -> BTreeSet<u64> {
+        let plans = self.held.values().flat_map(|held| held.current().into_iter().chain(held.previous()));
+        let arms = plans.flat_map(|plan| &plan.arms).filter(|arm| arm.model == model);
+        arms.map(|arm| arm.version).collect()
+    }
+
+    /// Every model that a version is held of.
+    pub fn models(&self) -> BTreeSet<String> {
+        let plans = self.held.values().flat_map(|held| held.current().into_iter().chain(held.previous()));
+        plans.flat_map(|plan| &plan.arms).map(|arm| arm.model.clone()).collect()
+    }
+
+    /// The endpoints whose current plan has this model.
+    pub fn users(&self, model: &str) -> Vec<&str> {
+        let uses = |held: &Held| held.current().is_some_and(|plan| plan.arms.iter().any(|arm| arm.model == model));
+        self.held.iter().filter(|(_, held)| uses(held)).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Whether a file's plan has not been taken in yet.
+    pub fn is_news(&self, endpoint: &str, draft: &Plan) -> bool {
+        let digest = file_digest(draft);
+        self.held.get(endpoint).is_none_or(|held| held.file.as_ref() != Some(&digest))
+    }
+
+    /// Endpoints whose plan came from a file.
+    pub fn from_files(&self) -> impl Iterator<Item = &String> {
+        self.held.iter().filter(|(_, held)| held.file.is_some()).map(|(name, _)| name)
+    }
+
+    /// The revision that a draft would be; `None` where it says what holds already. Fails where it may not follow what holds.
+    pub fn next(&self, draft: &Plan) -> Result<Option<Plan>> {
+        let held = self.held.get(&draft.endpoint);
+        let last = held.and_then(|held| held.revisions.last()).map_or(0, |plan| plan.revision);
+        let next = Plan { revision: last + 1, ..draft.clone() };
+        next.validate()?;
+        let Some(current) = held.and_then(Held::current) else {
+            if held.is_none() && self.held.len() >= ENDPOINTS_MAX {
+                return Err(Error::invalid(format!("there are {ENDPOINTS_MAX} endpoints already, which is the most")));
+            }
+            return Ok(Some(next));
+        };
+        if (Plan { revision: current.revision, ..next.clone() }) == **current {
+            return Ok(None);
+        }
+        if current.salt == next.salt {
+            next.follows(current).map_err(|error| {
+                let message = format!("{}: give the plan a salt of its own to begin anew", error.message());
+                Error::invalid(message)
+            })?;
+        }
+        Ok(Some(next))
+    }
+
+    /// Adds a revision that [`Endpoints::next`] made, and lets it hold.
+    pub fn add(&mut self, plan: Plan) {
+        let held = self.held.entry(plan.endpoint.clone()).or_default();
+        held.current = Some(plan.revision);
+        held.revisions.push(Arc::new(plan));
+        let surplus = held.revisions.len().saturating_sub(REVISIONS_MAX);
+        held.revisions.drain(..surplus);
+    }
+
+    /// Notes that a file's plan was taken in.
+    pub fn note_file(&mut self, draft: &Plan) {
+        self.held.entry(draft.endpoint.clone()).or_default().file = Some(file_digest(draft));
+    }
+
+    /// The revision that a rollback leads to: the one named, or else the one before.
+    pub fn back(&self, endpoint: &str, to: Option<u64>) -> Result<Arc<Plan>> {
+        let held = self.held(endpoint)?;
+        let known = || {
+            let all = held.revisions.iter().map(|plan| plan.revision.to_string()).collect::<Vec<_>>();
+            format!("revisions {} are remembered", all.join(", "))
+        };
+        let found = match to {
+            Some(revision) => held.revision(revision),
+            None => held.previous(),
+        };
+        found.cloned().ok_or_else(|| match to {
+            Some(revision) => Error::not_found(format!("endpoint {endpoint:?} has no revision {revision}: {}", known())),
+            None => Error::not_found(format!("endpoint {endpoint:?} has no revision to go back to: {}", known())),
+        })
+    }
+
+    /// Lets a revision hold that is there.
+    pub fn point(&mut self, endpoint: &str, revision: u64) {
+        if let Some(held) = self.held.get_mut(endpoint) {
+            held.current = Some(revision);
+        }
+    }
+
+    /// Lets no plan hold for an endpoint. What it had is remembered.
+    pub fn remove(&mut self, endpoint: &str) -> Result<()> {
+        self.held(endpoint)?;
+        if let Some(held) = self.held.get_mut(endpoint) {
+            held.current = None;
+        }
+        Ok(())
+    }
+
+    /// Notes that there is no file any more: whatever comes in one is news.
+    pub fn forget_file(&mut self, endpoint: &str) {
+        if let Some(held) = self.held.get_mut(endpoint) {
+            held.file = None;
+        }
+    }
+
+    fn held(&self, endpoint: &str) -> Result<&Held> {
+        self.held.get(endpoint).ok_or_else(|| {
+            let shown: String = endpoint.chars().take(200).collect();
+            let known: Vec<String> = self.held.keys().take(12).map(|name| format!("{name:?}")).collect();
+            let known = if known.is_empty() { "no endpoint has one".to_owned() } else { known.join(", ") };
+            Error::not_found(format!("endpoint {shown:?} has no plan: there are {known}"))
+        })
+    }
+
+    /// All of it as JSON, for the journal and for people.
+    pub fn form(&self) -> Value {
+        let held = |held: &Held| json!({ "current": held.current, "file": held.file, "revisions": revisions(held) });
+        Value::Object(self.held.iter().map(|(name, of)| (name.clone(), held(of))).collect())
+    }
+
+    /// One endpoint as JSON.
+    pub fn form_of(&self, endpoint: &str) -> Result<Value> {
+        let held = self.held(endpoint)?;
+        Ok(json!({ "endpoint": endpoint, "current": held.current, "revisions": revisions(held) }))
+    }
+
+    /// Reads what [`Endpoints::form`] wrote.
+    pub fn read(form: &Value) -> Result<Endpoints, String> {
+        let all = form.as_object().ok_or("expected an object of endpoints")?;
+        let mut endpoints = Endpoints::default();
+        for (name, form) in all {
+            let plans: Vec<Plan> = serde_json::from_value(form["revisions"].clone()).map_err(|e| format!("{name}: {e}"))?;
+            for plan in &plans {
+                plan.validate().map_err(|error| format!("{name}, revision {}: {}", plan.revision, error.message()))?;
+            }
+            let held = Held {
+                revisions: plans.into_iter().map(Arc::new).collect(),
+                current: form["current"].as_u64(),
+                file: form["file"].as_str().map(str::to_owned),
+            };
+            if held.current.is_some() && held.current().is_none() {
+                return Err(format!("{name}: its current revision is not among its revisions"));
+            }
+            endpoints.held.insert(name.clone(), held);
+        }
+        Ok(endpoints)
+    }
+}
+
+fn revisions(held: &Held) -> Vec<Value> {
+    // Plans hold nothing that JSON cannot.
+    held.revisions.iter().filter_map(|plan| serde_json::to_value(&**plan).ok()).collect()
+}
+
+fn file_digest(draft: &Plan) -> String {
+    Plan { revision: 0, ..draft.clone() }.digest().to_string()
+}
+
+#[cfg(test)]
+mod tests;
