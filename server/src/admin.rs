@@ -60,7 +60,7 @@ where
             }
             Err(error) => Err(error),
         };
-        return answered.map_or_else(|error| refusal(&error), |form| json_of(StatusCode::OK, &form));
+        return dated(answered.map_or_else(|error| refusal(&error), |form| json_of(StatusCode::OK, &form)), version);
     }
     drop(request);
     let is_get = method == Method::GET || method == Method::HEAD;
@@ -99,6 +99,10 @@ where
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    dated(response, version)
+}
+
+fn dated(mut response: Response<Full<Bytes>>, version: http::Version) -> Response<Full<Bytes>> {
     if version == http::Version::HTTP_2 {
         response.headers_mut().insert(DATE, date::header());
     }

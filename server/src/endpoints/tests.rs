@@ -52,7 +52,9 @@ fn each_change_is_a_revision_and_no_change_is_none() {
 #[test]
 fn going_back_goes_further_back_each_time() {
     let mut endpoints = Endpoints::default();
-    (1..=3).for_each(|weight| drop(apply(&mut endpoints, &draft(weight))));
+    for weight in 1..=3 {
+        apply(&mut endpoints, &draft(weight));
+    }
     let back = |endpoints: &mut Endpoints, to| {
         let revision = endpoints.back("risk", to).map(|plan| plan.revision);
         revision.inspect(|revision| endpoints.point("risk", *revision)).map_err(|error| error.message().to_owned())
