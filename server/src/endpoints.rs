@@ -11,6 +11,7 @@ pub mod journal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 use tiltyard_rollout::plan::Plan;
 use tiltyard_types::{Error, Result};
@@ -28,30 +29,43 @@ pub struct Endpoints {
 }
 
 /// The plans of one endpoint.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Held {
-    /// In the order of their revisions.
-    revisions: Vec<Arc<Plan>>,
-    /// The revision that holds; none where the plan was removed.
-    current: Option<u64>,
+    /// In the order of their numbers.
+    revisions: Vec<Revision>,
+    /// The revision that holds, or held until the plan was removed.
+    current: u64,
+    #[serde(default)]
+    is_removed: bool,
     /// The digest of the plan that its file had when it was last taken in; none where there is no file.
     file: Option<String>,
 }
 
+/// A plan that was applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Revision {
+    #[serde(serialize_with = "write", deserialize_with = "read")]
+    plan: Arc<Plan>,
+    /// The revision that held when it was applied.
+    before: Option<u64>,
+}
+
 impl Held {
-    fn revision(&self, revision: u64) -> Option<&Arc<Plan>> {
-        self.revisions.iter().find(|plan| plan.revision == revision)
+    fn find(&self, revision: u64) -> Option<&Revision> {
+        self.revisions.iter().find(|found| found.plan.revision == revision)
     }
 
     fn current(&self) -> Option<&Arc<Plan>> {
-        self.revision(self.current?)
+        (!self.is_removed).then(|| self.find(self.current)).flatten().map(|found| &found.plan)
     }
 
-    /// What a rollback goes back to: the revision before the current one. So two rollbacks in a row do not bring back what the
-    /// first took away.
+    /// What a rollback goes back to: what held when the current revision was applied, or until it was removed. So no rollback
+    /// brings back what another one took away.
     fn previous(&self) -> Option<&Arc<Plan>> {
-        let current = self.current.unwrap_or(u64::MAX);
-        self.revisions.iter().rev().find(|plan| plan.revision < current)
+        let revision = if self.is_removed { Some(self.current) } else { self.find(self.current)?.before };
+        Some(&self.find(revision?)?.plan)
     }
 }
 
@@ -100,7 +114,7 @@ impl Endpoints {
     /// The revision that a draft would be; `None` where it says what holds already. Fails where it may not follow what holds.
     pub fn next(&self, draft: &Plan) -> Result<Option<Plan>> {
         let held = self.held.get(&draft.endpoint);
-        let last = held.and_then(|held| held.revisions.last()).map_or(0, |plan| plan.revision);
+        let last = held.and_then(|held| held.revisions.last()).map_or(0, |last| last.plan.revision);
         let next = Plan { revision: last + 1, ..draft.clone() };
         next.validate()?;
         let Some(current) = held.and_then(Held::current) else {
@@ -124,8 +138,9 @@ impl Endpoints {
     /// Adds a revision that [`Endpoints::next`] made, and lets it hold.
     pub fn add(&mut self, plan: Plan) {
         let held = self.held.entry(plan.endpoint.clone()).or_default();
-        held.current = Some(plan.revision);
-        held.revisions.push(Arc::new(plan));
+        let before = (!held.revisions.is_empty()).then_some(held.current);
+        (held.current, held.is_removed) = (plan.revision, false);
+        held.revisions.push(Revision { plan: Arc::new(plan), before });
         let surplus = held.revisions.len().saturating_sub(REVISIONS_MAX);
         held.revisions.drain(..surplus);
     }
@@ -139,11 +154,11 @@ impl Endpoints {
     pub fn back(&self, endpoint: &str, to: Option<u64>) -> Result<Arc<Plan>> {
         let held = self.held(endpoint)?;
         let known = || {
-            let all = held.revisions.iter().map(|plan| plan.revision.to_string()).collect::<Vec<_>>();
+            let all = held.revisions.iter().map(|found| found.plan.revision.to_string()).collect::<Vec<_>>();
             format!("revisions {} are remembered", all.join(", "))
         };
         let found = match to {
-            Some(revision) => held.revision(revision),
+            Some(revision) => held.find(revision).map(|found| &found.plan),
             None => held.previous(),
         };
         found.cloned().ok_or_else(|| match to {
@@ -155,7 +170,7 @@ impl Endpoints {
     /// Lets a revision hold that is there.
     pub fn point(&mut self, endpoint: &str, revision: u64) {
         if let Some(held) = self.held.get_mut(endpoint) {
-            held.current = Some(revision);
+            (held.current, held.is_removed) = (revision, false);
         }
     }
 
@@ -163,7 +178,7 @@ impl Endpoints {
     pub fn remove(&mut self, endpoint: &str) -> Result<()> {
         self.held(endpoint)?;
         if let Some(held) = self.held.get_mut(endpoint) {
-            held.current = None;
+            held.is_removed = true;
         }
         Ok(())
     }
@@ -184,44 +199,40 @@ impl Endpoints {
         })
     }
 
-    /// All of it as JSON, for the journal and for people.
+    /// All of it as JSON.
     pub fn form(&self) -> Value {
-        let held = |held: &Held| json!({ "current": held.current, "file": held.file, "revisions": revisions(held) });
-        Value::Object(self.held.iter().map(|(name, of)| (name.clone(), held(of))).collect())
+        // Plans hold nothing that JSON cannot.
+        serde_json::to_value(&self.held).unwrap_or_default()
     }
 
     /// One endpoint as JSON.
     pub fn form_of(&self, endpoint: &str) -> Result<Value> {
         let held = self.held(endpoint)?;
-        Ok(json!({ "endpoint": endpoint, "current": held.current, "revisions": revisions(held) }))
+        let current = held.current().map(|plan| plan.revision);
+        Ok(json!({ "endpoint": endpoint, "current": current, "revisions": held.revisions }))
     }
 
     /// Reads what [`Endpoints::form`] wrote.
-    pub fn read(form: &Value) -> Result<Endpoints, String> {
-        let all = form.as_object().ok_or("expected an object of endpoints")?;
-        let mut endpoints = Endpoints::default();
-        for (name, form) in all {
-            let plans: Vec<Plan> = serde_json::from_value(form["revisions"].clone()).map_err(|e| format!("{name}: {e}"))?;
-            for plan in &plans {
+    pub fn read(form: Value) -> Result<Endpoints, String> {
+        let held: BTreeMap<String, Held> = serde_json::from_value(form).map_err(|error| error.to_string())?;
+        for (name, held) in &held {
+            for Revision { plan, .. } in &held.revisions {
                 plan.validate().map_err(|error| format!("{name}, revision {}: {}", plan.revision, error.message()))?;
             }
-            let held = Held {
-                revisions: plans.into_iter().map(Arc::new).collect(),
-                current: form["current"].as_u64(),
-                file: form["file"].as_str().map(str::to_owned),
-            };
-            if held.current.is_some() && held.current().is_none() {
+            if !held.is_removed && held.current().is_none() {
                 return Err(format!("{name}: its current revision is not among its revisions"));
             }
-            endpoints.held.insert(name.clone(), held);
         }
-        Ok(endpoints)
+        Ok(Endpoints { held })
     }
 }
 
-fn revisions(held: &Held) -> Vec<Value> {
-    // Plans hold nothing that JSON cannot.
-    held.revisions.iter().filter_map(|plan| serde_json::to_value(&**plan).ok()).collect()
+fn write<S: Serializer>(plan: &Arc<Plan>, serializer: S) -> Result<S::Ok, S::Error> {
+    plan.serialize(serializer)
+}
+
+fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Plan>, D::Error> {
+    Plan::deserialize(deserializer).map(Arc::new)
 }
 
 fn file_digest(draft: &Plan) -> String {

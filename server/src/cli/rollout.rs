@@ -74,7 +74,8 @@ fn of_file(path: &str, endpoint: &str) -> Result<Plan, Failure> {
 fn held(answer: &[u8], endpoint: &str) -> Result<Plan, Failure> {
     let form: Value = serde_json::from_slice(answer).unwrap_or_default();
     let revisions = form["revisions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let current = revisions.iter().find(|plan| plan["revision"] == form["current"]);
+    let plans = revisions.iter().map(|revision| &revision["plan"]);
+    let current = plans.into_iter().find(|plan| plan["revision"] == form["current"]);
     let plan = current.ok_or_else(|| Failure::failed(format!("endpoint {endpoint:?} has no plan now")))?;
     let plan: Result<Plan, _> = serde_json::from_value(plan.clone());
     plan.map_err(|error| Failure::failed(format!("the server's plan cannot be read: {error}")))
@@ -120,7 +121,7 @@ mod tests {
         let bucket = place(b"7f0c1d", b"customer-17").bucket;
         assert_eq!((assigned["bucket"].as_u64(), &assigned["arm"]), (Some(bucket.into()), &json!(if bucket < 500_000 { "b" } else { "a" })));
         assert!(told(&assigned).ends_with(&format!("bucket {bucket} of 1000000\n")));
-        let form = json!({ "current": 1, "revisions": [serde_json::to_value(&plan).unwrap()] });
+        let form = json!({ "current": 1, "revisions": [{ "plan": serde_json::to_value(&plan).unwrap() }] });
         assert_eq!(held(form.to_string().as_bytes(), "risk"), Ok(plan));
         assert!(held(br#"{"current": null, "revisions": []}"#, "risk").is_err());
     }

@@ -7,13 +7,6 @@ use serde_json::Value;
 use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, MILLION, Plan, Policy, Role};
 use tiltyard_types::{Error, Result, nearest};
 
-/// Fields by where they stand, to name the nearest of an unknown one.
-const FIELDS: &[&str] = &[
-    "endpoint", "key", "salt", "arms", "headers", "name", "model", "version", "digest", "role", "weight",
-    "final_weight", "sampling", "header", "value", "arm", "metadata", "json_path", "tensor_column", "client_identity",
-    "per_request",
-];
-
 /// A plan as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,11 +99,14 @@ pub fn read_json(text: &[u8], endpoint: Option<&str>) -> Result<Plan> {
     draft(written, endpoint)
 }
 
-/// Adds the name that was probably meant to a message about an unknown field.
+/// Adds the name that was probably meant to a message such as: unknown field `x`, expected one of `a`, `b`.
 fn explain(message: &str) -> String {
     let message = message.trim_end();
-    let unknown = message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
-    let meant = unknown.and_then(|(field, _)| nearest(field, FIELDS.iter().copied()));
+    let unknown = ["unknown field `", "unknown variant `"].iter().find_map(|words| message.split_once(words));
+    let meant = unknown.and_then(|(_, rest)| {
+        let (name, expected) = rest.split_once('`')?;
+        nearest(name, expected.split('`').skip(1).step_by(2))
+    });
     meant.map_or_else(|| message.to_owned(), |name| format!("{message}; did you mean {name}?"))
 }
 
@@ -234,9 +230,10 @@ mod tests {
         };
         check("weight =", "wieght =", "did you mean weight?");
         check("[[arms]]", "[[amrs]]", "did you mean arms?");
-        check("header = \"x-customer\"", "hedder = \"x-customer\"", "header");
+        check("header = \"x-customer\"", "hedder = \"x-customer\"", "did you mean header?");
         check("\"12.5%\"", "\"12.5\"", "millionths from 0 to 1000000, or such as \"12.5%\"");
         check("\"12.5%\"", "2000000", "millionths from 0 to 1000000");
+        check("role = \"challenger\"", "role = \"challengr\"", "did you mean challenger?");
         check("role = \"challenger\"", "role = \"champ\"", "expected one of `champion`, `challenger`, `shadow`");
         check("weight = \"12.5%\"", "", "arm new: weight is missing");
         check("role = \"challenger\"", "role = \"champion\"", "the champion has what nobody else has");

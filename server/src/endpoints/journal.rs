@@ -27,11 +27,11 @@ impl Journal {
         let failed = |why: String| format!("the plans in {} cannot be read: {why}", path.display());
         let endpoints = match fs::read(&path) {
             Ok(text) => {
-                let form: Value = serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
+                let mut form: Value = serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
                 if form["format"] != FORMAT {
                     return Err(failed(format!("expected format {FORMAT}, got {}", form["format"])));
                 }
-                Endpoints::read(&form["endpoints"]).map_err(failed)?
+                Endpoints::read(form["endpoints"].take()).map_err(failed)?
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Endpoints::default(),
             Err(error) => return Err(failed(error.to_string())),
@@ -85,7 +85,7 @@ mod tests {
         };
         assert!(refused("{").contains("endpoints.json cannot be read"));
         assert!(refused(r#"{"format": 9}"#).contains("expected format 1, got 9"));
-        let lost = r#"{"format": 1, "endpoints": {"risk": {"current": 3, "revisions": []}}}"#;
+        let lost = r#"{"format": 1, "endpoints": {"risk": {"current": 3, "revisions": [], "file": null}}}"#;
         assert!(refused(lost).contains("not among its revisions"));
     }
 }

@@ -63,10 +63,12 @@ fn going_back_goes_further_back_each_time() {
     assert_eq!(back(&mut endpoints, None), Ok(1));
     assert!(back(&mut endpoints, None).unwrap_err().contains("no revision to go back to: revisions 1, 2, 3"));
     assert_eq!(back(&mut endpoints, Some(3)), Ok(3));
+    assert_eq!((back(&mut endpoints, None), apply(&mut endpoints, &draft(8))), (Ok(2), Some(4)));
+    assert_eq!(back(&mut endpoints, None), Ok(2), "what was gone back from is not gone back to");
     assert!(back(&mut endpoints, Some(9)).unwrap_err().contains("has no revision 9"));
     assert!(endpoints.back("other", None).unwrap_err().message().contains("there are \"risk\""));
     endpoints.point("risk", 1);
-    assert_eq!(apply(&mut endpoints, &draft(9)), Some(4), "numbers are not used twice");
+    assert_eq!(apply(&mut endpoints, &draft(9)), Some(5), "numbers are not used twice");
 }
 
 #[test]
