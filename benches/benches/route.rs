@@ -110,10 +110,8 @@ fn main() {
         ("content-length", "120"),
         ("x-user", "customer-0123456789"),
     ];
-    let headers: HeaderMap = pairs
-        .iter()
-        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-        .collect();
+    let headers: HeaderMap =
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
     let id = RequestId::new(uuid::Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_00ab));
     let asking = Asking { headers: &headers, caller: Some("ada"), id };
     let by_header = || Some(KeySource::Header("x-user".into()));

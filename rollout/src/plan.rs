@@ -285,7 +285,8 @@ impl Plan {
     /// ramp moves nobody, and another one for the next test. 16 hexadecimal digits.
     pub fn salt_of(endpoint: &str, arms: &[Arm], key: &KeySource) -> String {
         let mut digest = Sha256::new().chain_update(endpoint);
-        for Arm { name, model, version, role, .. } in arms.iter().filter(|arm| !matches!(arm.role, Role::Shadow { .. })) {
+        for Arm { name, model, version, role, .. } in arms.iter().filter(|arm| !matches!(arm.role, Role::Shadow { .. }))
+        {
             let part = if *role == Role::Champion { "champion" } else { "challenger" };
             digest.update(format!("\0{part}\0{name}\0{model}\0{version}"));
         }

@@ -25,6 +25,9 @@ use crate::reload::Reload;
 use crate::service::Service;
 use crate::telemetry;
 
+/// What can be asked here, for programs.
+const OPENAPI: &str = include_str!("admin/openapi.json");
+
 /// How long a question for changes may wait for the next one.
 const CHANGES_WAIT: Duration = Duration::from_secs(25);
 
@@ -82,6 +85,7 @@ where
         "/admin/endpoints" if is_get => {
             (StatusCode::OK, "application/json", Value::Array(endpoints::list(&service)).to_string())
         }
+        "/admin/openapi.json" if is_get => (StatusCode::OK, "application/json", OPENAPI.to_owned()),
         "/admin/status" if is_get => (StatusCode::OK, "application/json", status(&service).to_string()),
         "/admin/changes" if is_get => changes(&service, &query).await,
         "/admin/reload" if method == Method::POST => {

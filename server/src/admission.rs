@@ -232,8 +232,8 @@ fn refuse(of: &Stats, reason: Refusal, message: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use super::*;
+    use proptest::prelude::*;
 
     fn refused(stats: &Stats, reason: Refusal) -> u64 {
         stats.snapshot().refused[reason as usize]

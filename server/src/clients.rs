@@ -114,8 +114,8 @@ fn network(peer: Option<IpAddr>) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use super::*;
+    use http::HeaderValue;
 
     fn at(ms: u64) -> Moment {
         Moment::from_nanos(1_000_000_000 + ms * 1_000_000)

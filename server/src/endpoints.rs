@@ -162,7 +162,9 @@ impl Endpoints {
             None => held.previous(),
         };
         found.cloned().ok_or_else(|| match to {
-            Some(revision) => Error::not_found(format!("endpoint {endpoint:?} has no revision {revision}: {}", known())),
+            Some(revision) => {
+                Error::not_found(format!("endpoint {endpoint:?} has no revision {revision}: {}", known()))
+            }
             None => Error::not_found(format!("endpoint {endpoint:?} has no revision to go back to: {}", known())),
         })
     }

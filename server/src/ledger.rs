@@ -249,7 +249,10 @@ mod tests {
         let mut line = Counts::default();
         for endpoint in 0..2 * WAYS_MAX {
             let way = Way { endpoint: endpoint.to_string(), arm: "champion".to_owned() };
-            line.merge(&Counts { ways: BTreeMap::from([(way, Snapshot { rows: 1, ..Snapshot::default() })]), ..Counts::default() });
+            line.merge(&Counts {
+                ways: BTreeMap::from([(way, Snapshot { rows: 1, ..Snapshot::default() })]),
+                ..Counts::default()
+            });
         }
         assert_eq!((line.ways.len(), line.all().rows), (WAYS_MAX + 1, 2 * WAYS_MAX as u64));
         let told = told(&mut state, at(1000));

@@ -83,9 +83,13 @@ pub fn statistics(service: &Service, model: Option<&str>, version: Option<u64>) 
         && !catalog.models.contains_key(model)
     {
         // The figures of an endpoint without versions of its own are those of whom it asks.
-        let Some(Endpoint::Planned(route)) = catalog.endpoints.get(model) else { return Err(catalog.unknown_model(model)) };
+        let Some(Endpoint::Planned(route)) = catalog.endpoints.get(model) else {
+            return Err(catalog.unknown_model(model));
+        };
         let arms = route.seats().filter_map(|seat| seat.ok());
-        return Ok(arms.map(|arm| describe::model_statistics(&arm.deployment.identity.model, &arm.deployment)).collect());
+        return Ok(arms
+            .map(|arm| describe::model_statistics(&arm.deployment.identity.model, &arm.deployment))
+            .collect());
     }
     let wanted = |name: &str| model.is_none_or(|model| model == name);
     Ok(catalog

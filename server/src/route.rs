@@ -297,13 +297,7 @@ fn misfit(champion: &Arc<Deployment>, arm: &Arc<Deployment>) -> Option<String> {
     })
 }
 
-fn seat(
-    plan: &Plan,
-    found: &[Result<Arc<Arm>, Missing>],
-    at: usize,
-    champion: usize,
-    on_failure: OnFailure,
-) -> Seat {
+fn seat(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], at: usize, champion: usize, on_failure: OnFailure) -> Seat {
     let error = |missing: &Missing| {
         let message = format!("endpoint {:?}, arm {:?}: {}", plan.endpoint, plan.arms[at].name, missing.reason);
         Error::new(ErrorKind::NotReady, message)

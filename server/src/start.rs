@@ -130,7 +130,8 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
     let ledger = Arc::new(Ledger::default());
     let states = Arc::new(States::default());
     let reaper = Reaper::start(Arc::clone(&ledger), Arc::clone(&states)).map_err(text)?;
-    let writer = Writer::start(plan, plans, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
+    let writer =
+        Writer::start(plan, plans, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
     let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,

@@ -79,8 +79,7 @@ impl Row {
     /// What requests did, by the way they came; of those that pinned the version, where there were any. A version that
     /// leaves keeps its counts: nothing falls.
     fn of_ways(line: &Line) -> impl Iterator<Item = Row> {
-        let counted =
-            |sum: &Snapshot| sum.success.count > 0 || sum.failures.iter().any(|failures| failures.count > 0);
+        let counted = |sum: &Snapshot| sum.success.count > 0 || sum.failures.iter().any(|failures| failures.count > 0);
         let shown = line.counts.ways.iter().filter(move |(way, sum)| way.arm != PINNED || counted(sum));
         shown.map(|(way, sum)| Row {
             labels: labels_of(&way.endpoint, &line.model, &line.version_label(), &way.arm),

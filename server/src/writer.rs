@@ -16,7 +16,6 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use tiltyard_rollout::plan::Plan as EndpointPlan;
 use tiltyard_runtime::load::{LoadError, Loader};
 use tiltyard_runtime::repository::rest::{Now, WallClock};
 use tiltyard_runtime::repository::settings::Settings;
@@ -131,28 +130,6 @@ impl Writer {
     /// Takes a model out. Requests that reached it are still answered.
     pub async fn unload(&self, model: &str) -> Result<()> {
         self.ask(|answer| Command::Unload(model.to_owned(), answer)).await
-    }
-
-    /// Lets a plan hold once its versions are ready, as the next revision of its endpoint. Fails where one of them will not
-    /// be, or the plan may not follow the one before. A dry run only says what would become of it.
-    pub async fn apply(&self, draft: EndpointPlan, dry_run: bool) -> Result<Report> {
-        self.give(Order::Apply { draft: Box::new(draft), dry_run }).await
-    }
-
-    /// Goes back to a revision that is still warm: the one named, or else the one before the current one.
-    pub async fn roll_back(&self, endpoint: &str, to: Option<u64>) -> Result<Report> {
-        self.give(Order::Rollback { endpoint: endpoint.to_owned(), to }).await
-    }
-
-    /// Lets no plan hold for an endpoint any more.
-    pub async fn remove_plan(&self, endpoint: &str) -> Result<Report> {
-        self.give(Order::Remove { endpoint: endpoint.to_owned() }).await
-    }
-
-    async fn give(&self, order: Order) -> Result<Report> {
-        let (answer, answered) = oneshot::channel();
-        drop(self.commands.send(Command::Order(order, answer)));
-        answered.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Draining, "the server is shutting down")))
     }
 
     /// Goes on with other settings, and looks at the repository with them where files are followed.
@@ -552,8 +529,7 @@ impl State {
         let incompatible = breaks.is_some();
         let failed = breaks.is_some() || result.is_err();
         let result = breaks.map_or(result, |reason| Err(LoadError { reason, incomplete: false }));
-        let version =
-            model.versions.entry(number).or_insert(Version::new(VersionState::Loading, None));
+        let version = model.versions.entry(number).or_insert(Version::new(VersionState::Loading, None));
         match result {
             Err(error) => {
                 tracing::error!(model = name, version = number, reason = error.reason, "cannot be served");

@@ -487,6 +487,24 @@ def test_plans_change_under_load_and_nobody_is_refused(server, tmp_path):
     assert counts[0] > 200
 
 
+def test_the_admin_port_describes_itself(server, tmp_path):
+    apply(server, tmp_path, split(10))
+    described = server.get("/admin/openapi.json", port=server.admin_port).json()
+    for path, methods in described["paths"].items():
+        for method in methods:
+            if method in ("get", "post", "put", "delete"):
+                answer = server.ask(method.upper(), path.replace("{endpoint}", "nobody"), port=server.admin_port)
+                assert "nothing is at" not in answer.body.decode(errors="replace"), (method, path)
+    form = server.get("/admin/endpoints/m", port=server.admin_port).json()
+    assert form["current"] == 1 and form["revisions"][0]["plan"]["arms"][1]["version"] == 2
+    assert server.get("/admin/endpoints/nobody", port=server.admin_port).status == 404
+    for body in ({"to": "2"}, {"too": 2}):
+        answer = server.post("/admin/endpoints/m/rollback", body, port=server.admin_port)
+        assert answer.status == 400 and "{\"to\": REVISION}" in answer.error()
+    answer = server.ask("PUT", "/admin/endpoints/m?dryrun=1", {}, port=server.admin_port)
+    assert answer.status == 400
+
+
 # --- Files -----------------------------------------------------------------------------------------------------------
 
 

@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn paths_name_endpoints() {
-        let named = |path| parts(path).map(|parts| parts.map(|(name, verb)| format!("{name} {verb}")).unwrap_or_default());
+        let named =
+            |path| parts(path).map(|parts| parts.map(|(name, verb)| format!("{name} {verb}")).unwrap_or_default());
         assert_eq!(named("/admin/endpoints/risk"), Some("risk ".into()));
         assert_eq!(named("/admin/endpoints/a%20b/rollback"), Some("a b rollback".into()));
         assert_eq!(named("/admin/endpoints/%zz"), Some(String::new()));

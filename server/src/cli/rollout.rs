@@ -42,7 +42,9 @@ pub(crate) fn command() -> Command {
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let Some(("assign", matches)) = matches.subcommand() else { return Err(Failure::usage("expected: rollout assign")) };
+    let Some(("assign", matches)) = matches.subcommand() else {
+        return Err(Failure::usage("expected: rollout assign"));
+    };
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let (endpoint, key) = (text("endpoint").unwrap_or_default(), text("key").unwrap_or_default());
     let plan = match text("file") {
@@ -66,7 +68,9 @@ fn of_file(path: &str, endpoint: &str) -> Result<Plan, Failure> {
     first.validate().map_err(|error| Failure::failed(format!("{path}: {}", error.message())))?;
     match first.endpoint == endpoint {
         true => Ok(first),
-        false => Err(Failure::usage(format!("{path} is the plan of endpoint {:?}, not of {endpoint:?}", first.endpoint))),
+        false => {
+            Err(Failure::usage(format!("{path} is the plan of endpoint {:?}, not of {endpoint:?}", first.endpoint)))
+        }
     }
 }
 
@@ -119,7 +123,10 @@ mod tests {
         let plan = Plan { revision: 1, ..read_toml(PLAN, None).unwrap() };
         let assigned = assign(&plan, "customer-17");
         let bucket = place(b"7f0c1d", b"customer-17").bucket;
-        assert_eq!((assigned["bucket"].as_u64(), &assigned["arm"]), (Some(bucket.into()), &json!(if bucket < 500_000 { "b" } else { "a" })));
+        assert_eq!(
+            (assigned["bucket"].as_u64(), &assigned["arm"]),
+            (Some(bucket.into()), &json!(if bucket < 500_000 { "b" } else { "a" }))
+        );
         assert!(told(&assigned).ends_with(&format!("bucket {bucket} of 1000000\n")));
         let form = json!({ "current": 1, "revisions": [{ "plan": serde_json::to_value(&plan).unwrap() }] });
         assert_eq!(held(form.to_string().as_bytes(), "risk"), Ok(plan));

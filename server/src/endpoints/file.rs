@@ -150,7 +150,9 @@ fn arm(written: WrittenArm, endpoint: &str, room: u32) -> Result<Arm> {
         WrittenRole::Champion => Role::Champion,
         WrittenRole::Challenger => {
             let Some(Share(weight)) = weight else {
-                return Err(Error::invalid(format!("arm {name}: weight is missing: expected its share, such as \"10%\"")));
+                return Err(Error::invalid(format!(
+                    "arm {name}: weight is missing: expected its share, such as \"10%\""
+                )));
             };
             Role::Challenger { weight, final_weight: final_weight.map_or(room.max(weight), |share| share.0) }
         }
@@ -214,7 +216,8 @@ mod tests {
         assert_eq!(plan.salt, other.salt, "a ramp deals nobody anew");
         assert_ne!(plan.salt, read_toml(SPLIT, Some("fraud")).unwrap().salt);
         assert_ne!(plan.salt, read_toml(&SPLIT.replace("version = 2", "version = 3"), Some("risk")).unwrap().salt);
-        let per_request = read_toml(&SPLIT.replace("{ header = \"x-customer\" }", "\"per_request\""), Some("risk")).unwrap();
+        let per_request =
+            read_toml(&SPLIT.replace("{ header = \"x-customer\" }", "\"per_request\""), Some("risk")).unwrap();
         assert_eq!(per_request.key, KeySource::PerRequest);
     }
 

@@ -45,12 +45,7 @@ impl Folder {
 
     /// Looks at the files. What is there at the first look is taken as it is; later a file must be the same for `settle_time`
     /// before it is read, and as long gone before its endpoint is. `known` are the endpoints that came from files.
-    pub fn look<'a>(
-        &mut self,
-        now: Moment,
-        settle_time: Duration,
-        known: impl Iterator<Item = &'a String>,
-    ) -> Found {
+    pub fn look<'a>(&mut self, now: Moment, settle_time: Duration, known: impl Iterator<Item = &'a String>) -> Found {
         let mut found = Found::default();
         let texts = match self.texts(&mut found.problems) {
             Ok(texts) => texts,

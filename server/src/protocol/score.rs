@@ -15,7 +15,8 @@ use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::repository::settings::Column;
 use tiltyard_types::json::{Reader, read_data, read_parameters};
 use tiltyard_types::{
-    Buffer, DataType, Element, Error, ErrorKind, InferRequest, NamedTensor, Parameters, Result, Shape, Tensor, TensorSpec,
+    Buffer, DataType, Element, Error, ErrorKind, InferRequest, NamedTensor, Parameters, Result, Shape, Tensor,
+    TensorSpec,
 };
 
 use super::beside_the_loop;

@@ -69,7 +69,8 @@ impl BodyKey {
                     (Step::Key(key[..end].to_owned()), &key[end..])
                 }
                 None => {
-                    let (item, left) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).ok_or_else(wrong)?;
+                    let (item, left) =
+                        rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).ok_or_else(wrong)?;
                     let item = if item == "*" { Some(Step::EveryItem) } else { item.parse().ok().map(Step::Item) };
                     (item.ok_or_else(wrong)?, left)
                 }

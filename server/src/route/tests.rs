@@ -101,8 +101,9 @@ fn both_ready(plan: &Plan) -> Catalog {
 }
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-    let pair =
-        |&(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    let pair = |&(name, value): &(&'static str, &'static str)| {
+        (HeaderName::from_static(name), HeaderValue::from_static(value))
+    };
     pairs.iter().map(pair).collect()
 }
 
@@ -187,7 +188,8 @@ fn a_key_in_the_body_waits_for_the_body() {
 #[test]
 fn a_version_that_is_named_is_of_no_plan() {
     let catalog = both_ready(&plan(KeySource::Header("x-user".into()), MILLION));
-    let asking = Asking { headers: &headers(&[("x-tester", "yes")]), caller: None, id: RequestId::new(uuid::Uuid::nil()) };
+    let asking =
+        Asking { headers: &headers(&[("x-tester", "yes")]), caller: None, id: RequestId::new(uuid::Uuid::nil()) };
     let pinned = catalog.route("risk", Some(1), &asking).unwrap();
     assert_eq!((pinned.arm.name.as_str(), pinned.arm.version.as_str(), pinned.evidence), (PINNED, "1", None));
     assert!(Arc::ptr_eq(&pinned.arm, &catalog.route("risk", Some(1), &asking).unwrap().arm));
@@ -214,7 +216,8 @@ fn the_champion_stands_in_for_an_arm_that_is_out_and_for_none_that_is_coming() {
 
 #[test]
 fn arms_that_break_the_champions_clients_do_not_answer() {
-    let other = PlanArm { model: "other".into(), ..arm("new", 1, Role::Challenger { weight: 0, final_weight: MILLION }) };
+    let other =
+        PlanArm { model: "other".into(), ..arm("new", 1, Role::Challenger { weight: 0, final_weight: MILLION }) };
     let plan = Plan { arms: vec![arm("champion", 1, Role::Champion), other], ..plan(KeySource::PerRequest, 0) };
     let standing = |dtype| {
         let mut catalog = Catalog::default();

@@ -14,7 +14,7 @@ use tiltyard_runtime::repository;
 use tiltyard_types::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
-use super::State;
+use super::{Command, State, Writer};
 use crate::clock;
 use crate::endpoints::folder::Folder;
 use crate::endpoints::journal::Journal;
@@ -169,6 +169,30 @@ impl Plans {
             loads: Vec::new(),
             is_kept,
         }
+    }
+}
+
+impl Writer {
+    /// Lets a plan hold once its versions are ready, as the next revision of its endpoint. Fails where one of them will not
+    /// be, or the plan may not follow the one before. A dry run only says what would become of it.
+    pub async fn apply(&self, draft: Plan, dry_run: bool) -> Result<Report> {
+        self.give(Order::Apply { draft: Box::new(draft), dry_run }).await
+    }
+
+    /// Goes back to a revision that is still warm: the one named, or else the one before the current one.
+    pub async fn roll_back(&self, endpoint: &str, to: Option<u64>) -> Result<Report> {
+        self.give(Order::Rollback { endpoint: endpoint.to_owned(), to }).await
+    }
+
+    /// Lets no plan hold for an endpoint any more.
+    pub async fn remove_plan(&self, endpoint: &str) -> Result<Report> {
+        self.give(Order::Remove { endpoint: endpoint.to_owned() }).await
+    }
+
+    async fn give(&self, order: Order) -> Result<Report> {
+        let (answer, answered) = oneshot::channel();
+        drop(self.commands.send(Command::Order(order, answer)));
+        answered.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Draining, "the server is shutting down")))
     }
 }
 

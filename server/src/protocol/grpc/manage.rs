@@ -10,10 +10,10 @@ use tiltyard_types::{ErrorKind, Result};
 use super::callers::Known;
 use super::wire::{Code, Encoder, Status};
 use super::{decode, parse_version};
+use crate::describe;
 use crate::locks::calls::Call;
 use crate::manage::{self, LogSetting};
 use crate::service::Service;
-use crate::describe;
 
 /// The framed answer to a call of `method` with `message`, where the caller may make it.
 pub(super) async fn answer(
