@@ -22,6 +22,15 @@ const ENDPOINTS_MAX: usize = 1000;
 /// Revisions of one endpoint that are remembered.
 const REVISIONS_MAX: usize = 16;
 
+/// Arms of one plan.
+const ARMS_MAX: usize = 32;
+
+/// Header rules of one plan: each is looked for in each request.
+const RULES_MAX: usize = 32;
+
+/// Bytes of a name that becomes a label.
+const NAME_BYTES_MAX: usize = 128;
+
 /// The plans of all endpoints.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Endpoints {
@@ -117,6 +126,7 @@ impl Endpoints {
         let last = held.and_then(|held| held.revisions.last()).map_or(0, |last| last.plan.revision);
         let next = Plan { revision: last + 1, ..draft.clone() };
         next.validate()?;
+        check_bounds(&next)?;
         let Some(current) = held.and_then(Held::current) else {
             if held.is_none() && self.held.len() >= ENDPOINTS_MAX {
                 return Err(Error::invalid(format!("there are {ENDPOINTS_MAX} endpoints already, which is the most")));
@@ -227,6 +237,25 @@ impl Endpoints {
         }
         Ok(Endpoints { held })
     }
+}
+
+/// Fails where a plan has more of something than a server wants to carry.
+fn check_bounds(plan: &Plan) -> Result<()> {
+    let within = |what: &str, count: usize, most: usize| match count <= most {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("the plan has {count} {what}: expected {most} at most"))),
+    };
+    within("arms", plan.arms.len(), ARMS_MAX)?;
+    within("header rules", plan.headers.len(), RULES_MAX)?;
+    for name in std::iter::once(&plan.endpoint).chain(plan.arms.iter().map(|arm| &arm.name)) {
+        if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            let shown: String = name.chars().take(40).collect();
+            return Err(Error::invalid(format!(
+                "{shown:?} cannot be a name: expected {NAME_BYTES_MAX} bytes at most, and no control characters"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn write<S: Serializer>(plan: &Arc<Plan>, serializer: S) -> Result<S::Ok, S::Error> {

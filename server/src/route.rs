@@ -133,7 +133,8 @@ impl Route {
         before: Option<&Arc<Route>>,
     ) -> Arc<Route> {
         let standing = stand(plan, models);
-        if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.plan, plan) && before.stands_as(&standing)) {
+        let before = before.filter(|before| Arc::ptr_eq(&before.plan, plan));
+        if let Some(before) = before.filter(|before| before.stands_as(&standing)) {
             return Arc::clone(before);
         }
         let champion = plan.champion();
@@ -145,7 +146,14 @@ impl Route {
             Ok(champion) => Key::of(plan, &champion.deployment),
             Err(_) => Key::Nowhere,
         };
-        let seats = (0..found.len()).map(|at| seat(plan, &found, at, champion, on_failure)).collect();
+        let stood_in = |at: usize| before.is_some_and(|before| matches!(before.seats[at].answers, Ok((_, true))));
+        let seats = (0..found.len()).map(|at| {
+            // Whoever belongs to an arm that will be there in a moment is not sent elsewhere until then, but may stay there.
+            let may_stand_in = |missing: &Missing| !missing.is_coming || stood_in(at);
+            let may_stand_in = |missing: &Missing| on_failure == OnFailure::Previous && may_stand_in(missing);
+            seat(plan, &found, at, may_stand_in)
+        });
+        let seats = seats.collect();
         let rule = |rule: &tiltyard_rollout::plan::HeaderRule| {
             Some(Rule {
                 header: HeaderName::from_bytes(rule.header.as_bytes()).ok()?,
@@ -297,17 +305,14 @@ fn misfit(champion: &Arc<Deployment>, arm: &Arc<Deployment>) -> Option<String> {
     })
 }
 
-fn seat(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], at: usize, champion: usize, on_failure: OnFailure) -> Seat {
+fn seat(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], at: usize, may_stand_in: impl Fn(&Missing) -> bool) -> Seat {
     let error = |missing: &Missing| {
         let message = format!("endpoint {:?}, arm {:?}: {}", plan.endpoint, plan.arms[at].name, missing.reason);
         Error::new(ErrorKind::NotReady, message)
     };
-    let answers = match (&found[at], &found[champion]) {
+    let answers = match (&found[at], &found[plan.champion()]) {
         (Ok(arm), _) => Ok((Arc::clone(arm), false)),
-        // Whoever belongs to an arm that will be there in a moment is not sent elsewhere until then.
-        (Err(missing), Ok(stand_in)) if on_failure == OnFailure::Previous && !missing.is_coming => {
-            Ok((Arc::clone(stand_in), true))
-        }
+        (Err(missing), Ok(stand_in)) if may_stand_in(missing) => Ok((Arc::clone(stand_in), true)),
         (Err(missing), _) => Err(error(missing)),
     };
     Seat { found: found[at].clone(), answers }

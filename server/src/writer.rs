@@ -641,6 +641,7 @@ impl State {
         let loading =
             catalog.models.values().flat_map(|model| model.versions.values()).any(|v| v.state == VersionState::Loading);
         if !loading {
+            self.tell_missing_arms(&catalog);
             self.done.send_replace(true);
         }
     }

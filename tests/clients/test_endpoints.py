@@ -554,6 +554,20 @@ def test_a_journal_that_cannot_be_read_stops_the_start(repository, tmp_path):
     assert "endpoints.json cannot be read" in server.log_text()
 
 
+def test_a_challenger_that_is_gone_after_a_restart_is_answered_for(repository, tmp_path):
+    with start(repository, tmp_path) as server:
+        apply(server, tmp_path, split(100))
+        assert arm_over_rest(server, {"x-user": "a"})[1] == 2
+    shutil.rmtree(repository / "m" / "2")
+    with start(repository, tmp_path) as server:
+        assert arm_over_rest(server, {"x-user": "a"}) == ("champion", 1, 1.0)
+        assert total(server, "tiltyard_requests_apart_total", reason="stand_in", arm="champion") == 1
+        assert "m version 2 is not there" in server.log_text()
+        assert "missing" in run(server, "endpoints")
+        put(repository, "m", 2, times(2.0))
+        serving.until(lambda: arm_over_rest(server, {"x-user": "a"})[1] == 2, "the challenger to come back", 20)
+
+
 def test_unloading_a_model_of_a_plan_is_refused(repository, tmp_path):
     flags = ["--model-control", "explicit"]
     with start(repository, tmp_path, *flags) as server:

@@ -1,6 +1,6 @@
 //! Do revisions count up, are old ones gone back to, and does a ramp keep its keys?
 
-use tiltyard_rollout::plan::{Arm, KeySource, MILLION, Policy, Role};
+use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, MILLION, Policy, Role};
 
 use super::*;
 
@@ -94,6 +94,26 @@ fn within_a_test_no_key_is_moved() {
     other.salt = "t".into();
     assert_eq!(apply(&mut endpoints, &other), Some(2));
     assert!(endpoints.next(&Plan { salt: String::new(), ..draft(1) }).unwrap_err().message().contains("salt is empty"));
+}
+
+#[test]
+fn plans_are_bounded() {
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = draft(1);
+        change(&mut plan);
+        Endpoints::default().next(&plan).unwrap_err().message().to_owned()
+    };
+    assert!(refused(&|plan| plan.endpoint = "x".repeat(129)).contains("expected 128 bytes at most"));
+    assert!(refused(&|plan| plan.arms[1].name = "a\nb".into()).contains("no control characters"));
+    let rule = |at: usize| HeaderRule { header: "x".into(), value: at.to_string(), arm: "new".into() };
+    assert!(refused(&|plan| plan.headers = (0..33).map(rule).collect()).contains("33 header rules: expected 32"));
+    let many = |plan: &mut Plan| {
+        let more =
+            (0..32).map(|at| Arm { name: at.to_string(), role: Role::Shadow { sampling: 1 }, ..plan.arms[0].clone() });
+        let more: Vec<Arm> = more.collect();
+        plan.arms.extend(more);
+    };
+    assert!(refused(&many).contains("34 arms: expected 32"));
 }
 
 #[test]

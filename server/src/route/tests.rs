@@ -209,6 +209,14 @@ fn the_champion_stands_in_for_an_arm_that_is_out_and_for_none_that_is_coming() {
         assert_eq!(refused.kind(), ErrorKind::NotReady);
         assert!(refused.message().contains("endpoint \"risk\", arm \"new\": risk version 2"), "{refused:?}");
     }
+    // Who stood in does so until the arm is there again.
+    let plans = BTreeMap::from([("risk".to_owned(), Arc::new(plan.clone()))]);
+    let mut back = out;
+    for (state, expected) in [(VersionState::Failed("no".into()), "champion"), (VersionState::Loading, "champion")] {
+        back.models.get_mut("risk").unwrap().versions.insert(2, Version::new(state, None));
+        back.resolve(&plans, OnFailure::Previous);
+        assert_eq!(chosen(&back, &[("x-user", "a")]).0, expected);
+    }
     let alone = catalog(&plan, &[(2, VersionState::Ready)], OnFailure::Previous);
     assert_eq!(chosen(&alone, &[("x-tester", "yes")]).0, "new");
     assert_eq!(alone.speaker("risk", None).err().unwrap().kind(), ErrorKind::NotReady);

@@ -15,6 +15,7 @@ use tiltyard_types::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use super::{Command, State, Writer};
+use crate::catalog::{Catalog, Endpoint};
 use crate::clock;
 use crate::endpoints::folder::Folder;
 use crate::endpoints::journal::Journal;
@@ -372,6 +373,23 @@ impl State {
         self.plans.sources.endpoints.note_file(draft);
         self.let_hold(next);
         Ok(())
+    }
+
+    /// Says which arms of plans have nobody, once everybody who could come is there.
+    pub(super) fn tell_missing_arms(&self, catalog: &Catalog) {
+        for (endpoint, answering) in &catalog.endpoints {
+            let Endpoint::Planned(route) = answering else { continue };
+            for (arm, missing) in
+                route.plan.arms.iter().zip(route.seats()).filter_map(|(a, seat)| Some((a, seat.err()?)))
+            {
+                tracing::error!(
+                    endpoint,
+                    arm = arm.name,
+                    reason = missing.reason,
+                    "an arm of the plan does not answer"
+                );
+            }
+        }
     }
 
     /// From here on, what a proposal waits for and is not there will not come.
