@@ -151,8 +151,11 @@ impl Endpoints {
         let before = (!held.revisions.is_empty()).then_some(held.current);
         (held.current, held.is_removed) = (plan.revision, false);
         held.revisions.push(Revision { plan: Arc::new(plan), before });
-        let surplus = held.revisions.len().saturating_sub(REVISIONS_MAX);
-        held.revisions.drain(..surplus);
+        // The oldest is forgotten, unless it is what a rollback leads to.
+        let oldest = held.revisions.iter().position(|found| Some(found.plan.revision) != before);
+        if held.revisions.len() > REVISIONS_MAX {
+            oldest.map(|oldest| held.revisions.remove(oldest));
+        }
     }
 
     /// Notes that a file's plan was taken in.

@@ -46,7 +46,16 @@ fn each_change_is_a_revision_and_no_change_is_none() {
     for weight in 0..2 * REVISIONS_MAX as u32 {
         apply(&mut endpoints, &draft(1_000 + weight));
     }
-    assert_eq!(endpoints.form_of("risk").unwrap()["revisions"].as_array().unwrap().len(), REVISIONS_MAX);
+    let remembered = |endpoints: &Endpoints| endpoints.form_of("risk").unwrap()["revisions"].as_array().unwrap().len();
+    assert_eq!(remembered(&endpoints), REVISIONS_MAX);
+    // What is gone back to over and over is not forgotten.
+    let first = endpoints.plan("risk").unwrap().revision;
+    for weight in 0..2 * REVISIONS_MAX as u32 {
+        apply(&mut endpoints, &draft(9_000 + weight));
+        assert_eq!(endpoints.back("risk", None).unwrap().revision, first);
+        endpoints.point("risk", first);
+    }
+    assert_eq!(remembered(&endpoints), REVISIONS_MAX);
 }
 
 #[test]
