@@ -149,8 +149,8 @@ impl Route {
         let stood_in = |at: usize| before.is_some_and(|before| matches!(before.seats[at].answers, Ok((_, true))));
         let seats = (0..found.len()).map(|at| {
             // Whoever belongs to an arm that will be there in a moment is not sent elsewhere until then, but may stay there.
-            let may_stand_in = |missing: &Missing| !missing.is_coming || stood_in(at);
-            let may_stand_in = |missing: &Missing| on_failure == OnFailure::Previous && may_stand_in(missing);
+            let may_stand_in =
+                |missing: &Missing| on_failure == OnFailure::Previous && (!missing.is_coming || stood_in(at));
             seat(plan, &found, at, may_stand_in)
         });
         let seats = seats.collect();
