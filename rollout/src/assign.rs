@@ -19,7 +19,16 @@ pub struct Place {
 
 /// Where `key` falls under `salt`.
 pub fn place(salt: &[u8], key: &[u8]) -> Place {
-    let digest = Sha256::new().chain_update(salt).chain_update([0]).chain_update(key).finalize();
+    place_under(salted(salt), key)
+}
+
+/// What comes before every key, digested.
+fn salted(salt: &[u8]) -> Sha256 {
+    Sha256::new().chain_update(salt).chain_update([0])
+}
+
+fn place_under(salted: Sha256, key: &[u8]) -> Place {
+    let digest = salted.chain_update(key).finalize();
     let word = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| digest[at + byte]));
     // The product fits: 2^64 · 10^6 < 2^84; the quotient is below 10^6.
     let bucket = ((u128::from(word(0)) * u128::from(MILLION)) >> 64) as u32;
@@ -38,7 +47,7 @@ pub struct Assigned {
 /// A plan's arms made ready to be asked for every request.
 #[derive(Clone, Debug)]
 pub struct Assignment {
-    salt: Vec<u8>,
+    salted: Sha256,
     champion: usize,
     /// (first bucket, present weight, arm), in the order of their starts.
     ranges: Vec<(u32, u32, usize)>,
@@ -55,14 +64,14 @@ impl Assignment {
                 start += final_weight;
             }
         }
-        Assignment { salt: plan.salt.clone().into_bytes(), champion: plan.champion(), ranges }
+        Assignment { salted: salted(plan.salt.as_bytes()), champion: plan.champion(), ranges }
     }
 
     /// The arm of `key`: the sticky key, or, where the plan splits by request, the request's id. Without a key it is the
     /// champion, and no evidence.
     pub fn assign(&self, key: Option<&[u8]>) -> Assigned {
         let Some(key) = key else { return Assigned { arm: self.champion, evidence: None } };
-        let Place { bucket, hash } = place(&self.salt, key);
+        let Place { bucket, hash } = place_under(self.salted.clone(), key);
         let owner = self.ranges.iter().find(|&&(start, weight, _)| bucket >= start && bucket - start < weight);
         Assigned { arm: owner.map_or(self.champion, |&(_, _, arm)| arm), evidence: Some(hash) }
     }

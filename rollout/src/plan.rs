@@ -281,6 +281,19 @@ impl Plan {
         self.arms.iter().position(|arm| arm.role == Role::Champion).unwrap_or(0)
     }
 
+    /// A salt for who gives none: the same wherever the same versions compete for the same keys, so that replicas agree and a
+    /// ramp moves nobody, and another one for the next test. 16 hexadecimal digits.
+    pub fn salt_of(endpoint: &str, arms: &[Arm], key: &KeySource) -> String {
+        let mut digest = Sha256::new().chain_update(endpoint);
+        for Arm { name, model, version, role, .. } in arms.iter().filter(|arm| !matches!(arm.role, Role::Shadow { .. }))
+        {
+            let part = if *role == Role::Champion { "champion" } else { "challenger" };
+            digest.update(format!("\0{part}\0{name}\0{model}\0{version}"));
+        }
+        digest.update(format!("\0{}", serde_json::to_string(key).unwrap_or_default()));
+        digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The arm that a request's headers pick.
     pub fn picked<'a>(&self, header: impl Fn(&str) -> Option<&'a str>) -> Option<usize> {
         let rule = self.headers.iter().find(|rule| header(&rule.header) == Some(&rule.value))?;

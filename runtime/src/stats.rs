@@ -4,10 +4,13 @@
 //! adds the shards up.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tiltyard_types::ErrorKind;
 use tiltyard_types::shard::{SHARDS, shard};
+
+use crate::sync::Mutex;
 
 /// Upper bounds of the histograms' buckets, in nanoseconds: 10 µs to 10 s in steps of 1, 2.5, 5.
 pub const BUCKETS_NS: [u64; 19] = [
@@ -126,41 +129,72 @@ pub struct InFlight {
     pub bytes: AtomicUsize,
 }
 
+/// Why a request is no evidence in a test of versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apart {
+    /// It has no key that would make it stick to an arm.
+    NoKey,
+    /// Its header picked the arm.
+    Header,
+    /// The arm that it belongs to does not answer, and another one does.
+    StandIn,
+}
+
+impl Apart {
+    /// All reasons, in the order of their declaration.
+    pub const ALL: [Apart; 3] = [Apart::NoKey, Apart::Header, Apart::StandIn];
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Apart::NoKey => "no_key",
+            Apart::Header => "header",
+            Apart::StandIn => "stand_in",
+        }
+    }
+}
+
 /// A deployment's counters.
 #[derive(Default)]
 pub struct Stats {
     /// What is in flight now.
     pub in_flight: InFlight,
     shards: [Shard; SHARDS],
-    last_request_ms: AtomicU64,
+    /// Those of requests, by the way they came.
+    ways: Mutex<Vec<(Way, Arc<Requests>)>>,
     batches: Batches,
 }
 
-/// By which way requests reached a deployment: counted apart, since only the first is traffic of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Through an endpoint's plan.
-    Routed,
-    /// The client named the version.
-    Pinned,
+/// By which way requests reached a deployment: they are counted apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
+    /// The name that clients called.
+    pub endpoint: String,
+    /// The deployment's part there.
+    pub arm: String,
 }
 
-impl Way {
-    /// All ways.
-    pub const ALL: [Way; 2] = [Way::Routed, Way::Pinned];
-}
+/// Ways of one deployment that are counted each for itself; those beyond are counted together.
+const WAYS_MAX: usize = 64;
 
 #[derive(Default)]
 #[repr(align(128))]
 struct Shard {
-    ways: [Requests; Way::ALL.len()],
     executions: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     late: AtomicU64,
 }
 
+/// The counters of the requests that came by one way.
 #[derive(Default)]
-struct Requests {
+pub struct Requests {
+    shards: [RequestShard; SHARDS],
+    last_request_ms: AtomicU64,
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+struct RequestShard {
     success: Total,
     failures: [Total; ErrorKind::ALL.len()],
     rows: AtomicU64,
@@ -169,6 +203,7 @@ struct Requests {
     total: Buckets,
     assemble: Total,
     split: Total,
+    apart: [AtomicU64; Apart::ALL.len()],
 }
 
 #[derive(Default)]
@@ -238,6 +273,8 @@ pub struct Snapshot {
     pub refused: [u64; Refusal::ALL.len()],
     /// Requests whose run began after their time was over.
     pub late: u64,
+    /// Requests that are no evidence in a test of versions, by the position of the reason in [`Apart::ALL`].
+    pub apart: [u64; Apart::ALL.len()],
     /// Time between enqueue and take, per request.
     pub queue: Histogram,
     /// Time in the engine, per request: that of the batch it was in.
@@ -255,10 +292,10 @@ pub struct Snapshot {
     pub batches: Vec<(usize, Durations, Durations, Durations)>,
 }
 
-impl Stats {
+impl Requests {
     /// Counts a request that was answered well: `rows` rows in `total` time since it was accepted.
-    pub fn succeeded(&self, way: Way, rows: usize, queue: Duration, times: RunTimes, total: Duration, unix_ms: u64) {
-        let requests = &self.shards[shard()].ways[way as usize];
+    pub fn succeeded(&self, rows: usize, queue: Duration, times: RunTimes, total: Duration, unix_ms: u64) {
+        let requests = &self.shards[shard()];
         requests.success.add(total);
         requests.rows.fetch_add(rows as u64, Relaxed);
         requests.queue.add(queue);
@@ -270,10 +307,43 @@ impl Stats {
     }
 
     /// Counts a request that failed.
-    pub fn failed(&self, way: Way, kind: ErrorKind, total: Duration, unix_ms: u64) {
+    pub fn failed(&self, kind: ErrorKind, total: Duration, unix_ms: u64) {
         let position = ErrorKind::ALL.iter().position(|&other| other == kind).unwrap_or(0);
-        self.shards[shard()].ways[way as usize].failures[position].add(total);
+        self.shards[shard()].failures[position].add(total);
         self.last_request_ms.store(unix_ms, Relaxed);
+    }
+
+    /// Counts a request that is no evidence.
+    pub fn apart(&self, why: Apart) {
+        self.shards[shard()].apart[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Adds the shards up.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut sum = Snapshot { last_request_ms: self.last_request_ms.load(Relaxed), ..Snapshot::default() };
+        self.shards.iter().for_each(|shard| sum.add(shard));
+        sum
+    }
+}
+
+impl Stats {
+    /// The counters of requests that come by this way: the same ones whenever they are asked for. For whoever makes a
+    /// catalog, not for each request.
+    pub fn way(&self, endpoint: &str, arm: &str) -> Arc<Requests> {
+        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = |ways: &[(Way, Arc<Requests>)], endpoint: &str, arm: &str| {
+            let known = ways.iter().find(|(way, _)| way.endpoint == endpoint && way.arm == arm);
+            known.map(|(_, requests)| Arc::clone(requests))
+        };
+        if let Some(requests) = found(&ways, endpoint, arm) {
+            return requests;
+        }
+        let (endpoint, arm) = if ways.len() < WAYS_MAX { (endpoint, arm) } else { ("other", "other") };
+        found(&ways, endpoint, arm).unwrap_or_else(|| {
+            let requests = Arc::<Requests>::default();
+            ways.push((Way { endpoint: endpoint.to_owned(), arm: arm.to_owned() }, Arc::clone(&requests)));
+            requests
+        })
     }
 
     /// Counts one run of the engine over `rows` rows.
@@ -303,18 +373,20 @@ impl Stats {
         self.shards.iter().map(|shard| shard.executions.load(Relaxed)).sum()
     }
 
-    /// Adds the shards up for the requests that came by `ways`; runs of the engine and refusals are counted
-    /// whatever the way.
-    pub fn snapshot(&self, ways: &[Way]) -> Snapshot {
-        let mut sum = Snapshot { last_request_ms: self.last_request_ms.load(Relaxed), ..Snapshot::default() };
+    /// What each way's requests counted, in the order in which the ways were first asked for.
+    pub fn ways(&self) -> Vec<(Way, Snapshot)> {
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        ways.iter().map(|(way, requests)| (way.clone(), requests.snapshot())).collect()
+    }
+
+    /// What is counted whatever the way: runs of the engine, refusals.
+    pub fn runs(&self) -> Snapshot {
+        let mut sum = Snapshot::default();
         for shard in &self.shards {
             sum.executions += shard.executions.load(Relaxed);
             sum.late += shard.late.load(Relaxed);
             for (sum, count) in sum.refused.iter_mut().zip(&shard.refused) {
                 *sum += count.load(Relaxed);
-            }
-            for way in ways {
-                sum.add(&shard.ways[*way as usize]);
             }
         }
         for (rows, batch) in self.batches.0.iter().enumerate() {
@@ -322,6 +394,13 @@ impl Stats {
                 sum.batches.push((rows, batch.assemble.read(), batch.run.read(), batch.split.read()));
             }
         }
+        sum
+    }
+
+    /// All of it together.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut sum = self.runs();
+        self.ways().iter().for_each(|(_, requests)| sum.merge(requests));
         sum
     }
 }
@@ -337,6 +416,7 @@ impl Snapshot {
         self.executions += other.executions;
         self.late += other.late;
         self.refused.iter_mut().zip(&other.refused).for_each(|(sum, more)| *sum += more);
+        self.apart.iter_mut().zip(&other.apart).for_each(|(sum, more)| *sum += more);
         for (sum, more) in
             [(&mut self.queue, &other.queue), (&mut self.run, &other.run), (&mut self.total, &other.total)]
         {
@@ -359,7 +439,7 @@ impl Snapshot {
         }
     }
 
-    fn add(&mut self, requests: &Requests) {
+    fn add(&mut self, requests: &RequestShard) {
         add_total(&mut self.success, &requests.success);
         for (sum, total) in self.failures.iter_mut().zip(&requests.failures) {
             add_total(sum, total);
@@ -370,6 +450,7 @@ impl Snapshot {
         add_buckets(&mut self.total, &requests.total);
         add_total(&mut self.assemble, &requests.assemble);
         add_total(&mut self.split, &requests.split);
+        self.apart.iter_mut().zip(&requests.apart).for_each(|(sum, count)| *sum += count.load(Relaxed));
     }
 }
 
@@ -397,9 +478,11 @@ mod tests {
     fn what_two_counted_is_what_one_would_have() {
         let times = |micros| RunTimes { run: Duration::from_micros(micros), ..RunTimes::default() };
         let count = |stats: &Stats, rows: usize, micros: u64| {
+            let requests = stats.way("e", "champion");
             stats.executed(rows, times(micros));
-            stats.succeeded(Way::Routed, rows, Duration::ZERO, times(micros), Duration::from_micros(60), micros);
-            stats.failed(Way::Routed, ErrorKind::Engine, Duration::from_micros(5), micros);
+            requests.succeeded(rows, Duration::ZERO, times(micros), Duration::from_micros(60), micros);
+            requests.failed(ErrorKind::Engine, Duration::from_micros(5), micros);
+            requests.apart(Apart::Header);
             stats.refused(Refusal::Shed);
             stats.late(rows);
         };
@@ -412,10 +495,10 @@ mod tests {
             count(&other, rows, micros);
             count(&both, rows, micros);
         }
-        let mut sum = one.snapshot(&Way::ALL);
-        sum.merge(&other.snapshot(&Way::ALL));
+        let mut sum = one.snapshot();
+        sum.merge(&other.snapshot());
         // The moment of the last request is that of whoever had the later one.
-        let expected = Snapshot { last_request_ms: 20, ..both.snapshot(&Way::ALL) };
+        let expected = Snapshot { last_request_ms: 20, ..both.snapshot() };
         assert_eq!(sum, expected);
     }
 
@@ -428,14 +511,15 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..100 {
                         stats.executed(3, times);
-                        stats.succeeded(Way::Routed, 3, Duration::ZERO, times, Duration::from_micros(60), 5);
+                        let routed = stats.way("e", "champion");
+                        routed.succeeded(3, Duration::ZERO, times, Duration::from_micros(60), 5);
                     }
-                    stats.failed(Way::Pinned, ErrorKind::Deadline, Duration::from_secs(60), 6);
+                    stats.way("e", "pinned").failed(ErrorKind::Deadline, Duration::from_secs(60), 6);
                 });
             }
         });
-        assert_eq!(stats.snapshot(&[Way::Pinned]).success.count, 0);
-        let sum = stats.snapshot(&Way::ALL);
+        assert_eq!(stats.way("e", "pinned").snapshot().success.count, 0);
+        let sum = stats.snapshot();
         assert_eq!((sum.success.count, sum.rows, sum.executions), (600, 1800, 600));
         assert_eq!(sum.failures.iter().map(|failure| failure.count).sum::<u64>(), 6);
         assert_eq!(sum.run.buckets[2], 600, "30 µs belongs under the bound of 50 µs");
@@ -448,5 +532,20 @@ mod tests {
                 Durations { count: 600, nanos: 0 }
             )]
         );
+    }
+
+    #[test]
+    fn ways_are_bounded_and_lose_nothing() {
+        let stats = Stats::default();
+        for endpoint in 0..2 * WAYS_MAX {
+            let requests = stats.way(&endpoint.to_string(), "champion");
+            assert!(Arc::ptr_eq(&requests, &stats.way(&endpoint.to_string(), "champion")));
+            requests.failed(ErrorKind::Engine, Duration::ZERO, 1);
+        }
+        let ways = stats.ways();
+        assert_eq!(ways.len(), WAYS_MAX + 1);
+        assert_eq!(ways[WAYS_MAX].0, Way { endpoint: "other".into(), arm: "other".into() });
+        let position = ErrorKind::ALL.iter().position(|kind| *kind == ErrorKind::Engine).unwrap();
+        assert_eq!(stats.snapshot().failures[position].count, 2 * WAYS_MAX as u64);
     }
 }

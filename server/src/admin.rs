@@ -1,4 +1,6 @@
-//! What does the admin port answer? Metrics, health, and what is loaded.
+//! What does the admin port answer? Metrics, health, what is loaded, and who answers whom.
+
+pub(crate) mod endpoints;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,46 +9,62 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tiltyard_runtime::deployment::{BatchAxis, Padding};
-use tiltyard_types::Error;
+use tiltyard_types::{Error, Result};
 
 use crate::catalog::Version;
 use crate::config::Host;
 use crate::drain::Phase;
 use crate::listen::CameIn;
-use crate::locks::calls::Call;
+use crate::locks::calls::{Call, Caller};
 use crate::protocol::{date, reply};
 use crate::reload::Reload;
 use crate::service::Service;
 use crate::telemetry;
+
+/// What can be asked here, for programs.
+const OPENAPI: &str = include_str!("admin/openapi.json");
 
 /// How long a question for changes may wait for the next one.
 const CHANGES_WAIT: Duration = Duration::from_secs(25);
 
 /// Answers one request on the admin port, where its caller may ask: metrics and health to everybody who reaches it, the rest
 /// only to connections that came in on the admin host.
-pub(crate) async fn answer<B: Send>(
+pub(crate) async fn answer<B>(
     service: Arc<Service>,
     reload: Arc<Reload>,
     admin_host: Host,
     request: Request<B>,
     came_in: CameIn,
-) -> Response<Full<Bytes>> {
-    if let Some(access) = &service.access
-        && let Err(error) = access.judge(
-            request.headers(),
-            came_in.certificate.as_deref(),
-            call(request.method(), request.uri().path()),
-        )
-    {
-        service.totals.note_failure(error.kind());
-        return refusal(&error);
-    }
+) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let caller = match let_in(&service, &request, &came_in) {
+        Ok(caller) => caller,
+        Err(error) => {
+            service.totals.note_failure(error.kind());
+            return refusal(&error);
+        }
+    };
     // What waits keeps nothing of the request.
     let (method, version) = (request.method().clone(), request.version());
     let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
+    let may_change = came_in.on.is_some_and(|address| covers(&admin_host, address));
+    if let Some(named) = endpoints::parts(&path).filter(|_| may_change) {
+        let answered = match named {
+            Ok((endpoint, verb)) => {
+                let (caller, body) = (caller.as_deref(), request.into_body());
+                endpoints::answer(&service, caller, &method, (&endpoint, verb), &query, body).await
+            }
+            Err(error) => Err(error),
+        };
+        return dated(answered.map_or_else(|error| refusal(&error), |form| json_of(StatusCode::OK, &form)), version);
+    }
     drop(request);
     let is_get = method == Method::GET || method == Method::HEAD;
     let (status, content_type, body) = match path.as_str() {
@@ -59,11 +77,15 @@ pub(crate) async fn answer<B: Send>(
             let status = if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "text/plain", String::new())
         }
-        path if path.starts_with("/admin") && !came_in.on.is_some_and(|address| covers(&admin_host, address)) => {
+        path if path.starts_with("/admin") && !may_change => {
             let error = json!({ "error": format!("{path} is answered on the admin host {admin_host} only") });
             (StatusCode::FORBIDDEN, "application/json", error.to_string())
         }
         "/admin/models" if is_get => (StatusCode::OK, "application/json", Value::Array(models(&service)).to_string()),
+        "/admin/endpoints" if is_get => {
+            (StatusCode::OK, "application/json", Value::Array(endpoints::list(&service)).to_string())
+        }
+        "/admin/openapi.json" if is_get => (StatusCode::OK, "application/json", OPENAPI.to_owned()),
         "/admin/status" if is_get => (StatusCode::OK, "application/json", status(&service).to_string()),
         "/admin/changes" if is_get => changes(&service, &query).await,
         "/admin/reload" if method == Method::POST => {
@@ -81,13 +103,29 @@ pub(crate) async fn answer<B: Send>(
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    dated(response, version)
+}
+
+fn dated(mut response: Response<Full<Bytes>>, version: http::Version) -> Response<Full<Bytes>> {
     if version == http::Version::HTTP_2 {
         response.headers_mut().insert(DATE, date::header());
     }
     response
 }
 
-/// What a request asks for, as far as permission goes.
+/// Whether a request may go on, and who sent it.
+fn let_in<B>(service: &Service, request: &Request<B>, came_in: &CameIn) -> Result<Option<Arc<Caller>>> {
+    let Some(access) = &service.access else { return Ok(None) };
+    let path = request.uri().path();
+    let named = endpoints::parts(path).and_then(|named| Some(named.ok()?.0));
+    let call = match &named {
+        Some(endpoint) => endpoints::call(request.method(), endpoint),
+        None => call(request.method(), path),
+    };
+    access.judge(request.headers(), came_in.certificate.as_deref(), call)
+}
+
+/// What a request asks for, as far as permission goes, where its path names no endpoint.
 fn call(method: &Method, path: &str) -> Call<'static> {
     match path {
         "/metrics" => Call::Metrics,
@@ -99,6 +137,13 @@ fn call(method: &Method, path: &str) -> Call<'static> {
         // Nothing is there, which those whom the server knows may be told.
         _ => Call::Server,
     }
+}
+
+fn json_of(status: StatusCode, form: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(form.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, reply::JSON);
+    response
 }
 
 fn refusal(error: &Error) -> Response<Full<Bytes>> {
@@ -117,6 +162,7 @@ fn status(service: &Service) -> Value {
     let store = service.store.as_ref().map(|figures| figures.form());
     json!({
         "ready": service.is_ready(), "draining": draining, "sequence": sequence, "versions": versions, "store": store,
+        "endpoints": endpoints::list(service),
     })
 }
 

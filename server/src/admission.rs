@@ -232,13 +232,11 @@ fn refuse(of: &Stats, reason: Refusal, message: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use tiltyard_runtime::stats::Way;
-
     use super::*;
+    use proptest::prelude::*;
 
     fn refused(stats: &Stats, reason: Refusal) -> u64 {
-        stats.snapshot(&Way::ALL).refused[reason as usize]
+        stats.snapshot().refused[reason as usize]
     }
 
     fn room(admission: &Arc<Admission>, of: &Arc<Stats>, bytes: usize) -> Result<Room> {

@@ -3,15 +3,16 @@
 //! A catalog never changes. The writer makes a new one for each load, unload or plan and publishes it with one
 //! atomic store; a request loads it once and keeps it to its end, so that all it sees agrees.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use tiltyard_rollout::plan::Plan;
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::stats::Way;
-use tiltyard_types::{Error, ErrorKind, RequestId, Result};
+use tiltyard_types::{Error, ErrorKind, Result};
 
+use crate::arm::{Arm, CHAMPION, PINNED};
 use crate::config::OnFailure;
+use crate::route::{Asking, Choice, Route};
 
 /// Everything that can answer, at one moment.
 #[derive(Clone, Default)]
@@ -20,6 +21,8 @@ pub struct Catalog {
     pub revision: u64,
     /// Models by name, with all their versions and what became of them.
     pub models: BTreeMap<String, Model>,
+    /// The names that answer without a version, resolved: see [`Catalog::resolve`].
+    pub endpoints: BTreeMap<String, Endpoint>,
 }
 
 /// A model's versions.
@@ -27,8 +30,15 @@ pub struct Catalog {
 pub struct Model {
     /// By number.
     pub versions: BTreeMap<u64, Version>,
-    /// The arms of the endpoint of the same name, resolved: whom a request without a version may reach.
-    pub arms: Vec<Arc<Arm>>,
+}
+
+/// Whom a request without a version reaches under one name.
+#[derive(Clone)]
+pub enum Endpoint {
+    /// There is no plan: the newest version that answers of the model of this name.
+    Newest(Arc<Arm>),
+    /// Whom its plan says.
+    Planned(Arc<Route>),
 }
 
 /// A version and its state.
@@ -38,6 +48,8 @@ pub struct Version {
     pub state: VersionState,
     /// What answers, if it is ready. A version that is being replaced still answers with its old bytes.
     pub deployment: Option<Arc<Deployment>>,
+    /// The same as an arm, once somebody has asked for this very version.
+    pinned: OnceLock<Arc<Arm>>,
 }
 
 /// Where a version stands.
@@ -55,112 +67,67 @@ pub enum VersionState {
     Unloaded,
 }
 
-/// One deployment in an endpoint's plan: whom a request reaches.
-pub struct Arm {
-    /// Its part in the plan.
-    pub role: Role,
-    /// What answers.
-    pub deployment: Arc<Deployment>,
-    /// Its version as the protocols write it.
-    pub version: String,
-    headers: HeaderMap,
-    grpc_headers: HeaderMap,
-}
-
-static PREDICTION_ID: HeaderName = HeaderName::from_static("tiltyard-prediction-id");
-
-/// An arm's part in a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Answers all that no challenger takes.
-    Champion,
-    /// Not part of a plan: the client named the version.
-    Pinned,
-}
-
-impl Role {
-    /// The name in metrics and headers.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Role::Champion => "champion",
-            Role::Pinned => "pinned",
-        }
-    }
-
-    /// Under which way its requests are counted.
-    pub const fn way(self) -> Way {
-        match self {
-            Role::Champion => Way::Routed,
-            Role::Pinned => Way::Pinned,
-        }
-    }
-}
-
-impl Arm {
-    /// The arm of `endpoint` that is `deployment` in this part.
-    pub fn new(endpoint: &str, role: Role, deployment: &Arc<Deployment>) -> Arc<Arm> {
-        let identity = &deployment.identity;
-        let pairs = [
-            ("tiltyard-endpoint", endpoint.to_owned()),
-            ("tiltyard-model", identity.model.clone()),
-            ("tiltyard-version", identity.version.to_string()),
-            ("tiltyard-digest", identity.digest.to_string()),
-            ("tiltyard-arm", role.name().to_owned()),
-        ];
-        // A model's name may hold characters that a header cannot.
-        let pairs = pairs
-            .into_iter()
-            .filter_map(|(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?)));
-        let mut headers = HeaderMap::with_capacity(10);
-        // The first, where a copy finds it at once.
-        headers.insert(&PREDICTION_ID, HeaderValue::from_static(""));
-        headers.extend(pairs);
-        let mut grpc_headers = headers.clone();
-        grpc_headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        let version = identity.version.to_string();
-        Arc::new(Arm { role, deployment: Arc::clone(deployment), version, headers, grpc_headers })
-    }
-
-    /// What every answer tells about who gave it, as headers.
-    pub fn headers(&self, id: RequestId) -> HeaderMap {
-        answer_of(&self.headers, id)
-    }
-
-    /// The headers of an answer over gRPC: the same, and the content type.
-    pub fn grpc_headers(&self, id: RequestId) -> HeaderMap {
-        answer_of(&self.grpc_headers, id)
-    }
-}
-
-/// Headers that were made once, for the answer to this request. To copy them is much less work than to insert them.
-fn answer_of(made: &HeaderMap, id: RequestId) -> HeaderMap {
-    let mut headers = made.clone();
-    if let (Some(value), Ok(mut id)) = (headers.values_mut().next(), HeaderValue::from_bytes(&id.first_prediction())) {
-        // No other answer has it, so that it is not worth a place in a connection's table of headers.
-        id.set_sensitive(true);
-        *value = id;
-    }
-    headers
-}
-
 impl Catalog {
-    /// Resolves what a client named: with a version that version, else the endpoint's arm. Fails with what there is
-    /// instead.
-    pub fn route(&self, name: &str, version: Option<u64>) -> Result<Arc<Arm>> {
-        let model = self.models.get(name).ok_or_else(|| self.unknown_model(name))?;
-        let Some(number) = version else {
-            return match model.arms.first() {
-                Some(arm) => Ok(Arc::clone(arm)),
-                None => Err(model.not_ready(name)),
-            };
-        };
+    /// Whom a request reaches: with a version that version, else an arm of the endpoint. Fails with what there is instead.
+    pub fn route(&self, name: &str, version: Option<u64>, asking: &Asking<'_>) -> Result<Choice> {
+        match (version, self.endpoints.get(name)) {
+            (Some(number), _) => self.pinned(name, number).map(Choice::of),
+            (None, Some(Endpoint::Newest(arm))) => Ok(Choice::of(Arc::clone(arm))),
+            (None, Some(Endpoint::Planned(route))) => route.choose(asking),
+            (None, None) => Err(self.nobody(name)),
+        }
+    }
+
+    /// Who speaks for a name: with a version that version, else the endpoint's champion. Fails like [`Catalog::route`].
+    pub fn speaker(&self, name: &str, version: Option<u64>) -> Result<Arc<Arm>> {
+        match (version, self.endpoints.get(name)) {
+            (Some(number), _) => self.pinned(name, number),
+            (None, Some(Endpoint::Newest(arm))) => Ok(Arc::clone(arm)),
+            (None, Some(Endpoint::Planned(route))) => route.champion(),
+            (None, None) => Err(self.nobody(name)),
+        }
+    }
+
+    /// Every name that answers without a version, with who speaks for it.
+    pub fn speakers(&self) -> impl Iterator<Item = (&str, Arc<Arm>)> {
+        self.endpoints.keys().filter_map(|name| Some((name.as_str(), self.speaker(name, None).ok()?)))
+    }
+
+    fn pinned(&self, name: &str, number: u64) -> Result<Arc<Arm>> {
+        let model = self.models.get(name).ok_or_else(|| match self.endpoints.contains_key(name) {
+            true => Error::not_found(format!("endpoint {name:?} has no versions of its own: leave the version out")),
+            false => self.unknown_model(name),
+        })?;
         let version = model.versions.get(&number).ok_or_else(|| {
             let known = model.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
             Error::not_found(format!("unknown version {number} of model {name:?}: there is {known}"))
         })?;
-        match version.answering() {
-            Some(deployment) => Ok(Arm::new(name, Role::Pinned, deployment)),
-            None => Err(version.not_ready(name, number)),
+        let deployment = version.answering().ok_or_else(|| version.not_ready(name, number))?;
+        Ok(Arc::clone(version.pinned.get_or_init(|| Arm::new(name, PINNED, deployment))))
+    }
+
+    /// Says of each name who answers it without a version: whom its plan says, or else the newest version of its model that
+    /// answers; nobody where the newest of all is out of service and shall be answered for by nobody. To be called once
+    /// models or plans are as they shall be published.
+    pub fn resolve(&mut self, plans: &BTreeMap<String, Arc<Plan>>, on_failure: OnFailure) {
+        let before = std::mem::take(&mut self.endpoints);
+        for (name, model) in &mut self.models {
+            model.versions.values_mut().for_each(Version::forget_pinned);
+            // Under a plan nobody is champion for being the newest.
+            let Some(newest) = model.newest(on_failure).filter(|_| !plans.contains_key(name)) else { continue };
+            let arm = match before.get(name) {
+                Some(Endpoint::Newest(arm)) if Arc::ptr_eq(newest, &arm.deployment) => Arc::clone(arm),
+                _ => Arm::new(name, CHAMPION, newest),
+            };
+            self.endpoints.insert(name.clone(), Endpoint::Newest(arm));
+        }
+        for (name, plan) in plans {
+            let before = match before.get(name) {
+                Some(Endpoint::Planned(route)) => Some(route),
+                _ => None,
+            };
+            let route = Route::resolve(plan, &self.models, on_failure, before);
+            self.endpoints.insert(name.clone(), Endpoint::Planned(route));
         }
     }
 
@@ -193,13 +160,19 @@ impl Catalog {
         loaded.peek().is_some() && loaded.all(|version| version.answering().is_none())
     }
 
+    /// Why nobody answers to a name.
+    fn nobody(&self, name: &str) -> Error {
+        self.models.get(name).map_or_else(|| self.unknown_model(name), |model| model.not_ready(name))
+    }
+
     /// The failure for a name that is not there.
     pub fn unknown_model(&self, name: &str) -> Error {
         const SHOWN_MAX: usize = 12;
         let shown: String = name.chars().take(200).collect();
-        let mut known: Vec<String> = self.models.keys().take(SHOWN_MAX).map(|name| format!("{name:?}")).collect();
-        if self.models.len() > SHOWN_MAX {
-            known.push(format!("… ({} in all)", self.models.len()));
+        let names: BTreeSet<&String> = self.models.keys().chain(self.endpoints.keys()).collect();
+        let mut known: Vec<String> = names.iter().take(SHOWN_MAX).map(|name| format!("{name:?}")).collect();
+        if names.len() > SHOWN_MAX {
+            known.push(format!("… ({} in all)", names.len()));
         }
         let known = if known.is_empty() { "no models".to_owned() } else { known.join(", ") };
         Error::not_found(format!("unknown model {shown:?}: this server has {known}"))
@@ -207,17 +180,12 @@ impl Catalog {
 }
 
 impl Model {
-    /// Puts the newest version that answers into the endpoint of the model's name; none where the newest of all is out of
-    /// service and shall be answered for by nobody.
-    pub fn resolve_arms(&mut self, name: &str, on_failure: OnFailure) {
+    /// The newest version that answers; none where the newest of all is out of service and shall be answered for by nobody.
+    fn newest(&self, on_failure: OnFailure) -> Option<&Arc<Deployment>> {
         let mut loaded = self.versions.values().rev().filter(|version| version.deployment.is_some());
-        let newest = match on_failure {
+        match on_failure {
             OnFailure::Previous => loaded.find_map(Version::answering),
             OnFailure::Refuse => loaded.next().and_then(Version::answering),
-        };
-        let is_newest = |arm: &&Arc<Arm>| newest.is_some_and(|newest| Arc::ptr_eq(newest, &arm.deployment));
-        if self.arms.first().filter(is_newest).is_none() {
-            self.arms = newest.map(|deployment| Arm::new(name, Role::Champion, deployment)).into_iter().collect();
         }
     }
 
@@ -232,19 +200,37 @@ impl Model {
 }
 
 impl Version {
+    /// A version in this state.
+    pub fn new(state: VersionState, deployment: Option<Arc<Deployment>>) -> Version {
+        Version { state, deployment, pinned: OnceLock::new() }
+    }
+
+    /// Nothing but the deployment itself may keep what has been replaced or taken out.
+    fn forget_pinned(&mut self) {
+        let is_its_own = |arm: &Arc<Arm>| self.deployment.as_ref().is_some_and(|now| Arc::ptr_eq(now, &arm.deployment));
+        if !self.pinned.get().is_none_or(is_its_own) {
+            self.pinned.take();
+        }
+    }
+
+    /// Why it does not answer, in words that go on after its name.
+    pub fn why_not(&self) -> String {
+        match &self.state {
+            VersionState::Loading => "is still loading".to_owned(),
+            VersionState::Out(reason) => (*reason).to_owned(),
+            VersionState::Failed(reason) => format!("failed to load: {reason}"),
+            VersionState::Unloaded => "is unloaded".to_owned(),
+            VersionState::Ready => "is not ready".to_owned(),
+        }
+    }
+
     /// What answers requests to it, if anything does.
     pub fn answering(&self) -> Option<&Arc<Deployment>> {
         self.deployment.as_ref().filter(|_| !matches!(self.state, VersionState::Out(_)))
     }
 
     fn not_ready(&self, name: &str, number: u64) -> Error {
-        let why = match &self.state {
-            VersionState::Loading => "is still loading".to_owned(),
-            VersionState::Out(reason) => (*reason).to_owned(),
-            VersionState::Failed(reason) => format!("failed to load: {reason}"),
-            VersionState::Unloaded => "is unloaded".to_owned(),
-            VersionState::Ready => "is not ready".to_owned(),
-        };
+        let why = self.why_not();
         Error::new(ErrorKind::NotReady, format!("model {name:?} version {number} {why}"))
     }
 }

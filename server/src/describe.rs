@@ -9,7 +9,7 @@ use tiltyard_proto::inference as pb;
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::queue::QueuePolicy;
 use tiltyard_runtime::repository::policy::VersionPolicy;
-use tiltyard_runtime::stats::{Durations, Histogram, Snapshot, Way};
+use tiltyard_runtime::stats::{Durations, Histogram, Snapshot};
 use tiltyard_types::{DataType, ErrorKind, TensorSpec};
 
 use crate::catalog::Model;
@@ -204,7 +204,7 @@ pub fn config_type(dtype: DataType) -> pb::DataType {
 
 /// A deployment's figures since it was loaded.
 pub fn model_statistics(name: &str, deployment: &Arc<Deployment>) -> pb::ModelStatistics {
-    let sum = deployment.stats.snapshot(&Way::ALL);
+    let sum = deployment.stats.snapshot();
     let failed = failures(&sum);
     let stats = pb::InferStatistics {
         success: Some(duration(sum.success)),

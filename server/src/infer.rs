@@ -17,10 +17,12 @@ use tiltyard_types::{
 };
 
 use crate::admission::{Admission, Room};
-use crate::catalog::{Arm, Catalog};
+use crate::arm::Arm;
+use crate::catalog::Catalog;
 use crate::clients::{Asker, Clients};
 use crate::logs::Seldom;
 use crate::reload::Live;
+use crate::route::{Choice, Pick};
 use crate::{clock, deadlines, ids};
 
 /// What answers requests: shared by all connections.
@@ -104,6 +106,13 @@ impl Inference {
         foreseen.inspect_err(|error| count_refusal(arm, accepted, error))
     }
 
+    /// Takes what a plan found in the body of a request, which counts for the arm that it is for from here on.
+    pub fn settle(&self, choice: &mut Choice, pick: Pick, room: &mut Room, accepted: Accepted) -> Result<()> {
+        choice.settle(pick)?;
+        let arm = &choice.arm;
+        room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(arm, accepted, error))
+    }
+
     /// Answers a request on `arm`, which the protocol resolved when it decoded. Takes the inputs out of it. `room` is what
     /// it takes in memory, and is given back with its job.
     pub async fn infer(
@@ -173,7 +182,7 @@ impl Inference {
 
 /// Counts a request that was refused before it was decoded, as one of those that reached `arm`.
 pub fn count_refusal(arm: &Arm, accepted: Accepted, error: &Error) {
-    arm.deployment.stats.failed(arm.role.way(), error.kind(), Duration::ZERO, accepted.unix_ms);
+    arm.requests.failed(error.kind(), Duration::ZERO, accepted.unix_ms);
 }
 
 /// The `priority` parameter: 1 is the most urgent; 0, as none, leaves it to the model.
@@ -219,24 +228,12 @@ impl Watch<'_> {
     fn succeeded(&mut self, answer: &Answer) {
         self.done = true;
         let total = clock::now() - self.accepted.at;
-        self.arm.deployment.stats.succeeded(
-            self.arm.role.way(),
-            answer.rows,
-            answer.queue,
-            answer.times,
-            total,
-            self.accepted.unix_ms,
-        );
+        self.arm.requests.succeeded(answer.rows, answer.queue, answer.times, total, self.accepted.unix_ms);
     }
 
     fn failed(&mut self, kind: ErrorKind) {
         self.done = true;
-        self.arm.deployment.stats.failed(
-            self.arm.role.way(),
-            kind,
-            clock::now() - self.accepted.at,
-            self.accepted.unix_ms,
-        );
+        self.arm.requests.failed(kind, clock::now() - self.accepted.at, self.accepted.unix_ms);
     }
 }
 

@@ -21,7 +21,10 @@ const VERSIONS_GONE_MAX: usize = 64;
 /// Models whose names are kept; what those beyond counted is told under [`OTHER`].
 const MODELS_MAX: usize = 4096;
 
-/// The model of those that are too many.
+/// Ways that are told apart in one line.
+const WAYS_MAX: usize = 256;
+
+/// The model of those that are too many, and the way.
 pub const OTHER: &str = "other";
 
 /// A model and a version; `None` for all versions that are gone for long.
@@ -30,31 +33,33 @@ type Key = (String, Option<u64>);
 /// What was counted under a model and a version.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counts {
-    /// Of requests that came through the endpoint, and of all runs of the engine.
-    pub routed: Snapshot,
-    /// Of requests that named the version. Runs are counted above.
-    pub pinned: Snapshot,
+    /// Of requests, by the way they came.
+    pub ways: BTreeMap<Way, Snapshot>,
+    /// Of all runs of the engine and all refusals, whatever the way.
+    pub runs: Snapshot,
 }
 
 impl Counts {
     fn of(stats: &Stats) -> Counts {
-        let (mut routed, mut pinned) = (stats.snapshot(&[Way::Routed]), stats.snapshot(&[Way::Pinned]));
-        (pinned.executions, pinned.refused, pinned.late) = (0, Default::default(), 0);
-        // Nobody asks for these by version once it is gone, and they are most of the bytes.
-        routed.batches.clear();
-        pinned.batches.clear();
-        Counts { routed, pinned }
+        // Nobody asks for batches by version once it is gone, and they are most of the bytes.
+        let runs = Snapshot { batches: Vec::new(), ..stats.runs() };
+        Counts { ways: stats.ways().into_iter().collect(), runs }
     }
 
     fn merge(&mut self, other: &Counts) {
-        self.routed.merge(&other.routed);
-        self.pinned.merge(&other.pinned);
+        for (way, requests) in &other.ways {
+            let is_known = self.ways.contains_key(way) || self.ways.len() < WAYS_MAX;
+            let beyond = || Way { endpoint: OTHER.to_owned(), arm: OTHER.to_owned() };
+            let way = if is_known { way.clone() } else { beyond() };
+            self.ways.entry(way).or_default().merge(requests);
+        }
+        self.runs.merge(&other.runs);
     }
 
     /// Whatever the way.
     pub fn all(&self) -> Snapshot {
-        let mut all = self.routed.clone();
-        all.merge(&self.pinned);
+        let mut all = self.runs.clone();
+        self.ways.values().for_each(|requests| all.merge(requests));
         all
     }
 }
@@ -178,8 +183,8 @@ mod tests {
         Moment::default() + Duration::from_secs(seconds)
     }
 
-    fn count(stats: &Stats, way: Way) {
-        stats.succeeded(way, 2, Duration::ZERO, RunTimes::default(), Duration::from_micros(9), 1);
+    fn count(stats: &Stats, arm: &str) {
+        stats.way("m", arm).succeeded(2, Duration::ZERO, RunTimes::default(), Duration::from_micros(9), 1);
         stats.executed(2, RunTimes::default());
     }
 
@@ -201,12 +206,15 @@ mod tests {
             let stats = Arc::new(Stats::default());
             state.open("m", 1, &stats);
             state.open("m", 1, &stats);
-            count(&stats, Way::Routed);
-            count(&stats, Way::Pinned);
+            count(&stats, "champion");
+            count(&stats, "pinned");
         }
         assert_eq!(told(&mut state, at(0)), [line("m", "1", 4)]);
         let counts = &state.lines(at(0))[0].counts;
-        assert_eq!((counts.routed.executions, counts.pinned.executions, counts.all().rows), (4, 0, 8));
+        let told: Vec<(&str, u64)> =
+            counts.ways.iter().map(|(way, counted)| (way.arm.as_str(), counted.success.count)).collect();
+        assert_eq!(told, [("champion", 2), ("pinned", 2)]);
+        assert_eq!((counts.runs.executions, counts.all().rows), (4, 8));
         assert!(state.open.is_empty());
     }
 
@@ -216,7 +224,7 @@ mod tests {
         let stats = Arc::new(Stats::default());
         state.open("m", 1, &stats);
         assert_eq!(told(&mut state, at(0)), [line("m", "1", 0)]);
-        count(&stats, Way::Routed);
+        count(&stats, "champion");
         assert_eq!(told(&mut state, at(7200)), [line("m", "1", 1)]);
         drop(stats);
         assert_eq!(told(&mut state, at(7201)), [line("m", "1", 1)]);
@@ -228,7 +236,7 @@ mod tests {
         let mut state = State::default();
         for version in 1..=1000 {
             let stats = Arc::new(Stats::default());
-            count(&stats, Way::Routed);
+            count(&stats, "champion");
             state.open("m", version, &stats);
             drop(stats);
             let told = told(&mut state, at(version));
@@ -238,6 +246,15 @@ mod tests {
         for model in 0..MODELS_MAX + 9 {
             state.gone.insert((format!("x{model}"), Some(1)), (Counts::default(), at(1000)));
         }
+        let mut line = Counts::default();
+        for endpoint in 0..2 * WAYS_MAX {
+            let way = Way { endpoint: endpoint.to_string(), arm: "champion".to_owned() };
+            line.merge(&Counts {
+                ways: BTreeMap::from([(way, Snapshot { rows: 1, ..Snapshot::default() })]),
+                ..Counts::default()
+            });
+        }
+        assert_eq!((line.ways.len(), line.all().rows), (WAYS_MAX + 1, 2 * WAYS_MAX as u64));
         let told = told(&mut state, at(1000));
         assert!(told.len() <= MODELS_MAX + VERSIONS_GONE_MAX + 2, "{}", told.len());
         assert_eq!(told.iter().map(|line| line.2).sum::<u64>(), 1000);

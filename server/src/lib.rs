@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod admission;
+pub mod arm;
 pub mod catalog;
 pub mod cli;
 pub mod clients;
@@ -12,6 +13,7 @@ mod deadlines;
 pub mod describe;
 mod descriptors;
 pub mod drain;
+pub mod endpoints;
 pub mod engines;
 pub mod fronts;
 mod guard;
@@ -29,6 +31,7 @@ mod protocol;
 pub mod reaper;
 pub mod reload;
 pub mod rollouts;
+pub mod route;
 pub mod service;
 pub mod start;
 pub mod states;

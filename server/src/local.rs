@@ -15,6 +15,7 @@ use crate::mirror::{self, Brought};
 use crate::protocol;
 use crate::service::Service;
 use crate::start::start;
+use crate::writer::PlanSources;
 
 /// A server without listeners.
 pub struct Local {
@@ -47,7 +48,8 @@ impl Local {
         let logs = Logs::start(LogFormat::Human, LogLevel::Error);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-        let service = start(&config, logs)?;
+        // Plans say who answers on a server; here the newest version does.
+        let service = start(&config, PlanSources::default(), logs)?;
         let mut done = service.writer.first_look_done.clone();
         // Fails only when the writer is gone, and then nothing would become ready any more.
         drop(runtime.block_on(done.wait_for(|done| *done)));

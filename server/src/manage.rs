@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tiltyard_proto::inference as pb;
 use tiltyard_types::{Error, ErrorKind, Result};
 
+use crate::catalog::Endpoint;
 use crate::config::LogLevel;
 use crate::describe;
 use crate::service::Service;
@@ -75,13 +76,20 @@ pub async fn unload(service: &Service, model: &str) -> Result<()> {
 pub fn statistics(service: &Service, model: Option<&str>, version: Option<u64>) -> Result<Vec<pb::ModelStatistics>> {
     let catalog = service.inference.catalog.load();
     if let (Some(model), Some(version)) = (model, version) {
-        let route = catalog.route(model, Some(version))?;
-        return Ok(vec![describe::model_statistics(model, &route.deployment)]);
+        let arm = catalog.speaker(model, Some(version))?;
+        return Ok(vec![describe::model_statistics(model, &arm.deployment)]);
     }
     if let Some(model) = model
         && !catalog.models.contains_key(model)
     {
-        return Err(catalog.unknown_model(model));
+        // The figures of an endpoint without versions of its own are those of whom it asks.
+        let Some(Endpoint::Planned(route)) = catalog.endpoints.get(model) else {
+            return Err(catalog.unknown_model(model));
+        };
+        let arms = route.seats().filter_map(|seat| seat.ok());
+        return Ok(arms
+            .map(|arm| describe::model_statistics(&arm.deployment.identity.model, &arm.deployment))
+            .collect());
     }
     let wanted = |name: &str| model.is_none_or(|model| model == name);
     Ok(catalog
@@ -142,7 +150,7 @@ pub fn trace_settings(
     asked: BTreeMap<String, Vec<String>>,
 ) -> Result<BTreeMap<String, Vec<String>>> {
     if let Some(model) = model {
-        service.inference.catalog.load().route(model, None)?;
+        service.inference.catalog.load().speaker(model, None)?;
     }
     let off: BTreeMap<String, Vec<String>> = [
         ("trace_level", "OFF"),

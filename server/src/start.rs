@@ -14,6 +14,8 @@ use crate::catalog::Catalog;
 use crate::clients::Clients;
 use crate::config::{Amount, Config};
 use crate::drain::Phase;
+use crate::endpoints::folder::Folder;
+use crate::endpoints::journal::Journal;
 use crate::engines::{self, Engines};
 use crate::infer::Inference;
 use crate::ledger::Ledger;
@@ -25,7 +27,7 @@ use crate::reload::Live;
 use crate::service::Service;
 use crate::states::States;
 use crate::telemetry::Totals;
-use crate::writer::{Following, Plan, Writer};
+use crate::writer::{Following, Plan, PlanSources, Writer};
 use crate::{clock, cores, guard};
 
 /// Rows in one batch where neither model nor operator says.
@@ -71,8 +73,15 @@ fn tell(config: &Config, Engines { found, missing }: &Engines) {
     }
 }
 
+/// The plans of endpoints that a server has: those it kept, and those in files.
+pub fn plans(config: &Config) -> Result<PlanSources, String> {
+    let (journal, endpoints) = Journal::open(&config.data_dir)?;
+    let has_locks = config.access_file.is_some();
+    Ok(PlanSources { endpoints, journal: Some(journal), folder: config.endpoints.clone().map(Folder::new), has_locks })
+}
+
 /// Starts everything but the listeners. The first look at the repository begins at once.
-pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
+pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Service>, String> {
     let access = Access::open(config)?.map(Arc::new);
     let engines = engines::find(config)?;
     tell(config, &engines);
@@ -121,7 +130,8 @@ pub fn start(config: &Config, logs: Logs) -> Result<Arc<Service>, String> {
     let ledger = Arc::new(Ledger::default());
     let states = Arc::new(States::default());
     let reaper = Reaper::start(Arc::clone(&ledger), Arc::clone(&states)).map_err(text)?;
-    let writer = Writer::start(plan, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
+    let writer =
+        Writer::start(plan, plans, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
     let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,

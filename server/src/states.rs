@@ -294,9 +294,9 @@ mod tests {
     fn catalog(states: &[(u64, VersionState)]) -> Catalog {
         let mut model = Model::default();
         for (number, state) in states {
-            model.versions.insert(*number, Version { state: state.clone(), deployment: None });
+            model.versions.insert(*number, Version::new(state.clone(), None));
         }
-        Catalog { revision: 1, models: BTreeMap::from([("m".to_owned(), model)]) }
+        Catalog { revision: 1, models: BTreeMap::from([("m".to_owned(), model)]), ..Catalog::default() }
     }
 
     fn told(states: &States, after: u64) -> Vec<String> {

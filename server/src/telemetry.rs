@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_runtime::stats::{BUCKETS_NS, Durations, Histogram, Refusal, Snapshot, Way};
+use tiltyard_runtime::stats::{Apart, BUCKETS_NS, Durations, Histogram, Refusal, Snapshot};
 use tiltyard_types::ErrorKind;
 
-use crate::catalog::{Catalog, Role, VersionState};
+use crate::arm::PINNED;
+use crate::catalog::{Catalog, VersionState};
 use crate::clock;
-use crate::ledger::{Counts, Line};
+use crate::ledger::Line;
 use crate::listen::Connections;
 use crate::service::Service;
 
@@ -39,13 +40,14 @@ pub fn render(service: &Service, triton: bool) -> String {
     catalog.deployments().for_each(|deployment| service.ledger.open(deployment));
     let lines = service.ledger.lines(clock::now());
     let mut page = Page::default();
-    let rows: Vec<Row> = lines.iter().flat_map(Row::of).collect();
-    requests(&mut page, &rows);
-    refusals(&mut page, &rows, &service.inference.admission.unknown().snapshot(&Way::ALL));
+    let ways: Vec<Row> = lines.iter().flat_map(Row::of_ways).collect();
+    let runs: Vec<Row> = lines.iter().map(Row::of_runs).collect();
+    requests(&mut page, &ways);
+    executions(&mut page, &runs);
+    refusals(&mut page, &runs, &service.inference.admission.unknown().snapshot());
     page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
     for deployment in catalog.deployments() {
-        let labels = arm_labels(deployment, Role::Champion);
-        page.sample("tiltyard_queue_length", &labels, deployment.queue_len() as f64);
+        page.sample("tiltyard_queue_length", &labels_of_all(deployment), deployment.queue_len() as f64);
     }
     costs(&mut page, &catalog);
     faults(&mut page, &catalog);
@@ -64,39 +66,44 @@ pub fn render(service: &Service, triton: bool) -> String {
     page.text
 }
 
-/// One arm's figures and labels.
+/// Figures and their labels.
 struct Row {
     labels: String,
     sum: Snapshot,
 }
 
+/// The arm of figures that are a deployment's own, whatever the arms that its requests came by.
+const ALL_ARMS: &str = "all";
+
 impl Row {
-    /// The arms of a version: its endpoint's champion, which carries the runs of the engine whatever the way their
-    /// requests came, and the requests that pinned its version, where there were any. A version that leaves keeps its
-    /// counts: nothing falls.
-    fn of(line: &Line) -> Vec<Row> {
-        let Counts { routed, pinned } = &line.counts;
-        let requests = pinned.success.count + pinned.failures.iter().map(|failure| failure.count).sum::<u64>();
-        let row = |role: Role, sum: &Snapshot| Row {
-            labels: labels_of(&line.model, &line.version_label(), role),
+    /// What requests did, by the way they came; of those that pinned the version, where there were any. A version that
+    /// leaves keeps its counts: nothing falls.
+    fn of_ways(line: &Line) -> impl Iterator<Item = Row> {
+        let counted = |sum: &Snapshot| sum.success.count > 0 || sum.failures.iter().any(|failures| failures.count > 0);
+        let shown = line.counts.ways.iter().filter(move |(way, sum)| way.arm != PINNED || counted(sum));
+        shown.map(|(way, sum)| Row {
+            labels: labels_of(&way.endpoint, &line.model, &line.version_label(), &way.arm),
             sum: sum.clone(),
-        };
-        let mut rows = vec![row(Role::Champion, routed)];
-        rows.extend((requests > 0).then(|| row(Role::Pinned, pinned)));
-        rows
+        })
+    }
+
+    /// What the deployment did.
+    fn of_runs(line: &Line) -> Row {
+        let labels = labels_of(&line.model, &line.model, &line.version_label(), ALL_ARMS);
+        Row { labels, sum: line.counts.runs.clone() }
     }
 }
 
-fn labels_of(model: &str, version: &str, role: Role) -> String {
-    let name = escape(model);
-    format!("endpoint=\"{name}\",model=\"{name}\",version=\"{version}\",arm=\"{}\"", role.name())
+fn labels_of(endpoint: &str, model: &str, version: &str, arm: &str) -> String {
+    let (endpoint, model, arm) = (escape(endpoint), escape(model), escape(arm));
+    format!("endpoint=\"{endpoint}\",model=\"{model}\",version=\"{version}\",arm=\"{arm}\"")
 }
 
 fn info_labels(deployment: &Deployment) -> String {
     let identity = &deployment.identity;
     format!(
         "{},digest=\"{}\",engine=\"{}\",engine_version=\"{}\",provider=\"{}\"",
-        arm_labels(deployment, Role::Champion),
+        labels_of_all(deployment),
         identity.digest,
         identity.engine,
         escape(&identity.build.version),
@@ -104,8 +111,9 @@ fn info_labels(deployment: &Deployment) -> String {
     )
 }
 
-fn arm_labels(deployment: &Deployment, role: Role) -> String {
-    labels_of(&deployment.identity.model, &deployment.identity.version.to_string(), role)
+fn labels_of_all(deployment: &Deployment) -> String {
+    let identity = &deployment.identity;
+    labels_of(&identity.model, &identity.model, &identity.version.to_string(), ALL_ARMS)
 }
 
 /// What each deployment has learned of its own cost, and what follows from it. Nothing while that is unknown.
@@ -133,7 +141,7 @@ fn costs(page: &mut Page, catalog: &Catalog) {
         page.family(name, "gauge", help);
         for deployment in catalog.deployments() {
             if let Some(value) = pick(deployment) {
-                page.sample(name, &arm_labels(deployment, Role::Champion), value);
+                page.sample(name, &labels_of_all(deployment), value);
             }
         }
     }
@@ -162,7 +170,7 @@ fn faults(page: &mut Page, catalog: &Catalog) {
     for (name, kind, help, pick) in families {
         page.family(name, kind, help);
         for deployment in catalog.deployments() {
-            page.sample(name, &arm_labels(deployment, Role::Champion), pick(deployment));
+            page.sample(name, &labels_of_all(deployment), pick(deployment));
         }
     }
 }
@@ -186,9 +194,12 @@ fn requests(page: &mut Page, rows: &[Row]) {
     for row in rows {
         page.sample("tiltyard_rows_total", &row.labels, row.sum.rows as f64);
     }
-    page.family("tiltyard_executions_total", "counter", "Runs of the engine.");
+    let name = "tiltyard_requests_apart_total";
+    page.family(name, "counter", "Requests that are no evidence in a test of versions, by reason.");
     for row in rows {
-        page.sample("tiltyard_executions_total", &row.labels, row.sum.executions as f64);
+        for (why, count) in Apart::ALL.iter().zip(row.sum.apart).filter(|(_, count)| *count > 0) {
+            page.sample(name, &format!("{},reason=\"{}\"", row.labels, why.name()), count as f64);
+        }
     }
     type Pick = fn(&Snapshot) -> &Histogram;
     let histograms: [(&str, &str, Pick); 3] = [
@@ -201,6 +212,13 @@ fn requests(page: &mut Page, rows: &[Row]) {
         for row in rows {
             page.histogram(name, &row.labels, pick(&row.sum));
         }
+    }
+}
+
+fn executions(page: &mut Page, rows: &[Row]) {
+    page.family("tiltyard_executions_total", "counter", "Runs of the engine.");
+    for row in rows {
+        page.sample("tiltyard_executions_total", &row.labels, row.sum.executions as f64);
     }
 }
 

@@ -4,6 +4,7 @@
 //! new catalog after each change. All wishes to change something arrive here as commands, one after the other.
 
 mod choice;
+mod endpoints;
 mod held;
 mod loading;
 mod plan;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tiltyard_runtime::load::{LoadError, Loader};
 use tiltyard_runtime::repository::rest::{Now, WallClock};
@@ -28,9 +30,11 @@ use crate::infer::Inference;
 use crate::reaper::Reaper;
 use crate::states::States;
 
+pub use self::endpoints::{PlanSources, Report, Told};
 pub use self::plan::{Following, Plan};
 
 use self::choice::{Wanted, incompatible};
+use self::endpoints::{Order, OrderAnswer, Plans};
 use self::loading::{LoadJob, LoadedVersion, Tracked, announce, load_versions};
 
 /// Stands for every model among names.
@@ -41,6 +45,8 @@ const ALL: &str = "*";
 pub struct Writer {
     commands: Sender<Command>,
     control: ModelControl,
+    /// The plans of endpoints, as they are known now.
+    pub plans: Arc<ArcSwap<Told>>,
     /// True once the first look has made every version ready or failed.
     pub first_look_done: watch::Receiver<bool>,
 }
@@ -54,6 +60,7 @@ enum Command {
         answer: Answer,
     },
     Unload(String, Answer),
+    Order(Order, OrderAnswer),
     Follow(Box<Following>),
     Loaded(Box<LoadedVersion>),
     /// Versions went out of service, or came back.
@@ -64,6 +71,7 @@ impl Writer {
     /// Starts the writer and its loader threads. The first look begins at once.
     pub fn start(
         plan: Plan,
+        sources: PlanSources,
         loader: Loader,
         inference: Arc<Inference>,
         reaper: Reaper,
@@ -82,10 +90,14 @@ impl Writer {
         let (done, first_look_done) = watch::channel(false);
         let control = plan.control;
         let explicit: BTreeSet<String> = plan.load_models.iter().cloned().collect();
-        let armed =
+        let told = Arc::<ArcSwap<Told>>::default();
+        let plans = Plans::new(sources, Arc::clone(&told));
+        let mut armed =
             if plan.control == ModelControl::Explicit { explicit.clone() } else { BTreeSet::from([ALL.to_owned()]) };
+        armed.extend(plans.models());
         let state = State {
             plan,
+            plans,
             inference,
             reaper,
             states,
@@ -106,7 +118,7 @@ impl Writer {
             looked_before: false,
         };
         thread::Builder::new().name("tiltyard-writer".into()).spawn(move || state.write(&incoming))?;
-        Ok(Writer { commands, control, first_look_done })
+        Ok(Writer { commands, control, plans: told, first_look_done })
     }
 
     /// Loads a model's versions, or loads them again where their files changed. Ends when they are ready or failed. One whose
@@ -145,6 +157,7 @@ impl Writer {
 
 struct State {
     plan: Plan,
+    plans: Plans,
     inference: Arc<Inference>,
     reaper: Reaper,
     states: Arc<States>,
@@ -185,6 +198,7 @@ impl State {
             let _ = begin.recv();
         }
         let mut look_at = self.look();
+        self.settle_proposals();
         self.note_first_look();
         loop {
             let received = match look_at {
@@ -199,6 +213,11 @@ impl State {
                     look_at = self.look();
                 }
                 Ok(Command::Unload(model, answer)) => drop(answer.send(self.unload(&model))),
+                Ok(Command::Order(order, answer)) => {
+                    if self.order(order, answer) {
+                        look_at = self.look();
+                    }
+                }
                 Ok(Command::Follow(following)) => {
                     let before = std::mem::replace(&mut self.plan.following, *following);
                     if before.strict && !self.plan.following.strict {
@@ -217,6 +236,7 @@ impl State {
                 Err(RecvTimeoutError::Timeout) => look_at = self.look(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.settle_proposals();
             self.tell_waiting();
             self.note_first_look();
             self.disarm();
@@ -225,6 +245,7 @@ impl State {
 
     /// Looks at the repository and starts what is to be loaded. Says when to look again.
     fn look(&mut self) -> Option<Moment> {
+        let rests = self.look_at_plans();
         let scan = match repository::scan(&self.plan.root) {
             Ok(scan) => scan,
             Err(error) => {
@@ -242,7 +263,7 @@ impl State {
             self.tell_once(format!("{}: {message}", path.display()));
         }
         let mut catalog = self.catalog();
-        let mut wait = self.note_missing(&scan, &catalog, now.steady);
+        let mut wait = rests.into_iter().chain(self.note_missing(&scan, &catalog, now.steady)).min();
         // A model of which something cannot be read goes on with what it has, and its versions tell why.
         self.changed |= self.unreadable != scan.unreadable;
         self.unreadable.clone_from(&scan.unreadable);
@@ -251,6 +272,7 @@ impl State {
             wait = wait.into_iter().chain(of_model).min();
         }
         self.take_out_missing(&scan, &mut catalog, now.steady);
+        self.note_looked_for();
         if std::mem::take(&mut self.changed) {
             self.publish(catalog);
         }
@@ -280,13 +302,16 @@ impl State {
             return None;
         }
         let entry = catalog.models.entry(name.to_owned()).or_default();
-        if !self.holds(name) || !self.is_armed(name) {
+        let mut planned = self.plans.versions(name);
+        planned.retain(|number| model.versions.contains_key(number));
+        if (!self.holds(name) && planned.is_empty()) || !self.is_armed(name) {
             for number in model.versions.keys() {
                 self.changed |= note_state(entry, *number, VersionState::Unloaded);
             }
             return None;
         }
-        let wanted = self.wanted_versions(name, model, entry);
+        let mut wanted = if self.holds(name) { self.wanted_versions(name, model, entry) } else { Wanted::default() };
+        wanted.hold(planned);
         self.wanted.insert(name.to_owned(), wanted.clone());
         let mut wait: Option<Duration> = None;
         for number in &wanted.all {
@@ -360,9 +385,10 @@ impl State {
     /// Versions outside the policy leave once all those inside it are ready: a version that fails to load must not
     /// cost the one that served before it.
     fn take_out_superseded(&mut self, name: &str, wanted: &Wanted, model: &mut Model) {
+        let planned = self.plans.versions(name);
         for number in wanted.superseded(model) {
             // What is missing has a time of its own.
-            if self.missing.contains_key(&(name.to_owned(), number)) {
+            if self.missing.contains_key(&(name.to_owned(), number)) || planned.contains(&number) {
                 continue;
             }
             self.take_out(name, number, model);
@@ -376,9 +402,11 @@ impl State {
             if !self.is_armed(name) || scan.unreadable.contains_key(name) {
                 continue;
             }
-            let found = scan.models.get(name);
-            for number in model.versions.keys() {
-                if found.is_none_or(|found| !found.versions.contains_key(number)) {
+            let (found, planned) = (scan.models.get(name), self.plans.versions(name));
+            for (number, version) in &model.versions {
+                // Once loaded it needs no files, and a plan needs it.
+                let is_kept = planned.contains(number) && version.deployment.is_some();
+                if !is_kept && found.is_none_or(|found| !found.versions.contains_key(number)) {
                     let version = (name.clone(), *number);
                     let since = self.missing.get(&version).copied().unwrap_or(now);
                     missing.insert(version, since);
@@ -456,6 +484,7 @@ impl State {
 
     fn unload(&mut self, name: &str) -> Result<()> {
         let mut catalog = self.catalog();
+        self.plans.may_leave(name)?;
         let Some(model) = catalog.models.get_mut(name) else { return Err(catalog.unknown_model(name)) };
         if self.explicit.remove(ALL) {
             self.explicit.extend(self.inference.catalog.load().models.keys().cloned());
@@ -500,8 +529,7 @@ impl State {
         let incompatible = breaks.is_some();
         let failed = breaks.is_some() || result.is_err();
         let result = breaks.map_or(result, |reason| Err(LoadError { reason, incomplete: false }));
-        let version =
-            model.versions.entry(number).or_insert(Version { state: VersionState::Loading, deployment: None });
+        let version = model.versions.entry(number).or_insert(Version::new(VersionState::Loading, None));
         match result {
             Err(error) => {
                 tracing::error!(model = name, version = number, reason = error.reason, "cannot be served");
@@ -613,6 +641,7 @@ impl State {
         let loading =
             catalog.models.values().flat_map(|model| model.versions.values()).any(|v| v.state == VersionState::Loading);
         if !loading {
+            self.tell_missing_arms(&catalog);
             self.done.send_replace(true);
         }
     }
@@ -631,7 +660,7 @@ impl State {
     fn publish(&self, mut catalog: Catalog) {
         catalog.revision += 1;
         let on_failure = self.plan.on_failure;
-        catalog.models.iter_mut().for_each(|(name, model)| model.resolve_arms(name, on_failure));
+        catalog.resolve(&self.plans.current(), on_failure);
         let catalog = Arc::new(catalog);
         self.inference.catalog.store(Arc::clone(&catalog));
         let trouble = |name: &str, number| {
@@ -651,7 +680,7 @@ fn note_state(model: &mut Model, number: u64, state: VersionState) -> bool {
             true
         }
         None => {
-            model.versions.insert(number, Version { state, deployment: None });
+            model.versions.insert(number, Version::new(state, None));
             true
         }
     }

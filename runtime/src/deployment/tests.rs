@@ -8,7 +8,7 @@ use tiltyard_types::{DataType, Dim, ErrorKind, TensorSpec};
 
 use super::*;
 use crate::engine::Session;
-use crate::stats::{Refusal, Way};
+use crate::stats::Refusal;
 
 /// Doubles its input. Some values are orders: what the engine shall do instead.
 const PANIC: f32 = -1.0;
@@ -225,7 +225,7 @@ fn a_full_queue_is_known_before_there_is_a_job_and_has_room_where_clients_left()
     let first = bench.occupy();
     let (gone, waiting) = (bench.ask(&[1.0]).unwrap(), bench.ask(&[2.0]).unwrap());
     let left = Duration::from_secs(30);
-    let refused = |reason: Refusal| bench.deployment.stats.snapshot(&Way::ALL).refused[reason as usize];
+    let refused = |reason: Refusal| bench.deployment.stats.snapshot().refused[reason as usize];
     assert!(bench.ask(&[3.0]).is_err());
     let foreseen = bench.deployment.foresee(left, clock());
     // Known for a millisecond, since then it may be worth a look who has left.
@@ -286,7 +286,7 @@ fn many_threads_ask_and_each_is_answered_rightly() {
             });
         }
     });
-    let snapshot = bench.deployment.stats.snapshot(&crate::stats::Way::ALL);
+    let snapshot = bench.deployment.stats.snapshot();
     assert!(snapshot.executions <= 8_000 && snapshot.executions > 0);
 }
 

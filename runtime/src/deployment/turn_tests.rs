@@ -13,8 +13,6 @@ use tokio::task::yield_now;
 use super::*;
 use crate::engine::Session;
 use crate::queue::Level;
-use crate::stats::Way;
-
 /// Doubles its input. Some values are orders: what the engine shall do instead.
 const PANIC: f32 = -1.0;
 const REFUSE: f32 = -2.0;
@@ -445,7 +443,7 @@ fn who_becomes_late_while_a_batch_is_put_together_does_not_run() {
     assert_eq!(kinds, [Some(ErrorKind::Deadline), None, Some(ErrorKind::Deadline)]);
     assert_eq!(only.unwrap().blocking_recv().unwrap().unwrap_err().kind(), ErrorKind::Deadline);
     bench.assert_ran_here(&[&[200.]]);
-    assert_eq!(bench.deployment.stats.snapshot(&Way::ALL).late, 0);
+    assert_eq!(bench.deployment.stats.snapshot().late, 0);
 }
 
 #[test]

@@ -526,9 +526,9 @@ fn who_would_be_done_too_late_makes_room_for_others() {
     assert_eq!(takes(&mut full(0..2, 9), at(7), &[0, 1]), []);
     let dead = takes(&mut full(0..5, 9), at(7), &[3, 4]);
     assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [0, 1, 2]);
-    // A run grows as long as those in it are in time: two rows take 4 ms, and one is not yet late after 3.
-    assert_eq!(takes(&mut full(0..2, 4), at(0), &[0, 1]), []);
-    assert_eq!(takes(&mut full(0..2, 9), at(6), &[0]), []);
+    // A run grows as long as those in it are in time, even if it is one of the slower ones: of two rows 4.4 ms.
+    assert_eq!(takes(&mut full(0..2, 5), at(0), &[0, 1]), []);
+    assert_eq!(takes(&mut full(0..2, 9), at(5), &[0]), []);
     // Where each is a run of its own, that takes 3 ms, with doubt 3.75.
     let mut alone = full(0..5, 9);
     alone.expect(Some(FIT), false);

@@ -19,6 +19,7 @@ use crate::config::{Config, LogFormat, LogLevel, ModelControl};
 use crate::logs::Logs;
 use crate::mirror;
 use crate::service::Service;
+use crate::writer::PlanSources;
 use crate::{admin, start};
 
 /// The settings that decide what would be served.
@@ -100,8 +101,8 @@ fn load(config: &Config, scan: &Scan) -> Result<Vec<Value>, Failure> {
     if scan.models.is_empty() {
         return Ok(Vec::new());
     }
-    let service: &Service =
-        &*start::start(config, Logs::start(LogFormat::Human, LogLevel::Error)).map_err(Failure::usage)?;
+    let logs = Logs::start(LogFormat::Human, LogLevel::Error);
+    let service: &Service = &*start::start(config, PlanSources::default(), logs).map_err(Failure::usage)?;
     let total = scan.models.values().map(|model| model.versions.len() as u64).sum();
     let bar = progress::bar("checking versions", Some(total));
     while !service.is_ready() {

@@ -1,10 +1,12 @@
 //! Which command was asked for, and how does the process end?
 
+mod apply;
 mod bench;
 mod check;
 mod completions;
 mod config;
 mod credentials;
+mod endpoints;
 mod engine;
 pub mod exit;
 mod models;
@@ -12,6 +14,7 @@ mod output;
 mod predict;
 mod progress;
 mod reload;
+mod rollback;
 mod rollout;
 pub(crate) mod serve;
 mod settings;
@@ -41,6 +44,8 @@ Examples:
   tiltyard models                               what a running server serves
   tiltyard reload                               have it read its settings anew
   tiltyard status                               where each version stands, and since when
+  tiltyard apply -f risk.toml                   split an endpoint's requests among versions
+  tiltyard rollback risk                        go back to how they were split before
   tiltyard predict risk --file patients.csv     ask a running server
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
@@ -83,6 +88,10 @@ fn command() -> Command {
         .subcommand(reload::command())
         .subcommand(status::command())
         .subcommand(watch::command())
+        .subcommand(endpoints::command())
+        .subcommand(apply::command())
+        .subcommand(rollback::command())
+        .subcommand(rollout::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
@@ -133,6 +142,10 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("reload", matches)) => reload::run(matches).map(done),
         Some(("status", matches)) => status::run(matches).map(done),
         Some(("watch", matches)) => watch::run(matches).map(done),
+        Some(("endpoints", matches)) => endpoints::run(matches).map(done),
+        Some(("apply", matches)) => apply::run(matches).map(done),
+        Some(("rollback", matches)) => rollback::run(matches).map(done),
+        Some(("rollout", matches)) => rollout::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
@@ -209,6 +222,11 @@ mod tests {
         check("tiltyard bench risk --models m --output json", "bench json");
         check("tiltyard completions bash", "completions");
         check("tiltyard token new app scorer:risk viewer", "token");
+        check("tiltyard apply -f risk.toml --dry-run", "apply");
+        check("tiltyard rollback risk --to 3 --output json", "rollback json");
+        check("tiltyard endpoints", "endpoints");
+        check("tiltyard endpoints remove risk", "endpoints");
+        check("tiltyard rollout assign risk --key k --file risk.toml", "rollout");
         check("tiltyard models --server https://h --token-file t --ca c --output json", "models json");
     }
 
@@ -235,5 +253,8 @@ mod tests {
         check("tiltyard completions cmd", "InvalidValue");
         check("tiltyard token new app", "MissingRequiredArgument");
         check("tiltyard models --token secret", "UnknownArgument");
+        check("tiltyard apply", "MissingRequiredArgument");
+        check("tiltyard rollback risk --to latest", "ValueValidation");
+        check("tiltyard rollout assign risk", "MissingRequiredArgument");
     }
 }

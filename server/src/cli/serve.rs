@@ -64,7 +64,7 @@ async fn serve(loaded: Loaded, logs: Logs, handed: Vec<(Purpose, Socket)>, read:
     descriptors::ask_for(config.connections_max);
     let (bound, addresses) = Bound::bind(&config, handed).await?;
     let tls = Tls::open(&config)?.map(Arc::new);
-    let service = start::start(&config, logs)?;
+    let service = start::start(&config, start::plans(&config)?, logs)?;
     locks::follow(tls.clone(), service.access.clone())
         .map_err(|error| format!("a thread cannot be started: {error}"))?;
     for warning in locks::warnings(&config) {

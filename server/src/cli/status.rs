@@ -12,7 +12,7 @@ use crate::clock;
 
 pub(crate) fn command() -> Command {
     Command::new("status")
-        .about("Tell where each version of a running server stands: loading, ready, failed and why, draining, retired")
+        .about("Tell where each version of a running server stands, and which of them answer an endpoint with a plan")
         .args(server_flags())
         .arg(admin_flag())
         .after_help(
@@ -60,7 +60,7 @@ fn listing(status: &Value, now_ms: u64) -> String {
         (Value::Bool(true), _) => "is ready",
         _ => "is starting",
     };
-    let all = versions(status, "versions");
+    let (all, endpoints) = (versions(status, "versions"), versions(status, "endpoints"));
     let mut listing = format!("The server {word}.\n{}", store(&status["store"], now_ms));
     if all.is_empty() {
         return listing + "It has no models.\n";
@@ -82,6 +82,9 @@ fn listing(status: &Value, now_ms: u64) -> String {
         if !reason.is_empty() {
             listing += &format!("{} version {}: {reason}\n", text(version, "name"), text(version, "version"));
         }
+    }
+    if !endpoints.is_empty() {
+        listing += &format!("\n{}", super::endpoints::listing(endpoints));
     }
     listing
 }

@@ -110,6 +110,8 @@ impl Target for Http {
         let authorization = self.authorization.as_deref().map(|value| ("authorization", value));
         let request = match method {
             "GET" => with(self.agent.get(&url), authorization).call(),
+            "DELETE" => with(self.agent.delete(&url), authorization).call(),
+            "PUT" => with(self.agent.put(&url), authorization).content_type("application/json").send(&body),
             _ => with(self.agent.post(&url), authorization).content_type("application/json").send(&body),
         };
         let mut response = request.map_err(silent)?;

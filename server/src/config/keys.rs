@@ -126,6 +126,9 @@ keys! {
         on_failure: OnFailure = ON_FAILURE, Text("previous"),
             "Who answers requests without a version while the newest one is out of service because its runs keep failing or \
              hang: previous takes the one before it that is still loaded, refuse none.";
+        endpoints: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A folder with a plan for each endpoint that has one, `<endpoint>.toml`: which versions answer which share of \
+             its requests. Files are followed as models are.";
         strict: bool = BOOLEAN, Text("false"),
             "Refuse to start when a model fails to load, instead of serving the others.";
     }

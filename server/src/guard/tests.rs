@@ -1,5 +1,6 @@
 //! Is a version whose runs keep failing taken out, answered for, and taken back? Time is the test's.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::{Instant, SystemTime};
 
@@ -122,10 +123,10 @@ impl Scene {
         let mut catalog = Catalog { revision: 1, ..Catalog::default() };
         let model = catalog.models.entry("echo".into()).or_default();
         for deployment in versions {
-            let ready = Version { state: VersionState::Ready, deployment: Some(Arc::clone(deployment)) };
+            let ready = Version::new(VersionState::Ready, Some(Arc::clone(deployment)));
             model.versions.insert(deployment.identity.version, ready);
         }
-        model.resolve_arms("echo", on_failure);
+        catalog.resolve(&BTreeMap::new(), on_failure);
         let inference = Arc::new(Inference {
             catalog: ArcSwap::from_pointee(catalog),
             pool: Pool::start(1, now).unwrap(),
@@ -147,7 +148,7 @@ impl Scene {
 
     fn begin(&self, version: Option<u64>) -> tiltyard_types::Result<(Pending, u64)> {
         let inference = &self.guard.inference;
-        let arm = inference.catalog.load().route("echo", version)?;
+        let arm = inference.catalog.load().speaker("echo", version)?;
         let input = Tensor::from_slice([1], &[1f32]).unwrap();
         let asked =
             arm.deployment.enqueue(vec![Some(input)], vec![0], Demand::default(), Box::new(()), &inference.pool)?;
@@ -163,7 +164,7 @@ impl Scene {
         }
         let mut catalog = Catalog::clone(&self.guard.inference.catalog.load());
         assert!(catalog.judge());
-        catalog.models.get_mut("echo").unwrap().resolve_arms("echo", self.on_failure);
+        catalog.resolve(&BTreeMap::new(), self.on_failure);
         self.guard.inference.catalog.store(Arc::new(catalog));
     }
 }

@@ -84,12 +84,20 @@ impl Access {
         }
     }
 
-    /// Whether a request may do what it asks for. Fails with UNAUTHENTICATED or FORBIDDEN.
-    pub fn judge(&self, headers: &HeaderMap, certificate: Option<&ClientCertificate>, call: Call<'_>) -> Result<()> {
+    /// Whether a request may do what it asks for, and who sent it; nobody is asked about what is open to everybody. Fails with
+    /// UNAUTHENTICATED or FORBIDDEN.
+    pub fn judge(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&ClientCertificate>,
+        call: Call<'_>,
+    ) -> Result<Option<Arc<Caller>>> {
         if call.open_name().is_some_and(|name| self.open.contains(&name)) {
-            return Ok(());
+            return Ok(None);
         }
-        self.who(headers, certificate)?.may(call)
+        let caller = self.who(headers, certificate)?;
+        caller.may(call)?;
+        Ok(Some(caller))
     }
 
     /// Who sent a request. Fails with UNAUTHENTICATED where its credentials are missing or wrong, and with NOT_READY where

@@ -1,6 +1,7 @@
 //! What can be asked here? OpenAPI for every model, with an example from its goldens, and a page for people.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tiltyard_runtime::deployment::Deployment;
@@ -10,6 +11,7 @@ use tiltyard_types::{DataType, Error, NamedTensor, Result, TensorSpec};
 
 use super::reply::{Reply, failure};
 use super::score;
+use crate::arm::Arm;
 use crate::catalog::Catalog;
 use crate::service::Service;
 
@@ -23,31 +25,44 @@ pub(crate) fn page(service: &Service, rest: &[&str]) -> Result<Reply> {
     let catalog = service.inference.catalog.load();
     match rest {
         [] => {
-            let models: Vec<&Deployment> =
-                catalog.models.values().filter_map(|model| Some(model.arms.first()?.deployment.as_ref())).collect();
-            Ok(Reply::text("text/html; charset=utf-8", html(&models)))
+            let all: Vec<_> = catalog.speakers().collect();
+            Ok(Reply::text("text/html; charset=utf-8", html(all.iter().map(Asked::of))))
         }
         ["openapi.json"] => {
-            let models = catalog.models.values().filter_map(|model| Some(model.arms.first()?.deployment.as_ref()));
-            Ok(Reply::json(&openapi(models)))
+            let all: Vec<_> = catalog.speakers().collect();
+            Ok(Reply::json(&openapi(all.iter().map(Asked::of))))
         }
         ["models", name, "openapi.json"] => {
-            Ok(Reply::json(&openapi(std::iter::once(catalog.route(name, None)?.deployment.as_ref()))))
+            let arm = (*name, catalog.speaker(name, None)?);
+            Ok(Reply::json(&openapi(std::iter::once(Asked::of(&arm)))))
         }
         ["models", name] => {
-            let route = catalog.route(name, None)?;
-            Ok(Reply::text("text/html; charset=utf-8", html(&[&route.deployment])))
+            let arm = (*name, catalog.speaker(name, None)?);
+            Ok(Reply::text("text/html; charset=utf-8", html(std::iter::once(Asked::of(&arm)))))
         }
         _ => Err(Error::not_found(format!("nothing is at GET /docs/{}", rest.join("/")))),
     }
 }
 
-fn openapi<'a>(models: impl Iterator<Item = &'a Deployment>) -> Value {
+/// A name that is asked, and what is shown of who answers.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    name: &'a str,
+    deployment: &'a Deployment,
+}
+
+impl<'a> Asked<'a> {
+    fn of((name, arm): &'a (&str, Arc<Arm>)) -> Asked<'a> {
+        Asked { name, deployment: &arm.deployment }
+    }
+}
+
+fn openapi<'a>(all: impl Iterator<Item = Asked<'a>>) -> Value {
     let mut paths = Map::new();
-    for deployment in models {
-        let name = &deployment.identity.model;
-        paths.insert(format!("/v2/models/{name}/infer"), json!({ "post": infer_operation(deployment) }));
-        if let Some(operation) = score_operation(deployment) {
+    for asked in all {
+        let name = asked.name;
+        paths.insert(format!("/v2/models/{name}/infer"), json!({ "post": infer_operation(asked) }));
+        if let Some(operation) = score_operation(asked) {
             paths.insert(format!("/v1/models/{name}/score"), json!({ "post": operation }));
         }
         paths.insert(
@@ -67,8 +82,7 @@ fn openapi<'a>(models: impl Iterator<Item = &'a Deployment>) -> Value {
     })
 }
 
-fn infer_operation(deployment: &Deployment) -> Value {
-    let name = &deployment.identity.model;
+fn infer_operation(Asked { name, deployment }: Asked<'_>) -> Value {
     let tensor = |spec: &TensorSpec| {
         json!({
             "type": "object",
@@ -105,7 +119,7 @@ fn infer_operation(deployment: &Deployment) -> Value {
     })
 }
 
-fn score_operation(deployment: &Deployment) -> Option<Value> {
+fn score_operation(Asked { name, deployment }: Asked<'_>) -> Option<Value> {
     let fields = score::fields(deployment).ok()?;
     let mut properties = Map::new();
     for field in &fields {
@@ -138,7 +152,6 @@ fn score_operation(deployment: &Deployment) -> Option<Value> {
     if let Some(example) = score_example(deployment, &fields) {
         request["example"] = example;
     }
-    let name = &deployment.identity.model;
     Some(json!({
         "operationId": format!("{name}_score"),
         "summary": "Score rows by column name",
@@ -205,7 +218,7 @@ pub(crate) fn score_example(deployment: &Deployment, fields: &[score::Field]) ->
     Some(json!({ "rows": [row] }))
 }
 
-fn html(models: &[&Deployment]) -> String {
+fn html<'a>(all: impl Iterator<Item = Asked<'a>>) -> String {
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Tiltyard</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><style>body{font:16px/1.5 system-ui,sans-serif;\
@@ -213,18 +226,17 @@ fn html(models: &[&Deployment]) -> String {
          table{border-collapse:collapse}td,th{text-align:left;padding:.15rem .8rem .15rem 0}h2{margin-top:2.5rem}\
          </style><h1>Tiltyard</h1><p>Models served here. The same as <a href=\"/docs/openapi.json\">OpenAPI</a>.</p>",
     );
-    for deployment in models {
+    for asked in all {
         // Writing into a string cannot fail.
-        let _ = model_html(&mut page, deployment);
+        let _ = model_html(&mut page, asked);
     }
     page.push_str("</html>");
     page
 }
 
-fn model_html(page: &mut String, deployment: &Deployment) -> std::fmt::Result {
+fn model_html(page: &mut String, Asked { name, deployment }: Asked<'_>) -> std::fmt::Result {
     let identity = &deployment.identity;
-    let name = escape(&identity.model);
-    write!(page, "<h2>{name}</h2><p>{}</p>", escape(&deployment.settings.description))?;
+    write!(page, "<h2>{}</h2><p>{}</p>", escape(name), escape(&deployment.settings.description))?;
     write!(
         page,
         "<p>version {} on {} {}</p><table>",
@@ -240,10 +252,10 @@ fn model_html(page: &mut String, deployment: &Deployment) -> std::fmt::Result {
     write!(page, "</table>")?;
     let mut examples = Vec::new();
     if let Some(example) = score::fields(deployment).ok().and_then(|fields| score_example(deployment, &fields)) {
-        examples.push((format!("/v1/models/{}/score", identity.model), example));
+        examples.push((format!("/v1/models/{name}/score"), example));
     }
     if let Some(example) = infer_example(deployment) {
-        examples.push((format!("/v2/models/{}/infer", identity.model), example));
+        examples.push((format!("/v2/models/{name}/infer"), example));
     }
     for (path, example) in examples {
         let command = format!("curl -s http://HOST:PORT{path} -d '{example}'");
@@ -255,9 +267,8 @@ fn model_html(page: &mut String, deployment: &Deployment) -> std::fmt::Result {
 /// One command that answers when pasted into a terminal, where a model has an example: by column
 /// names if possible, and short.
 pub(crate) fn try_me(catalog: &Catalog, address: &str) -> Option<String> {
-    let deployments = catalog.models.values().filter_map(|model| Some(&model.arms.first()?.deployment));
-    let commands = deployments.filter_map(|deployment| {
-        let name = &deployment.identity.model;
+    let commands = catalog.speakers().filter_map(|(name, arm)| {
+        let deployment = &arm.deployment;
         let scored = score::fields(deployment).ok().and_then(|fields| score_example(deployment, &fields));
         let (path, example) = match &scored {
             Some(example) => (format!("/v1/models/{name}/score"), example.to_string()),

@@ -13,9 +13,10 @@ use http_body::Body;
 use serde_json::{Map, Value, json};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::repository::settings::Column;
-use tiltyard_types::json::{Reader, read_data};
+use tiltyard_types::json::{Reader, read_data, read_parameters};
 use tiltyard_types::{
-    Buffer, DataType, Element, Error, ErrorKind, InferRequest, NamedTensor, Result, Shape, Tensor, TensorSpec,
+    Buffer, DataType, Element, Error, ErrorKind, InferRequest, NamedTensor, Parameters, Result, Shape, Tensor,
+    TensorSpec,
 };
 
 use super::beside_the_loop;
@@ -42,20 +43,25 @@ where
     // Nothing that such a request may say asks for another time.
     let started = Accepted::now(Some(service.live.request_timeout()), 0);
     let answer = async {
-        let arm = service.inference.catalog.load().route(model, version)?;
+        let mut choice = service.inference.catalog.load().route(model, version, &head.asking(started.id))?;
         let encoding = head.headers.get(CONTENT_ENCODING);
-        let (body, room) = receive(service, &arm, started, encoding, body).await?;
+        let (body, mut room) = receive(service, &choice.arm, started, encoding, body).await?;
         let accepted = Accepted { bytes: body.len(), ..started };
-        let (text, of) = (body.clone(), Arc::clone(&arm));
+        let (text, of, open) = (body.clone(), choice.contract(), choice.open());
+        let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
         let read = move || {
             let fields = fields(&of.deployment)?;
             let table = read_table(&text, &fields)?;
             let inputs = assemble(&of.deployment, &fields, &table)?;
-            Ok::<_, Error>((table.rows, table.outside, inputs))
+            let request = InferRequest { inputs, parameters: table.parameters, ..request };
+            let pick = open.map(|route| route.look_into(&request, &text)).transpose()?;
+            Ok::<_, Error>((table.rows, table.outside, request, pick))
         };
-        let (rows, outside, inputs) = beside_the_loop(body.len(), read).await?;
-        let mut request = InferRequest { model: model.to_owned(), version, inputs, ..InferRequest::default() };
-        let outcome = service.inference.infer(&mut request, arm, accepted, room).await?;
+        let (rows, outside, mut request, pick) = beside_the_loop(body.len(), read).await?;
+        if let Some(pick) = pick {
+            service.inference.settle(&mut choice, pick, &mut room, accepted)?;
+        }
+        let outcome = service.inference.infer(&mut request, choice.arm, accepted, room).await?;
         beside_the_loop(body.len(), move || self::answer(rows, &outside, &outcome)).await
     };
     answer.await.inspect_err(|error: &Error| log_failure(started.id, model, "", error))
@@ -162,6 +168,8 @@ struct Table<'a> {
     columns: Vec<Option<Vec<&'a [u8]>>>,
     /// Values outside the range that the model's owner declared, told in the answer.
     outside: Vec<String>,
+    /// The request's own.
+    parameters: Parameters,
 }
 
 fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
@@ -169,10 +177,19 @@ fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
         fields.iter().enumerate().map(|(position, field)| (field.name.as_str(), position)).collect();
     let mut rows: Option<usize> = None;
     let mut columns: Vec<Option<Vec<&'a [u8]>>> = vec![None; fields.len()];
+    let mut parameters = Parameters::new();
     let mut reader = Reader::new(body);
     reader.read_object(|key, reader| {
-        if !matches!(key, "rows" | "columns") {
-            return Err(Error::invalid(format!("unknown key {key:?}: expected \"rows\" or \"columns\"")));
+        match key {
+            "rows" | "columns" => {}
+            "parameters" => {
+                parameters = read_parameters(reader)?;
+                return Ok(());
+            }
+            _ => {
+                let expected = "expected \"rows\" or \"columns\", and perhaps \"parameters\"";
+                return Err(Error::invalid(format!("unknown key {key:?}: {expected}")));
+            }
         }
         if rows.is_some() {
             return Err(Error::invalid("give either \"rows\" or \"columns\", once"));
@@ -202,7 +219,7 @@ fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
     if !missing.is_empty() {
         return Err(Error::invalid(format!("missing {}", listed("column", &missing))));
     }
-    Ok(Table { rows, columns, outside: Vec::new() }.with_outside(fields))
+    Ok(Table { rows, columns, outside: Vec::new(), parameters }.with_outside(fields))
 }
 
 fn read_rows<'a>(

@@ -37,6 +37,11 @@ impl Wanted {
         wanted
     }
 
+    /// Holds these as well, which nobody else waits for.
+    pub(super) fn hold(&mut self, versions: impl IntoIterator<Item = u64>) {
+        self.all.extend(versions);
+    }
+
     /// The versions of the model that may leave, since all that must be ready are.
     pub(super) fn superseded(&self, model: &Model) -> Vec<u64> {
         let ready =
@@ -82,7 +87,7 @@ mod tests {
                 true => VersionState::Failed("no".to_owned()),
                 false => VersionState::Ready,
             };
-            model.versions.insert(number, Version { state, deployment: None });
+            model.versions.insert(number, Version::new(state, None));
         }
         assert_eq!(wanted.superseded(&model), leaving);
         // One that is not ready yet holds all of them back.

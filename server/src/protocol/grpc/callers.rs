@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use tiltyard_types::Result;
 
@@ -18,6 +17,11 @@ use crate::service::Service;
 pub(super) struct Known(Option<Arc<Caller>>);
 
 impl Known {
+    /// The caller's name, where there are locks.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.as_ref().map(|caller| caller.name.as_str())
+    }
+
     /// Fails with FORBIDDEN where the caller may not.
     pub(super) fn may(&self, call: Call<'_>) -> Result<()> {
         match &self.0 {
@@ -49,8 +53,8 @@ pub(super) fn known(
     Ok(Known(Some(caller)))
 }
 
-/// What a caller showed when its stream began. It is looked at again for each message: a token may have been revoked since,
-/// a role taken away, a time be over.
+/// What a caller sent along when its stream began. Its credentials are looked at again for each message: a token may have
+/// been revoked since, a role taken away, a time be over.
 #[derive(Clone)]
 pub(super) struct Shown {
     service: Arc<Service>,
@@ -61,13 +65,17 @@ pub(super) struct Shown {
 
 impl Shown {
     pub(super) fn of(service: &Arc<Service>, request: &Parts, came_in: &CameIn) -> Shown {
-        let credentials = request.headers.get_all(AUTHORIZATION).iter();
         Shown {
             service: Arc::clone(service),
             path: request.uri.path().to_owned(),
-            headers: credentials.map(|value| (AUTHORIZATION, value.clone())).collect(),
+            headers: request.headers.clone(),
             certificate: came_in.certificate.clone(),
         }
+    }
+
+    /// The metadata, which is that of each message.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// Who calls, by what holds now. Fails like [`known`].

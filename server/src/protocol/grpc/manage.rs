@@ -1,7 +1,6 @@
 //! How do gRPC clients ask about the server and its models, and change what is loaded and logged?
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -11,10 +10,10 @@ use tiltyard_types::{ErrorKind, Result};
 use super::callers::Known;
 use super::wire::{Code, Encoder, Status};
 use super::{decode, parse_version};
+use crate::describe;
 use crate::locks::calls::Call;
 use crate::manage::{self, LogSetting};
 use crate::service::Service;
-use crate::{catalog, describe};
 
 /// The framed answer to a call of `method` with `message`, where the caller may make it.
 pub(super) async fn answer(
@@ -98,14 +97,10 @@ impl<M: Message> Framed for M {
     }
 }
 
-fn route(service: &Service, name: &str, version: &str) -> Result<Arc<catalog::Arm>> {
-    service.inference.catalog.load().route(name, parse_version(version)?)
-}
-
 fn model_ready(service: &Service, caller: &Known, request: pb::ModelReadyRequest) -> Result<pb::ModelReadyResponse> {
     caller.may(Call::See(&request.name))?;
     let version = parse_version(&request.version)?;
-    let ready = !service.is_leaving() && service.inference.catalog.load().route(&request.name, version).is_ok();
+    let ready = !service.is_leaving() && service.inference.catalog.load().speaker(&request.name, version).is_ok();
     Ok(pb::ModelReadyResponse { ready })
 }
 
@@ -116,15 +111,15 @@ fn model_metadata(
 ) -> Result<pb::ModelMetadataResponse> {
     caller.may(Call::See(&request.name))?;
     let catalog = service.inference.catalog.load();
-    let route = catalog.route(&request.name, parse_version(&request.version)?)?;
+    let arm = catalog.speaker(&request.name, parse_version(&request.version)?)?;
     let model = catalog.models.get(&request.name).cloned().unwrap_or_default();
-    Ok(describe::model_metadata(&request.name, &model, &route.deployment))
+    Ok(describe::model_metadata(&request.name, &model, &arm.deployment))
 }
 
 fn model_config(service: &Service, caller: &Known, request: pb::ModelConfigRequest) -> Result<pb::ModelConfigResponse> {
     caller.may(Call::See(&request.name))?;
-    let route = route(service, &request.name, &request.version)?;
-    let config = describe::model_config(&request.name, &route.deployment, &service.live.config().version_policy);
+    let arm = service.inference.catalog.load().speaker(&request.name, parse_version(&request.version)?)?;
+    let config = describe::model_config(&request.name, &arm.deployment, &service.live.config().version_policy);
     Ok(pb::ModelConfigResponse { config: Some(config) })
 }
 

@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use prost::Message;
 use tiltyard_proto::inference as pb;
@@ -22,12 +22,12 @@ use tiltyard_types::{Error, InferRequest, Moment, Result, Tensor};
 
 use super::{beside_the_loop, classification, is_light, parse_version, status};
 use crate::admission::Room;
-use crate::catalog::Arm;
 use crate::clients::Asker;
 use crate::drain::{self, Phase};
 use crate::infer::{Accepted, Outcome, count_refusal, log_failure};
 use crate::listen::{CameIn, STREAM_WINDOW_BYTES};
 use crate::locks::calls::Call;
+use crate::route::{Asking, Choice};
 use crate::service::Service;
 use crate::{clock, deadlines};
 use callers::{Known, Shown};
@@ -82,7 +82,8 @@ where
         return match method {
             "ModelInfer" => {
                 let asker = service.inference.asker(&parts.headers, came_in.from);
-                model_infer(&service, &caller, &head, asker, body).await.unwrap_or_else(Status::into_response)
+                let sender = Sender { caller: &caller, headers: &parts.headers };
+                model_infer(&service, sender, &head, asker, body).await.unwrap_or_else(Status::into_response)
             }
             "ModelStreamInfer" => {
                 let asker = service.inference.asker(&parts.headers, came_in.from);
@@ -125,7 +126,7 @@ fn reflection() -> Option<&'static reflection::Reflection> {
 
 async fn model_infer<B>(
     service: &Service,
-    caller: &Known,
+    sender: Sender<'_>,
     head: &Head<'_>,
     asker: Option<Asker>,
     body: B,
@@ -140,13 +141,13 @@ where
     let mut room = service.inference.admission.room_for_unknown();
     let message = read(service, started.at, head, body, &mut room).await?;
     let accepted = Accepted { bytes: message.len(), ..started };
-    let arm = receive(service, caller, &message, accepted, &mut room)?;
+    let choice = receive(service, sender, &message, accepted, &mut room)?;
     // What is light is done without being moved into a future first, here and below.
     let mut incoming = match is_light(accepted.bytes) {
-        true => Incoming::read(message, arm)?,
-        false => beside_the_loop(accepted.bytes, move || Incoming::read(message, arm)).await?,
+        true => Incoming::read(message, choice)?,
+        false => beside_the_loop(accepted.bytes, move || Incoming::read(message, choice)).await?,
     };
-    let outcome = infer(service, caller, &mut incoming, accepted, room).await?;
+    let outcome = infer(service, sender, &mut incoming, accepted, room).await?;
     let headers = outcome.arm.grpc_headers(accepted.id);
     let (encoder, request) = (Encoder::negotiate(head, COMPRESSION), incoming.request);
     let bytes = outcome.outputs.iter().map(Tensor::size).sum();
@@ -161,23 +162,38 @@ where
 /// can only be known from all of it, there is nobody of the name, or the caller may not ask it, which it is told later.
 fn receive(
     service: &Service,
-    caller: &Known,
+    sender: Sender<'_>,
     message: &[u8],
     accepted: Accepted,
     room: &mut Room,
-) -> Result<Option<Arc<Arm>>, Status> {
+) -> Result<Option<Choice>, Status> {
     let Some((model, version)) = quick::names(message) else { return Ok(None) };
-    if caller.may(Call::Score(model)).is_err() {
+    if sender.caller.may(Call::Score(model)).is_err() {
         return Ok(None);
     }
-    let Ok(arm) = service.inference.catalog.load().route(model, version) else { return Ok(None) };
-    let received = room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(&arm, accepted, error));
+    let routed = service.inference.catalog.load().route(model, version, &sender.asking(accepted));
+    let Ok(choice) = routed else { return Ok(None) };
+    let arm = &choice.arm;
+    let received = room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(arm, accepted, error));
     // A message without parameters asks for no other time than that.
     let timeout =
         accepted.timeout.or_else(|| quick::has_no_parameters(message).then(|| service.live.request_timeout()));
-    let received = received.and_then(|()| service.inference.foresee(&arm, Accepted { timeout, ..accepted }));
+    let received = received.and_then(|()| service.inference.foresee(arm, Accepted { timeout, ..accepted }));
     received.inspect_err(|error| note(service, accepted, model, "", error))?;
-    Ok(Some(arm))
+    Ok(Some(choice))
+}
+
+/// Whom a message is from.
+#[derive(Clone, Copy)]
+struct Sender<'a> {
+    caller: &'a Known,
+    headers: &'a HeaderMap,
+}
+
+impl<'a> Sender<'a> {
+    fn asking(self, accepted: Accepted) -> Asking<'a> {
+        Asking { headers: self.headers, caller: self.caller.name(), id: accepted.id }
+    }
 }
 
 /// Counts a request of a client before it is decoded, or refuses it.
@@ -196,8 +212,8 @@ fn note(service: &Service, accepted: Accepted, model: &str, id: &str, error: &Er
 struct Incoming {
     /// Of one that asks what cannot be, only whom it names.
     request: InferRequest,
-    /// Whom it names, where that was looked up already.
-    arm: Option<Arc<Arm>>,
+    /// Who answers, where that was looked up already.
+    choice: Option<Choice>,
     /// What is wrong with the version it names.
     version: Result<()>,
     /// What is wrong with what it asks.
@@ -205,9 +221,9 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn read(message: Bytes, arm: Option<Arc<Arm>>) -> Result<Incoming, Status> {
+    fn read(message: Bytes, choice: Option<Choice>) -> Result<Incoming, Status> {
         match quick::read(&message) {
-            Some(request) => Ok(Incoming { request, arm, version: Ok(()), asked: Ok(()) }),
+            Some(request) => Ok(Incoming { request, choice, version: Ok(()), asked: Ok(()) }),
             // It may name another model further on.
             None => Incoming::decode(message),
         }
@@ -225,10 +241,10 @@ impl Incoming {
             Err(error) => (None, Err(error)),
         };
         match convert::request(message, version) {
-            Ok(request) => Incoming { request, arm: None, version: wrong, asked: Ok(()) },
+            Ok(request) => Incoming { request, choice: None, version: wrong, asked: Ok(()) },
             Err(error) => {
                 let request = InferRequest { model, version, id, ..InferRequest::default() };
-                Incoming { request, arm: None, version: wrong, asked: Err(error) }
+                Incoming { request, choice: None, version: wrong, asked: Err(error) }
             }
         }
     }
@@ -245,38 +261,44 @@ fn framed(request: &InferRequest, outcome: &Outcome, encoder: Encoder) -> Result
 
 async fn infer(
     service: &Service,
-    caller: &Known,
+    sender: Sender<'_>,
     incoming: &mut Incoming,
     accepted: Accepted,
     room: Room,
 ) -> Result<Outcome> {
-    let answered = try_infer(service, caller, incoming, accepted, room).await;
+    let answered = try_infer(service, sender, incoming, accepted, room).await;
     answered.inspect_err(|error: &Error| note(service, accepted, &incoming.request.model, &incoming.request.id, error))
 }
 
 async fn try_infer(
     service: &Service,
-    caller: &Known,
+    sender: Sender<'_>,
     incoming: &mut Incoming,
     accepted: Accepted,
     mut room: Room,
 ) -> Result<Outcome> {
-    let Incoming { request, arm, version, asked } = incoming;
-    caller.may(Call::Score(&request.model))?;
+    let Incoming { request, choice, version, asked } = incoming;
+    sender.caller.may(Call::Score(&request.model))?;
     // A model that is not there is told before a mistake in the inputs.
     std::mem::replace(version, Ok(()))?;
-    let arm = match arm.take() {
-        Some(arm) => arm,
+    let mut choice = match choice.take() {
+        Some(choice) => choice,
         None => {
-            let arm = service.inference.catalog.load().route(&request.model, request.version)?;
-            room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(&arm, accepted, error))?;
-            arm
+            let asking = sender.asking(accepted);
+            let choice = service.inference.catalog.load().route(&request.model, request.version, &asking)?;
+            let arm = &choice.arm;
+            room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(arm, accepted, error))?;
+            choice
         }
     };
     std::mem::replace(asked, Ok(()))?;
+    if let Some(route) = choice.open() {
+        let pick = route.look_into(request, b"")?;
+        service.inference.settle(&mut choice, pick, &mut room, accepted)?;
+    }
     let classes: Vec<Option<usize>> =
         request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
-    let mut outcome = service.inference.infer(request, arm, accepted, room).await?;
+    let mut outcome = service.inference.infer(request, choice.arm, accepted, room).await?;
     // As many as were asked for by name, in that order.
     for ((output, tensor), count) in request.outputs.iter().zip(&mut outcome.outputs).zip(classes) {
         if let Some(count) = count {
@@ -330,7 +352,10 @@ where
             };
             let (wants_final, mut incoming) = beside_the_loop(accepted.bytes, read).await?;
             let answered = match counted {
-                Ok(()) => infer(&service, &caller, &mut incoming, accepted, room).await,
+                Ok(()) => {
+                    let sender = Sender { caller: &caller, headers: shown.headers() };
+                    infer(&service, sender, &mut incoming, accepted, room).await
+                }
                 Err(refused) => Err(refused),
             };
             let answer = match answered {

@@ -1,16 +1,22 @@
 //! What does a REST path ask for, as far as permission goes?
 
+use std::sync::Arc;
+
 use http::Method;
 use tiltyard_types::{Error, Result};
 
 use super::Head;
 use crate::locks::access::Access;
-use crate::locks::calls::Call;
+use crate::locks::calls::{Call, Caller};
 use crate::locks::certificate::ClientCertificate;
 
-/// Whether the caller may do what it asks for. Fails with UNAUTHENTICATED or FORBIDDEN; and with NOT_FOUND, for those who
+/// Whether the caller may do what it asks for, and who it is. Fails with UNAUTHENTICATED or FORBIDDEN; and with NOT_FOUND, for those who
 /// are known, where a path is not in the list below: what somebody adds elsewhere and forgets here stays shut.
-pub(super) fn allow(access: &Access, head: &Head<'_>, certificate: Option<&ClientCertificate>) -> Result<()> {
+pub(super) fn allow(
+    access: &Access,
+    head: &Head<'_>,
+    certificate: Option<&ClientCertificate>,
+) -> Result<Option<Arc<Caller>>> {
     match call(head.method, head.path) {
         Some(call) => access.judge(head.headers, certificate, call),
         None => {

@@ -19,6 +19,7 @@ use super::{Head, receive};
 use crate::infer::{Accepted, Outcome, log_failure};
 use crate::protocol::reply::{self, Reply};
 use crate::protocol::{beside_the_loop, classification, strings};
+use crate::route::Asking;
 use crate::service::Service;
 
 /// Reads, answers, writes.
@@ -35,7 +36,8 @@ where
 {
     let headers = InferHeaders::of(head.headers);
     let started = Accepted::now(headers.timeout()?, 0);
-    let asked = Asked { headers, model, version, started };
+    let asking = head.asking(started.id);
+    let asked = Asked { headers, asking, model, version, started };
     let mut id = String::new();
     let answer = try_infer(service, &asked, body, &mut id).await;
     answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
@@ -44,6 +46,7 @@ where
 /// What the head asks.
 struct Asked<'a> {
     headers: InferHeaders<'a>,
+    asking: Asking<'a>,
     model: &'a str,
     version: Option<u64>,
     started: Accepted,
@@ -55,20 +58,28 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
-    let Asked { headers, model, version, started } = asked;
+    let Asked { headers, asking, model, version, started } = asked;
     check_content_type(headers.content_type)?;
     // What cannot be answered is refused before its body is read.
-    let arm = service.inference.catalog.load().route(model, *version)?;
-    let (body, room) = receive(service, &arm, *started, headers.content_encoding, body).await?;
+    let mut choice = service.inference.catalog.load().route(model, *version, asking)?;
+    let (body, mut room) = receive(service, &choice.arm, *started, headers.content_encoding, body).await?;
     let accepted = Accepted { bytes: body.len(), ..*started };
     let header_length = headers.header_length()?;
-    let signature_of = Arc::clone(&arm);
-    let decode = move || decode(header_length, &body, &signature_of.deployment.signature);
-    let mut request = beside_the_loop(accepted.bytes, decode).await?;
+    let (contract, open) = (choice.contract(), choice.open());
+    let decode = move || {
+        let request = decode(header_length, &body, &contract.deployment.signature)?;
+        let text = &body[..header_length.unwrap_or(body.len()).min(body.len())];
+        let pick = open.map(|route| route.look_into(&request, text)).transpose()?;
+        Ok::<_, Error>((request, pick))
+    };
+    let (mut request, pick) = beside_the_loop(accepted.bytes, decode).await?;
     request.model = (*model).to_owned();
     request.version = *version;
     id.clone_from(&request.id);
-    let outcome = service.inference.infer(&mut request, arm, accepted, room).await?;
+    if let Some(pick) = pick {
+        service.inference.settle(&mut choice, pick, &mut room, accepted)?;
+    }
+    let outcome = service.inference.infer(&mut request, choice.arm, accepted, room).await?;
     let answer = Answer {
         all_binary: header_length == Some(0) || flag(&request.parameters, "binary_data_output"),
         model: request.model,

@@ -15,18 +15,20 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body;
 use serde_json::Value;
 use smallvec::SmallVec;
-use tiltyard_types::{Error, ErrorKind, Result};
+use tiltyard_types::{Error, ErrorKind, RequestId, Result};
 
 use super::body::{self, ReplyBody};
 use super::compression::{Encoding, compress};
 use super::reply::{Reply, failure};
 use super::{beside_the_loop, docs, parse_version, score};
 use crate::admission::Room;
-use crate::catalog::Arm;
+use crate::arm::Arm;
 use crate::clock;
 use crate::describe;
 use crate::infer::{Accepted, count_refusal, log_failure};
 use crate::listen::CameIn;
+use crate::locks::calls::Caller;
+use crate::route::Asking;
 use crate::service::Service;
 
 /// Answers smaller than this stay plain even where the client accepts compression.
@@ -38,6 +40,15 @@ pub(crate) struct Head<'a> {
     /// The path's parts, decoded.
     pub(crate) path: &'a [&'a str],
     pub(crate) headers: &'a HeaderMap,
+    /// Who sent it; nobody where there are no locks, or what is asked is open to everybody.
+    pub(crate) caller: Option<Arc<Caller>>,
+}
+
+impl Head<'_> {
+    /// What a plan may ask of a request that has this name.
+    pub(crate) fn asking(&self, id: RequestId) -> Asking<'_> {
+        Asking { headers: self.headers, caller: self.caller.as_ref().map(|caller| caller.name.as_str()), id }
+    }
 }
 
 /// As many parts as the longest path of an inference has.
@@ -60,9 +71,12 @@ where
         path = decoded.iter().map(String::as_str).collect();
     }
     let Parts { method, headers, .. } = &parts;
-    let head = Head { method, path: &path, headers };
+    let mut head = Head { method, path: &path, headers, caller: None };
     let answered = match let_in(service, &head, came_in) {
-        Ok(()) => dispatch(service, &head, body).await,
+        Ok(caller) => {
+            head.caller = caller;
+            dispatch(service, &head, body).await
+        }
         Err(error) => Err(error),
     };
     let reply = match answered {
@@ -78,13 +92,13 @@ where
 
 /// Whether a request may go on, before anything of its body is read. One that asks a model counts for its client as soon as
 /// its caller is known, whatever it asks and whether or not it may, as over gRPC.
-fn let_in(service: &Service, head: &Head<'_>, came_in: &CameIn) -> Result<()> {
+fn let_in(service: &Service, head: &Head<'_>, came_in: &CameIn) -> Result<Option<Arc<Caller>>> {
     let allowed = match &service.access {
-        None => Ok(()),
+        None => Ok(None),
         Some(access) => calls::allow(access, head, came_in.certificate.as_deref()),
     };
     let inference = &service.inference;
-    let is_known = allowed.as_ref().map_or_else(|error| error.kind() == ErrorKind::Forbidden, |()| true);
+    let is_known = allowed.as_ref().map_or_else(|error| error.kind() == ErrorKind::Forbidden, |_| true);
     if let Some(asker) = inference.asker(head.headers, came_in.from)
         && is_known
         && let Some(model) = model_asked(head)
@@ -218,12 +232,12 @@ fn readiness(ready: bool) -> Reply {
 
 fn model_ready(service: &Service, model: &str, version: &str) -> Result<Reply> {
     let version = parse_version(version)?;
-    Ok(readiness(!service.is_leaving() && service.inference.catalog.load().route(model, version).is_ok()))
+    Ok(readiness(!service.is_leaving() && service.inference.catalog.load().speaker(model, version).is_ok()))
 }
 
 /// Answers about the deployment that a path names.
 fn about(service: &Service, model: &str, version: &str, form: fn(&Service, &str, &Arm) -> Value) -> Result<Reply> {
-    let arm = service.inference.catalog.load().route(model, parse_version(version)?)?;
+    let arm = service.inference.catalog.load().speaker(model, parse_version(version)?)?;
     Ok(Reply::json(&form(service, model, &arm)))
 }
 
@@ -289,7 +303,8 @@ fn segments(path: &str) -> SmallVec<[&str; PARTS]> {
     parts
 }
 
-fn decode_percent(part: &str) -> Result<String> {
+/// A part of a path without its percent signs.
+pub(crate) fn decode_percent(part: &str) -> Result<String> {
     let broken = || Error::invalid("the path is not percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();

@@ -1,0 +1,183 @@
+//! How are endpoints' plans looked at and changed over the admin port?
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Value, json};
+use tiltyard_rollout::plan::Plan;
+use tiltyard_types::{Error, ErrorKind, Result};
+
+use crate::catalog::Endpoint;
+use crate::endpoints::file;
+use crate::locks::calls::{Call, Caller};
+use crate::service::Service;
+use crate::writer::Report;
+use crate::{clock, deadlines};
+
+/// The largest plan that is read.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How long it may take to arrive.
+const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The endpoint that a path names, and what is asked of it; `None` for other paths.
+pub(super) fn parts(path: &str) -> Option<Result<(String, &str)>> {
+    let rest = path.strip_prefix("/admin/endpoints/").filter(|rest| !rest.is_empty())?;
+    let (name, verb) = rest.split_once('/').unwrap_or((rest, ""));
+    Some(crate::protocol::rest::decode_percent(name).map(|name| (name, verb)))
+}
+
+/// What a request to such a path asks for, as far as permission goes.
+pub(super) fn call<'a>(method: &Method, endpoint: &'a str) -> Call<'a> {
+    match *method {
+        Method::GET | Method::HEAD => Call::See(endpoint),
+        _ => Call::Plan(endpoint),
+    }
+}
+
+/// Answers a request to `/admin/endpoints/<endpoint>`, whose caller may ask for it.
+pub(super) async fn answer<B>(
+    service: &Service,
+    caller: Option<&Caller>,
+    method: &Method,
+    (endpoint, verb): (&str, &str),
+    query: &str,
+    body: B,
+) -> Result<Value>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match (method, verb) {
+        (&Method::GET | &Method::HEAD, "") => service.writer.plans.load().endpoints.form_of(endpoint),
+        (&Method::PUT, "") => {
+            let draft = file::read_json(&read(body).await?, Some(endpoint))?;
+            for arm in &draft.arms {
+                caller.map_or(Ok(()), |caller| caller.may(Call::Deploy(&arm.model)))?;
+            }
+            let dry_run = match query {
+                "" | "dry_run=false" => false,
+                "dry_run=true" => true,
+                other => return Err(Error::invalid(format!("{other:?}: expected dry_run=true, or nothing"))),
+            };
+            let report = service.writer.apply(draft, dry_run).await?;
+            Ok(form(&report, dry_run))
+        }
+        (&Method::DELETE, "") => service.writer.remove_plan(endpoint).await.map(|report| form(&report, false)),
+        (&Method::POST, "rollback") => {
+            let to = revision(&read(body).await?)?;
+            service.writer.roll_back(endpoint, to).await.map(|report| form(&report, false))
+        }
+        _ => Err(Error::not_found(format!(
+            "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, or POST to …/rollback"
+        ))),
+    }
+}
+
+/// The revision to go back to, where the body names one: `{"to": 3}`.
+fn revision(body: &[u8]) -> Result<Option<u64>> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    let wrong = || Error::invalid("the body cannot be read: expected {\"to\": REVISION}, or nothing");
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(form)) if form.keys().all(|key| key == "to") => match form.get("to") {
+            None | Some(Value::Null) => Ok(None),
+            Some(to) => to.as_u64().map(Some).ok_or_else(wrong),
+        },
+        _ => Err(wrong()),
+    }
+}
+
+async fn read<B>(body: B) -> Result<Bytes>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let read = deadlines::within(clock::now() + BODY_TIME_MAX, Limited::new(body, BODY_BYTES_MAX).collect());
+    match read.await {
+        Some(Ok(body)) => Ok(body.to_bytes()),
+        Some(Err(error)) => Err(Error::invalid(format!("the body cannot be read: {error}"))),
+        None => Err(Error::new(ErrorKind::Deadline, format!("the body did not arrive within {BODY_TIME_MAX:?}"))),
+    }
+}
+
+fn form(report: &Report, dry_run: bool) -> Value {
+    let Report { endpoint, before, revision, changes, loads, is_kept } = report;
+    json!({
+        "endpoint": endpoint, "before": before, "revision": revision, "changed": before != revision,
+        "changes": changes, "loads": loads, "kept": is_kept, "dry_run": dry_run,
+    })
+}
+
+/// Every endpoint that has a plan, with who answers in which part.
+pub(crate) fn list(service: &Service) -> Vec<Value> {
+    let (catalog, told) = (service.inference.catalog.load(), service.writer.plans.load());
+    let planned = catalog.endpoints.iter().filter_map(|(name, endpoint)| match endpoint {
+        Endpoint::Planned(route) => Some((name, route)),
+        Endpoint::Newest(_) => None,
+    });
+    let mut list: Vec<Value> = planned
+        .map(|(name, route)| {
+            let arms = route.plan.arms.iter().zip(route.seats()).map(|(arm, seat)| {
+                let (state, reason) = match seat {
+                    Ok(_) => ("ready", ""),
+                    Err(missing) => (if missing.is_coming { "loading" } else { "missing" }, missing.reason.as_str()),
+                };
+                let digest = seat.map_or_else(|_| String::new(), |arm| arm.deployment.identity.digest.to_string());
+                json!({
+                    "name": arm.name, "model": arm.model, "version": arm.version.to_string(), "role": arm.role,
+                    "share": share(&route.plan, &arm.name), "state": state, "reason": reason, "digest": digest,
+                })
+            });
+            let (arms, plan) = (arms.collect::<Vec<_>>(), file::write(&route.plan));
+            let trouble = told.troubles.get(name);
+            json!({ "endpoint": name, "revision": route.plan.revision, "arms": arms, "plan": plan, "trouble": trouble })
+        })
+        .collect();
+    let without = told.troubles.iter().filter(|(name, _)| !list.iter().any(|form| form["endpoint"] == **name));
+    let without = without.map(|(name, why)| json!({ "endpoint": name, "revision": null, "arms": [], "trouble": why }));
+    let without = without.collect::<Vec<_>>();
+    list.extend(without);
+    list
+}
+
+/// The share of keys that an arm answers, in millionths; none of a shadow.
+fn share(plan: &Plan, name: &str) -> Option<u32> {
+    use tiltyard_rollout::plan::{MILLION, Role};
+    let weight = |role: Role| match role {
+        Role::Challenger { weight, .. } => weight,
+        Role::Champion | Role::Shadow { .. } => 0,
+    };
+    match plan.arms.iter().find(|arm| arm.name == name)?.role {
+        Role::Champion => Some(MILLION - plan.arms.iter().map(|arm| weight(arm.role)).sum::<u32>()),
+        Role::Challenger { weight, .. } => Some(weight),
+        Role::Shadow { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_endpoints() {
+        let named =
+            |path| parts(path).map(|parts| parts.map(|(name, verb)| format!("{name} {verb}")).unwrap_or_default());
+        assert_eq!(named("/admin/endpoints/risk"), Some("risk ".into()));
+        assert_eq!(named("/admin/endpoints/a%20b/rollback"), Some("a b rollback".into()));
+        assert_eq!(named("/admin/endpoints/%zz"), Some(String::new()));
+        assert_eq!((named("/admin/endpoints"), named("/admin/endpoints/"), named("/admin/models")), (None, None, None));
+    }
+
+    #[test]
+    fn bodies_of_rollbacks() {
+        assert_eq!((revision(b""), revision(b"{}"), revision(b"{\"to\": 3}")), (Ok(None), Ok(None), Ok(Some(3))));
+        for wrong in ["{\"too\": 3}", "{\"to\": \"3\"}", "3", "{"] {
+            assert!(revision(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! How does somebody say which versions answer which share of an endpoint's requests?
+
+use std::fs;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::Value;
+use tiltyard_rollout::plan::Plan;
+
+use super::credentials::Credentials;
+use super::exit::Failure;
+use super::output::{self, Form};
+use super::status::address;
+use super::target::{Http, Named, admin_flag, ask, path_part, server_flags};
+use crate::endpoints::file;
+
+pub(crate) fn command() -> Command {
+    Command::new("apply")
+        .about("Let a plan hold: which versions answer which share of an endpoint's requests")
+        .long_about(
+            "Let the plan in a file hold on a running server, as the next revision of its endpoint. Its versions are loaded \
+             first where they are not; where one of them cannot be ready, nothing changes and the exit code is 1. To apply \
+             what holds already changes nothing.",
+        )
+        .arg(
+            Arg::new("file")
+                .short('f')
+                .long("file")
+                .value_name("PATH")
+                .required(true)
+                .help("The plan: a file such as risk.toml, whose name is the endpoint's unless it says endpoint = …"),
+        )
+        .arg(
+            Arg::new("dry_run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Only say what would change"),
+        )
+        .args(server_flags())
+        .arg(admin_flag())
+        .after_help(
+            "risk.toml, one in ten customers on version 2:\n\n  \
+             key = { header = \"x-customer\" }\n\n  [[arms]]\n  name = \"champion\"\n  version = 1\n  role = \"champion\"\n\n  \
+             [[arms]]\n  name = \"challenger\"\n  version = 2\n  role = \"challenger\"\n  weight = \"10%\"\n\n\
+             Examples:\n  tiltyard apply -f risk.toml --dry-run\n  tiltyard apply -f risk.toml",
+        )
+}
+
+pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let draft = read(matches.get_one::<String>("file").map(String::as_str).unwrap_or_default())?;
+    let http = Http::new(address(&Named::of(matches)?)?, &Credentials::of(matches)?)?;
+    let query = if matches.get_flag("dry_run") { "?dry_run=true" } else { "" };
+    let path = format!("/admin/endpoints/{}{query}", path_part(&draft.endpoint));
+    let answer = ask(&http, "PUT", &path, file::write(&draft).to_string().into_bytes())?;
+    show(matches, &answer)
+}
+
+/// The plan in a file; its name is the endpoint's where the file does not say. Fails with the file and the place.
+pub(super) fn read(path: &str) -> Result<Plan, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| Failure::failed(format!("cannot read {path}: {error}")))?;
+    let stem = std::path::Path::new(path).file_stem().and_then(|name| name.to_str());
+    // What the file says counts, and the file's name only where it says nothing.
+    let read = match file::read_toml(&text, None) {
+        Err(error) if error.message().starts_with("endpoint is missing") => file::read_toml(&text, stem),
+        read => read,
+    };
+    read.map_err(|error| Failure::failed(format!("{path}: {}", error.message())))
+}
+
+/// Shows what became of a change of a plan.
+pub(super) fn show(matches: &ArgMatches, answer: &[u8]) -> Result<(), Failure> {
+    let report: Value = serde_json::from_slice(answer)
+        .map_err(|_| Failure::failed("the admin port does not answer as a Tiltyard server does"))?;
+    match Form::of(matches) {
+        Form::Json => output::print_json(&report)?,
+        Form::Table => output::print(&told(&report))?,
+    }
+    if report["kept"] == false {
+        output::note("warning: the server cannot write its data folder: a restart forgets this change");
+    }
+    Ok(())
+}
+
+/// The report for people.
+fn told(report: &Value) -> String {
+    let endpoint = report["endpoint"].as_str().unwrap_or_default();
+    let lines = |key: &str, sign: &str| {
+        let list = report[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        list.iter().filter_map(Value::as_str).map(|line| format!("  {sign}{line}\n")).collect::<String>()
+    };
+    let (before, revision) = (report["before"].as_u64(), report["revision"].as_u64());
+    let would = report["dry_run"] == true;
+    let head = match (before, revision) {
+        (_, None) if before.is_none() => format!("{endpoint} has no plan.\n"),
+        (_, None) => format!("{endpoint} has no plan any more.\n"),
+        (before, Some(revision)) if before == Some(revision) => {
+            format!("{endpoint} is as it was: revision {revision} holds.\n")
+        }
+        (None, Some(revision)) if would => format!("{endpoint} would have its first plan, revision {revision}:\n"),
+        (None, Some(revision)) => format!("{endpoint} has a plan, revision {revision}:\n"),
+        (Some(before), Some(revision)) if would => {
+            format!("{endpoint} would go from revision {before} to {revision}:\n")
+        }
+        (Some(before), Some(revision)) => format!("{endpoint} went from revision {before} to {revision}:\n"),
+    };
+    head + &lines("changes", "") + &lines("loads", "to be loaded first: ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn people_are_told_what_changed() {
+        let check = |before: Option<u64>, revision: Option<u64>, dry_run: bool, expected: &str| {
+            let report = json!({
+                "endpoint": "risk", "before": before, "revision": revision, "dry_run": dry_run,
+                "changes": if before == revision { json!([]) } else { json!(["+ a"]) }, "loads": [],
+            });
+            assert_eq!(told(&report), expected);
+        };
+        check(None, Some(1), false, "risk has a plan, revision 1:\n  + a\n");
+        check(Some(1), Some(2), true, "risk would go from revision 1 to 2:\n  + a\n");
+        check(Some(3), Some(2), false, "risk went from revision 3 to 2:\n  + a\n");
+        check(Some(2), Some(2), false, "risk is as it was: revision 2 holds.\n");
+        check(Some(2), None, false, "risk has no plan any more.\n  + a\n");
+    }
+}

@@ -1,0 +1,277 @@
+//! Which plans does the server have, and which may be gone back to?
+//!
+//! A plan is an immutable revision. What is current is a pointer to one: to apply a plan adds a revision and moves the
+//! pointer there, to roll back moves it to one that was there before, and to remove takes it away. No IO, no clock.
+
+pub mod differences;
+pub mod file;
+pub mod folder;
+pub mod journal;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, json};
+use tiltyard_rollout::plan::Plan;
+use tiltyard_types::{Error, Result};
+
+/// Names with plans, those that were removed included.
+const ENDPOINTS_MAX: usize = 1000;
+
+/// Revisions of one endpoint that are remembered.
+const REVISIONS_MAX: usize = 16;
+
+/// Arms of one plan.
+const ARMS_MAX: usize = 32;
+
+/// Header rules of one plan: each is looked for in each request.
+const RULES_MAX: usize = 32;
+
+/// Bytes of a name that becomes a label.
+const NAME_BYTES_MAX: usize = 128;
+
+/// The plans of all endpoints.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Endpoints {
+    held: BTreeMap<String, Held>,
+}
+
+/// The plans of one endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Held {
+    /// In the order of their numbers.
+    revisions: Vec<Revision>,
+    /// The revision that holds, or held until the plan was removed.
+    current: u64,
+    #[serde(default)]
+    is_removed: bool,
+    /// The digest of the plan that its file had when it was last taken in; none where there is no file.
+    file: Option<String>,
+}
+
+/// A plan that was applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Revision {
+    #[serde(serialize_with = "write", deserialize_with = "read")]
+    plan: Arc<Plan>,
+    /// The revision that held when it was applied.
+    before: Option<u64>,
+}
+
+impl Held {
+    fn find(&self, revision: u64) -> Option<&Revision> {
+        self.revisions.iter().find(|found| found.plan.revision == revision)
+    }
+
+    fn current(&self) -> Option<&Arc<Plan>> {
+        (!self.is_removed).then(|| self.find(self.current)).flatten().map(|found| &found.plan)
+    }
+
+    /// What a rollback goes back to: what held when the current revision was applied, or until it was removed. So no rollback
+    /// brings back what another one took away.
+    fn previous(&self) -> Option<&Arc<Plan>> {
+        let revision = if self.is_removed { Some(self.current) } else { self.find(self.current)?.before };
+        Some(&self.find(revision?)?.plan)
+    }
+}
+
+impl Endpoints {
+    /// The plan that holds for each endpoint.
+    pub fn current(&self) -> BTreeMap<String, Arc<Plan>> {
+        self.held.iter().filter_map(|(name, held)| Some((name.clone(), Arc::clone(held.current()?)))).collect()
+    }
+
+    /// The plan that holds for one.
+    pub fn plan(&self, endpoint: &str) -> Option<&Arc<Plan>> {
+        self.held.get(endpoint)?.current()
+    }
+
+    /// The versions of a model that are held for plans: those of the current revisions, and of the ones before them, which are
+    /// gone back to in a moment.
+    pub fn versions(&self, model: &str) -> BTreeSet<u64> {
+        let plans = self.held.values().flat_map(|held| held.current().into_iter().chain(held.previous()));
+        let arms = plans.flat_map(|plan| &plan.arms).filter(|arm| arm.model == model);
+        arms.map(|arm| arm.version).collect()
+    }
+
+    /// Every model that a version is held of.
+    pub fn models(&self) -> BTreeSet<String> {
+        let plans = self.held.values().flat_map(|held| held.current().into_iter().chain(held.previous()));
+        plans.flat_map(|plan| &plan.arms).map(|arm| arm.model.clone()).collect()
+    }
+
+    /// The endpoints whose current plan has this model.
+    pub fn users(&self, model: &str) -> Vec<&str> {
+        let uses = |held: &Held| held.current().is_some_and(|plan| plan.arms.iter().any(|arm| arm.model == model));
+        self.held.iter().filter(|(_, held)| uses(held)).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Whether a file's plan has not been taken in yet.
+    pub fn is_news(&self, endpoint: &str, draft: &Plan) -> bool {
+        let digest = file_digest(draft);
+        self.held.get(endpoint).is_none_or(|held| held.file.as_ref() != Some(&digest))
+    }
+
+    /// Endpoints whose plan came from a file.
+    pub fn from_files(&self) -> impl Iterator<Item = &String> {
+        self.held.iter().filter(|(_, held)| held.file.is_some()).map(|(name, _)| name)
+    }
+
+    /// The revision that a draft would be; `None` where it says what holds already. Fails where it may not follow what holds.
+    pub fn next(&self, draft: &Plan) -> Result<Option<Plan>> {
+        let held = self.held.get(&draft.endpoint);
+        let last = held.and_then(|held| held.revisions.last()).map_or(0, |last| last.plan.revision);
+        let next = Plan { revision: last + 1, ..draft.clone() };
+        next.validate()?;
+        check_bounds(&next)?;
+        let Some(current) = held.and_then(Held::current) else {
+            if held.is_none() && self.held.len() >= ENDPOINTS_MAX {
+                return Err(Error::invalid(format!("there are {ENDPOINTS_MAX} endpoints already, which is the most")));
+            }
+            return Ok(Some(next));
+        };
+        if (Plan { revision: current.revision, ..next.clone() }) == **current {
+            return Ok(None);
+        }
+        if current.salt == next.salt {
+            next.follows(current).map_err(|error| {
+                let message = format!("{}: give the plan a salt of its own to begin anew", error.message());
+                Error::invalid(message)
+            })?;
+        }
+        Ok(Some(next))
+    }
+
+    /// Adds a revision that [`Endpoints::next`] made, and lets it hold.
+    pub fn add(&mut self, plan: Plan) {
+        let held = self.held.entry(plan.endpoint.clone()).or_default();
+        let before = (!held.revisions.is_empty()).then_some(held.current);
+        (held.current, held.is_removed) = (plan.revision, false);
+        held.revisions.push(Revision { plan: Arc::new(plan), before });
+        // The oldest is forgotten, unless it is what a rollback leads to.
+        let oldest = held.revisions.iter().position(|found| Some(found.plan.revision) != before);
+        if held.revisions.len() > REVISIONS_MAX {
+            oldest.map(|oldest| held.revisions.remove(oldest));
+        }
+    }
+
+    /// Notes that a file's plan was taken in.
+    pub fn note_file(&mut self, draft: &Plan) {
+        self.held.entry(draft.endpoint.clone()).or_default().file = Some(file_digest(draft));
+    }
+
+    /// The revision that a rollback leads to: the one named, or else the one before.
+    pub fn back(&self, endpoint: &str, to: Option<u64>) -> Result<Arc<Plan>> {
+        let held = self.held(endpoint)?;
+        let known = || {
+            let all = held.revisions.iter().map(|found| found.plan.revision.to_string()).collect::<Vec<_>>();
+            format!("revisions {} are remembered", all.join(", "))
+        };
+        let found = match to {
+            Some(revision) => held.find(revision).map(|found| &found.plan),
+            None => held.previous(),
+        };
+        found.cloned().ok_or_else(|| match to {
+            Some(revision) => {
+                Error::not_found(format!("endpoint {endpoint:?} has no revision {revision}: {}", known()))
+            }
+            None => Error::not_found(format!("endpoint {endpoint:?} has no revision to go back to: {}", known())),
+        })
+    }
+
+    /// Lets a revision hold that is there.
+    pub fn point(&mut self, endpoint: &str, revision: u64) {
+        if let Some(held) = self.held.get_mut(endpoint) {
+            (held.current, held.is_removed) = (revision, false);
+        }
+    }
+
+    /// Lets no plan hold for an endpoint. What it had is remembered.
+    pub fn remove(&mut self, endpoint: &str) -> Result<()> {
+        self.held(endpoint)?;
+        if let Some(held) = self.held.get_mut(endpoint) {
+            held.is_removed = true;
+        }
+        Ok(())
+    }
+
+    /// Notes that there is no file any more: whatever comes in one is news.
+    pub fn forget_file(&mut self, endpoint: &str) {
+        if let Some(held) = self.held.get_mut(endpoint) {
+            held.file = None;
+        }
+    }
+
+    fn held(&self, endpoint: &str) -> Result<&Held> {
+        self.held.get(endpoint).ok_or_else(|| {
+            let shown: String = endpoint.chars().take(200).collect();
+            let known: Vec<String> = self.held.keys().take(12).map(|name| format!("{name:?}")).collect();
+            let known = if known.is_empty() { "no endpoint has one".to_owned() } else { known.join(", ") };
+            Error::not_found(format!("endpoint {shown:?} has no plan: there are {known}"))
+        })
+    }
+
+    /// All of it as JSON.
+    pub fn form(&self) -> Value {
+        // Plans hold nothing that JSON cannot.
+        serde_json::to_value(&self.held).unwrap_or_default()
+    }
+
+    /// One endpoint as JSON.
+    pub fn form_of(&self, endpoint: &str) -> Result<Value> {
+        let held = self.held(endpoint)?;
+        let current = held.current().map(|plan| plan.revision);
+        Ok(json!({ "endpoint": endpoint, "current": current, "revisions": held.revisions }))
+    }
+
+    /// Reads what [`Endpoints::form`] wrote.
+    pub fn read(form: Value) -> Result<Endpoints, String> {
+        let held: BTreeMap<String, Held> = serde_json::from_value(form).map_err(|error| error.to_string())?;
+        for (name, held) in &held {
+            for Revision { plan, .. } in &held.revisions {
+                plan.validate().map_err(|error| format!("{name}, revision {}: {}", plan.revision, error.message()))?;
+            }
+            if !held.is_removed && held.current().is_none() {
+                return Err(format!("{name}: its current revision is not among its revisions"));
+            }
+        }
+        Ok(Endpoints { held })
+    }
+}
+
+/// Fails where a plan has more of something than a server wants to carry.
+fn check_bounds(plan: &Plan) -> Result<()> {
+    let within = |what: &str, count: usize, most: usize| match count <= most {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("the plan has {count} {what}: expected {most} at most"))),
+    };
+    within("arms", plan.arms.len(), ARMS_MAX)?;
+    within("header rules", plan.headers.len(), RULES_MAX)?;
+    for name in std::iter::once(&plan.endpoint).chain(plan.arms.iter().map(|arm| &arm.name)) {
+        if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            let shown: String = name.chars().take(40).collect();
+            return Err(Error::invalid(format!(
+                "{shown:?} cannot be a name: expected {NAME_BYTES_MAX} bytes at most, and no control characters"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn write<S: Serializer>(plan: &Arc<Plan>, serializer: S) -> Result<S::Ok, S::Error> {
+    plan.serialize(serializer)
+}
+
+fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Plan>, D::Error> {
+    Plan::deserialize(deserializer).map(Arc::new)
+}
+
+fn file_digest(draft: &Plan) -> String {
+    Plan { revision: 0, ..draft.clone() }.digest().to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Do revisions count up, are old ones gone back to, and does a ramp keep its keys?
+
+use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, MILLION, Policy, Role};
+
+use super::*;
+
+/// Version 1 against version 2, which has this weight.
+pub(super) fn draft(weight: u32) -> Plan {
+    let arm = |name: &str, version, role| Arm { name: name.into(), model: "risk".into(), version, digest: None, role };
+    let challenger = Role::Challenger { weight, final_weight: MILLION };
+    Plan {
+        endpoint: "risk".into(),
+        revision: 0,
+        arms: vec![arm("champion", 1, Role::Champion), arm("new", 2, challenger)],
+        key: KeySource::Header("x-user".into()),
+        salt: "s".into(),
+        headers: Vec::new(),
+        steps: Vec::new(),
+        policy: Policy::default(),
+    }
+}
+
+/// Version 3 alone.
+fn promoted() -> Plan {
+    let mut plan = draft(0);
+    plan.arms.truncate(1);
+    plan.arms[0].version = 3;
+    Plan { salt: "t".into(), ..plan }
+}
+
+fn apply(endpoints: &mut Endpoints, draft: &Plan) -> Option<u64> {
+    let next = endpoints.next(draft).unwrap()?;
+    let revision = next.revision;
+    endpoints.add(next);
+    Some(revision)
+}
+
+#[test]
+fn each_change_is_a_revision_and_no_change_is_none() {
+    let mut endpoints = Endpoints::default();
+    assert_eq!(apply(&mut endpoints, &draft(10)), Some(1));
+    assert_eq!(apply(&mut endpoints, &draft(10)), None);
+    assert_eq!(apply(&mut endpoints, &draft(20)), Some(2));
+    assert_eq!(apply(&mut endpoints, &draft(10)), Some(3));
+    assert_eq!(endpoints.current()["risk"].revision, 3);
+    for weight in 0..2 * REVISIONS_MAX as u32 {
+        apply(&mut endpoints, &draft(1_000 + weight));
+    }
+    let remembered = |endpoints: &Endpoints| endpoints.form_of("risk").unwrap()["revisions"].as_array().unwrap().len();
+    assert_eq!(remembered(&endpoints), REVISIONS_MAX);
+    // What is gone back to over and over is not forgotten.
+    let first = endpoints.plan("risk").unwrap().revision;
+    for weight in 0..2 * REVISIONS_MAX as u32 {
+        apply(&mut endpoints, &draft(9_000 + weight));
+        assert_eq!(endpoints.back("risk", None).unwrap().revision, first);
+        endpoints.point("risk", first);
+    }
+    assert_eq!(remembered(&endpoints), REVISIONS_MAX);
+}
+
+#[test]
+fn going_back_goes_further_back_each_time() {
+    let mut endpoints = Endpoints::default();
+    for weight in 1..=3 {
+        apply(&mut endpoints, &draft(weight));
+    }
+    let back = |endpoints: &mut Endpoints, to| {
+        let revision = endpoints.back("risk", to).map(|plan| plan.revision);
+        revision.inspect(|revision| endpoints.point("risk", *revision)).map_err(|error| error.message().to_owned())
+    };
+    assert_eq!(back(&mut endpoints, None), Ok(2));
+    assert_eq!(back(&mut endpoints, None), Ok(1));
+    assert!(back(&mut endpoints, None).unwrap_err().contains("no revision to go back to: revisions 1, 2, 3"));
+    assert_eq!(back(&mut endpoints, Some(3)), Ok(3));
+    assert_eq!((back(&mut endpoints, None), apply(&mut endpoints, &draft(8))), (Ok(2), Some(4)));
+    assert_eq!(back(&mut endpoints, None), Ok(2), "what was gone back from is not gone back to");
+    assert!(back(&mut endpoints, Some(9)).unwrap_err().contains("has no revision 9"));
+    assert!(endpoints.back("other", None).unwrap_err().message().contains("there are \"risk\""));
+    endpoints.point("risk", 1);
+    assert_eq!(apply(&mut endpoints, &draft(9)), Some(5), "numbers are not used twice");
+}
+
+#[test]
+fn versions_of_the_plan_and_of_the_one_before_are_held() {
+    let mut endpoints = Endpoints::default();
+    apply(&mut endpoints, &draft(10));
+    apply(&mut endpoints, &promoted());
+    assert_eq!(endpoints.versions("risk"), BTreeSet::from([1, 2, 3]));
+    apply(&mut endpoints, &draft(20));
+    apply(&mut endpoints, &draft(30));
+    assert_eq!(endpoints.versions("risk"), BTreeSet::from([1, 2]));
+    assert_eq!((endpoints.users("risk"), endpoints.users("other")), (vec!["risk"], Vec::new()));
+}
+
+#[test]
+fn within_a_test_no_key_is_moved() {
+    let mut endpoints = Endpoints::default();
+    apply(&mut endpoints, &draft(10));
+    let mut other = draft(20);
+    other.key = KeySource::PerRequest;
+    let refused = endpoints.next(&other).unwrap_err();
+    assert!(refused.message().contains("give the plan a salt of its own to begin anew"), "{refused:?}");
+    other.salt = "t".into();
+    assert_eq!(apply(&mut endpoints, &other), Some(2));
+    assert!(endpoints.next(&Plan { salt: String::new(), ..draft(1) }).unwrap_err().message().contains("salt is empty"));
+}
+
+#[test]
+fn plans_are_bounded() {
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = draft(1);
+        change(&mut plan);
+        Endpoints::default().next(&plan).unwrap_err().message().to_owned()
+    };
+    assert!(refused(&|plan| plan.endpoint = "x".repeat(129)).contains("expected 128 bytes at most"));
+    assert!(refused(&|plan| plan.arms[1].name = "a\nb".into()).contains("no control characters"));
+    let rule = |at: usize| HeaderRule { header: "x".into(), value: at.to_string(), arm: "new".into() };
+    assert!(refused(&|plan| plan.headers = (0..33).map(rule).collect()).contains("33 header rules: expected 32"));
+    let many = |plan: &mut Plan| {
+        let more =
+            (0..32).map(|at| Arm { name: at.to_string(), role: Role::Shadow { sampling: 1 }, ..plan.arms[0].clone() });
+        let more: Vec<Arm> = more.collect();
+        plan.arms.extend(more);
+    };
+    assert!(refused(&many).contains("34 arms: expected 32"));
+}
+
+#[test]
+fn what_was_removed_can_be_brought_back() {
+    let mut endpoints = Endpoints::default();
+    apply(&mut endpoints, &draft(10));
+    endpoints.note_file(&draft(10));
+    endpoints.remove("risk").unwrap();
+    assert!(endpoints.current().is_empty() && endpoints.versions("risk") == BTreeSet::from([1, 2]));
+    assert_eq!(endpoints.back("risk", None).unwrap().revision, 1);
+    assert_eq!(apply(&mut endpoints, &draft(10)), Some(2));
+    assert!(endpoints.remove("other").is_err());
+}
+
+#[test]
+fn a_file_is_news_until_it_is_taken_in() {
+    let mut endpoints = Endpoints::default();
+    assert!(endpoints.is_news("risk", &draft(10)));
+    apply(&mut endpoints, &draft(10));
+    endpoints.note_file(&draft(10));
+    assert!(!endpoints.is_news("risk", &draft(10)) && endpoints.is_news("risk", &draft(20)));
+    apply(&mut endpoints, &draft(20));
+    assert!(!endpoints.is_news("risk", &draft(10)), "what was applied since holds until the file changes");
+}

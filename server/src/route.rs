@@ -1,0 +1,368 @@
+//! Which arm of a plan answers a request?
+//!
+//! A plan is resolved when a catalog is made: arms to what answers, names of headers to what a map of headers is asked by. A
+//! request then takes no lock, and what its head tells is enough unless the plan's key lies in the body.
+
+mod key;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use tiltyard_rollout::assign::{Assigned, Assignment};
+use tiltyard_rollout::plan::{KeySource, Plan, Role};
+use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::stats::Apart;
+use tiltyard_types::{Error, ErrorKind, InferRequest, RequestId, Result};
+
+use crate::arm::Arm;
+use crate::catalog::{Model, VersionState};
+use crate::config::OnFailure;
+
+use self::key::BodyKey;
+
+/// The request's id as text: what a plan by request deals by.
+const REQUEST_ID_BYTES: usize = 36;
+
+/// What is known of a request before its body is read.
+pub struct Asking<'a> {
+    /// Its headers, or its metadata.
+    pub headers: &'a HeaderMap,
+    /// Who sent it, as the server's locks know them.
+    pub caller: Option<&'a str>,
+    /// The server's name for it.
+    pub id: RequestId,
+}
+
+/// Who answers a request.
+pub struct Choice {
+    /// What answers; the champion until the key is known.
+    pub arm: Arc<Arm>,
+    /// The key's name in evidence; `None` where the request is kept out of all tests.
+    pub evidence: Option<u64>,
+    /// The plan that chose.
+    route: Option<Arc<Route>>,
+    is_open: bool,
+}
+
+/// An arm by its place in the plan, and the key's name in evidence or why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    arm: usize,
+    evidence: Result<u64, Apart>,
+}
+
+impl Choice {
+    /// Where there is no plan to ask.
+    pub fn of(arm: Arc<Arm>) -> Choice {
+        Choice { arm, evidence: None, route: None, is_open: false }
+    }
+
+    /// Whose inputs, outputs and columns the request is read by: an endpoint's contract is its champion's.
+    pub fn contract(&self) -> Arc<Arm> {
+        let champion = self.route.as_ref().and_then(|route| route.champion().ok());
+        champion.unwrap_or_else(|| Arc::clone(&self.arm))
+    }
+
+    /// The plan that must see the body before it can choose.
+    pub fn open(&self) -> Option<Arc<Route>> {
+        self.route.as_ref().filter(|_| self.is_open).cloned()
+    }
+
+    /// Takes what the plan found in the body. Fails where that arm does not answer, nor anybody in its stead.
+    pub fn settle(&mut self, pick: Pick) -> Result<()> {
+        let Some(route) = &self.route else { return Ok(()) };
+        (self.arm, self.evidence) = route.take(pick)?;
+        self.is_open = false;
+        Ok(())
+    }
+}
+
+/// A plan made ready to be asked for every request.
+pub struct Route {
+    /// What was resolved.
+    pub plan: Arc<Plan>,
+    assignment: Assignment,
+    key: Key,
+    rules: Vec<Rule>,
+    /// In the order of the plan's arms.
+    seats: Vec<Seat>,
+    champion: usize,
+}
+
+/// Where the key is, in the form that is asked for each request.
+enum Key {
+    Header(HeaderName),
+    Caller,
+    Request,
+    Body(BodyKey),
+    /// In a header whose name no header can have, or in a column that is not there: nobody has one.
+    Nowhere,
+}
+
+struct Rule {
+    header: HeaderName,
+    value: HeaderValue,
+    arm: usize,
+}
+
+/// One arm of the plan.
+struct Seat {
+    /// What the catalog has for it.
+    found: Result<Arc<Arm>, Missing>,
+    /// What answers for it: itself, or the champion in its stead.
+    answers: Result<(Arc<Arm>, bool), Error>,
+}
+
+/// Why an arm does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// In words.
+    pub reason: String,
+    /// Whether it is on its way, so that waiting helps.
+    pub is_coming: bool,
+}
+
+impl Route {
+    /// Resolves a valid plan in these models. Takes `before` where all of it is still so.
+    pub fn resolve(
+        plan: &Arc<Plan>,
+        models: &BTreeMap<String, Model>,
+        on_failure: OnFailure,
+        before: Option<&Arc<Route>>,
+    ) -> Arc<Route> {
+        let standing = stand(plan, models);
+        let before = before.filter(|before| Arc::ptr_eq(&before.plan, plan));
+        if let Some(before) = before.filter(|before| before.stands_as(&standing)) {
+            return Arc::clone(before);
+        }
+        let champion = plan.champion();
+        let arm = |(arm, found): (&tiltyard_rollout::plan::Arm, Result<Arc<Deployment>, Missing>)| {
+            found.map(|deployment| Arm::new(&plan.endpoint, &arm.name, &deployment))
+        };
+        let found: Vec<Result<Arc<Arm>, Missing>> = plan.arms.iter().zip(standing).map(arm).collect();
+        let key = match found[champion].as_ref() {
+            Ok(champion) => Key::of(plan, &champion.deployment),
+            Err(_) => Key::Nowhere,
+        };
+        let stood_in = |at: usize| before.is_some_and(|before| matches!(before.seats[at].answers, Ok((_, true))));
+        let seats = (0..found.len()).map(|at| {
+            // Whoever belongs to an arm that will be there in a moment is not sent elsewhere until then, but may stay there.
+            let may_stand_in =
+                |missing: &Missing| on_failure == OnFailure::Previous && (!missing.is_coming || stood_in(at));
+            seat(plan, &found, at, may_stand_in)
+        });
+        let seats = seats.collect();
+        let rule = |rule: &tiltyard_rollout::plan::HeaderRule| {
+            Some(Rule {
+                header: HeaderName::from_bytes(rule.header.as_bytes()).ok()?,
+                value: HeaderValue::from_str(&rule.value).ok()?,
+                arm: plan.arms.iter().position(|arm| arm.name == rule.arm)?,
+            })
+        };
+        Arc::new(Route {
+            assignment: Assignment::new(plan),
+            key,
+            rules: plan.headers.iter().filter_map(rule).collect(),
+            seats,
+            champion,
+            plan: Arc::clone(plan),
+        })
+    }
+
+    fn stands_as(&self, standing: &[Result<Arc<Deployment>, Missing>]) -> bool {
+        self.seats.iter().zip(standing).all(|(seat, now)| match (&seat.found, now) {
+            (Ok(arm), Ok(deployment)) => Arc::ptr_eq(&arm.deployment, deployment),
+            (Err(before), Err(now)) => before == now,
+            _ => false,
+        })
+    }
+
+    /// What each arm of the plan is, or why it does not answer.
+    pub fn seats(&self) -> impl Iterator<Item = Result<&Arc<Arm>, &Missing>> {
+        self.seats.iter().map(|seat| seat.found.as_ref())
+    }
+
+    /// Who answers whoever no challenger answers.
+    pub fn champion(&self) -> Result<Arc<Arm>> {
+        self.answering(self.champion).map(|(arm, _)| arm)
+    }
+
+    /// Who answers a request, as far as its head tells.
+    pub(crate) fn choose(self: &Arc<Self>, asking: &Asking<'_>) -> Result<Choice> {
+        let Some(pick) = self.pick(asking) else {
+            // Until the body is read, it is counted where most are.
+            let arm = self.champion()?;
+            return Ok(Choice { arm, evidence: None, route: Some(Arc::clone(self)), is_open: true });
+        };
+        let (arm, evidence) = self.take(pick)?;
+        Ok(Choice { arm, evidence, route: Some(Arc::clone(self)), is_open: false })
+    }
+
+    /// `None` where the key is in the body.
+    fn pick(&self, asking: &Asking<'_>) -> Option<Pick> {
+        let picked = self.rules.iter().find(|rule| asking.headers.get(&rule.header) == Some(&rule.value));
+        if let Some(rule) = picked {
+            return Some(Pick { arm: rule.arm, evidence: Err(Apart::Header) });
+        }
+        match &self.key {
+            Key::Header(name) => Some(self.deal(asking.headers.get(name).map(HeaderValue::as_bytes))),
+            Key::Caller => Some(self.deal(asking.caller.map(str::as_bytes))),
+            Key::Request => Some(self.deal(Some(&asking.id.first_prediction()[..REQUEST_ID_BYTES]))),
+            Key::Nowhere => Some(self.deal(None)),
+            Key::Body(_) => None,
+        }
+    }
+
+    /// Looks for the key in a request that was read; `text` is the JSON that it came as, if it did. Fails where its rows have
+    /// different keys.
+    pub fn look_into(&self, request: &InferRequest, text: &[u8]) -> Result<Pick> {
+        let Key::Body(key) = &self.key else { return Ok(self.deal(None)) };
+        let found = key.find(request, text);
+        let found = found.map_err(|error| self.explain(&error))?;
+        Ok(self.deal(found.as_deref()))
+    }
+
+    fn explain(&self, error: &Error) -> Error {
+        let message = format!(
+            "{}; it is what makes requests to endpoint {:?} stick to an arm",
+            error.message(),
+            self.plan.endpoint
+        );
+        Error::new(error.kind(), message)
+    }
+
+    fn deal(&self, key: Option<&[u8]>) -> Pick {
+        let Assigned { arm, evidence } = self.assignment.assign(key);
+        Pick { arm, evidence: evidence.ok_or(Apart::NoKey) }
+    }
+
+    fn take(&self, pick: Pick) -> Result<(Arc<Arm>, Option<u64>)> {
+        let (arm, stands_in) = self.answering(pick.arm)?;
+        let evidence = if stands_in { Err(Apart::StandIn) } else { pick.evidence };
+        if let Err(why) = evidence {
+            arm.requests.apart(why);
+        }
+        Ok((arm, evidence.ok()))
+    }
+
+    fn answering(&self, arm: usize) -> Result<(Arc<Arm>, bool)> {
+        self.seats[arm].answers.clone()
+    }
+}
+
+/// What the models have for each arm of a plan.
+pub(crate) fn stand(plan: &Plan, models: &BTreeMap<String, Model>) -> Vec<Result<Arc<Deployment>, Missing>> {
+    let mut standing: Vec<Result<Arc<Deployment>, Missing>> = plan.arms.iter().map(|arm| find(arm, models)).collect();
+    if let Ok(champion) = standing[plan.champion()].clone() {
+        for found in &mut standing {
+            let breaks = found.as_ref().ok().and_then(|arm| misfit(&champion, arm));
+            if let Some(reason) = breaks {
+                *found = Err(Missing { reason, is_coming: false });
+            }
+        }
+    }
+    standing
+}
+
+fn find(arm: &tiltyard_rollout::plan::Arm, models: &BTreeMap<String, Model>) -> Result<Arc<Deployment>, Missing> {
+    let missing = |reason: String, is_coming| Err(Missing { reason, is_coming });
+    let called = format!("{} version {}", arm.model, arm.version);
+    let Some(version) = models.get(&arm.model).and_then(|model| model.versions.get(&arm.version)) else {
+        return missing(format!("{called} is not there"), false);
+    };
+    let Some(deployment) = version.answering() else {
+        return missing(format!("{called} {}", version.why_not()), version.state == VersionState::Loading);
+    };
+    match &arm.digest {
+        Some(digest) if *digest != deployment.identity.digest.to_string() => missing(
+            format!("{called} has the digest {}, and the plan wants {digest}", deployment.identity.digest),
+            false,
+        ),
+        _ => Ok(Arc::clone(deployment)),
+    }
+}
+
+/// Why clients of the champion would stumble over an arm.
+fn misfit(champion: &Arc<Deployment>, arm: &Arc<Deployment>) -> Option<String> {
+    if Arc::ptr_eq(champion, arm) {
+        return None;
+    }
+    let mut breaks = champion.signature.breaks_with(&arm.signature);
+    let columns = |deployment: &Deployment| -> Vec<(String, Option<String>, Vec<String>)> {
+        let columns = deployment.settings.columns.iter();
+        columns.map(|column| (column.name.clone(), column.input.clone(), column.categories.clone())).collect()
+    };
+    let (expected, got) = (columns(champion), columns(arm));
+    if !expected.is_empty() && !got.is_empty() && expected != got {
+        breaks.push("the columns that model.toml declares are others, or in another order".to_owned());
+    }
+    let identity = &arm.identity;
+    (!breaks.is_empty()).then(|| {
+        let called = format!("{} version {}", identity.model, identity.version);
+        format!("clients of the champion would stumble over {called}: {}", breaks.join(", "))
+    })
+}
+
+fn seat(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], at: usize, may_stand_in: impl Fn(&Missing) -> bool) -> Seat {
+    let error = |missing: &Missing| {
+        let message = format!("endpoint {:?}, arm {:?}: {}", plan.endpoint, plan.arms[at].name, missing.reason);
+        Error::new(ErrorKind::NotReady, message)
+    };
+    let answers = match (&found[at], &found[plan.champion()]) {
+        (Ok(arm), _) => Ok((Arc::clone(arm), false)),
+        (Err(missing), Ok(stand_in)) if may_stand_in(missing) => Ok((Arc::clone(stand_in), true)),
+        (Err(missing), _) => Err(error(missing)),
+    };
+    Seat { found: found[at].clone(), answers }
+}
+
+impl Key {
+    fn of(plan: &Plan, champion: &Deployment) -> Key {
+        match &plan.key {
+            KeySource::Header(name) | KeySource::Metadata(name) => {
+                HeaderName::from_bytes(name.as_bytes()).map_or(Key::Nowhere, Key::Header)
+            }
+            KeySource::ClientIdentity => Key::Caller,
+            KeySource::PerRequest => Key::Request,
+            KeySource::JsonPath(path) => BodyKey::at_path(path).map_or(Key::Nowhere, Key::Body),
+            KeySource::TensorColumn(name) => BodyKey::in_column(name, champion).map_or(Key::Nowhere, Key::Body),
+        }
+    }
+}
+
+/// Whether the server can carry out a plan whose arms are there: what the plan itself cannot know. `has_locks` tells whether
+/// callers are known by name.
+pub(crate) fn check(plan: &Plan, champion: Option<&Deployment>, has_locks: bool) -> Result<()> {
+    let header = |name: &str| match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::invalid(format!("{name:?} cannot be the name of a header"))),
+    };
+    match &plan.key {
+        KeySource::Header(name) | KeySource::Metadata(name) => header(name)?,
+        KeySource::JsonPath(path) => drop(BodyKey::at_path(path)?),
+        KeySource::TensorColumn(name) => {
+            champion.map(|champion| BodyKey::in_column(name, champion)).transpose()?;
+        }
+        KeySource::ClientIdentity if !has_locks => {
+            return Err(Error::invalid(
+                "the key is the client's identity, and this server does not ask who its clients are: set access_file",
+            ));
+        }
+        KeySource::ClientIdentity | KeySource::PerRequest => {}
+    }
+    for rule in &plan.headers {
+        header(&rule.header)?;
+        if HeaderValue::from_str(&rule.value).is_err() {
+            return Err(Error::invalid(format!("{:?} cannot be the value of a header", rule.value)));
+        }
+    }
+    match plan.arms.iter().find(|arm| matches!(arm.role, Role::Shadow { .. })) {
+        Some(arm) => Err(Error::unsupported(format!("arm {}: shadows are not offered yet", arm.name))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! How does a plan come to hold, and how is another gone back to?
+//!
+//! A plan that is proposed waits until each of its versions is ready, and is refused where one will not be. Then it holds with
+//! one new catalog, and is kept in the journal before whoever asked is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tiltyard_rollout::plan::Plan;
+use tiltyard_runtime::deployment::Deployment;
+use tiltyard_runtime::repository;
+use tiltyard_types::{Error, ErrorKind, Result};
+use tokio::sync::oneshot;
+
+use super::{Command, State, Writer};
+use crate::catalog::{Catalog, Endpoint};
+use crate::clock;
+use crate::endpoints::folder::Folder;
+use crate::endpoints::journal::Journal;
+use crate::endpoints::{Endpoints, differences};
+use crate::route::{self, Missing, stand};
+
+/// Where plans come from and where they are kept.
+#[derive(Default)]
+pub struct PlanSources {
+    /// What was kept when the process ended last.
+    pub endpoints: Endpoints,
+    /// Keeps what is applied; none where nothing shall be kept.
+    pub journal: Option<Journal>,
+    /// Files that are followed.
+    pub folder: Option<Folder>,
+    /// Whether callers are known by name.
+    pub has_locks: bool,
+}
+
+/// What is known of the endpoints' plans, for people.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The plans.
+    pub endpoints: Endpoints,
+    /// Why the plan in a file does not hold, by endpoint.
+    pub troubles: BTreeMap<String, String>,
+}
+
+/// What somebody wants of an endpoint's plan.
+#[derive(Debug)]
+pub(super) enum Order {
+    Apply { draft: Box<Plan>, dry_run: bool },
+    Rollback { endpoint: String, to: Option<u64> },
+    Remove { endpoint: String },
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The endpoint.
+    pub endpoint: String,
+    /// The revision that held before.
+    pub before: Option<u64>,
+    /// The revision that holds now, or would.
+    pub revision: Option<u64>,
+    /// What differs between the two, a line for each.
+    pub changes: Vec<String>,
+    /// What would have to be loaded first.
+    pub loads: Vec<String>,
+    /// Whether a restart would find it so.
+    pub is_kept: bool,
+}
+
+pub(super) type OrderAnswer = oneshot::Sender<Result<Report>>;
+
+/// A plan that waits for its versions.
+struct Proposal {
+    draft: Plan,
+    /// Who asked; nobody where it is a file's.
+    answer: Option<OrderAnswer>,
+    /// Whether the repository was looked at for it.
+    is_looked_for: bool,
+}
+
+/// The writer's part that has to do with plans.
+pub(super) struct Plans {
+    sources: PlanSources,
+    proposals: BTreeMap<String, Proposal>,
+    told: Arc<ArcSwap<Told>>,
+    troubles: BTreeMap<String, String>,
+}
+
+impl Plans {
+    pub(super) fn new(sources: PlanSources, told: Arc<ArcSwap<Told>>) -> Plans {
+        let plans = Plans { sources, proposals: BTreeMap::new(), told, troubles: BTreeMap::new() };
+        plans.tell();
+        plans
+    }
+
+    /// The plan that holds for each endpoint.
+    pub(super) fn current(&self) -> BTreeMap<String, Arc<Plan>> {
+        self.sources.endpoints.current()
+    }
+
+    /// The versions of a model that are held for plans, those that are proposed among them.
+    pub(super) fn versions(&self, model: &str) -> BTreeSet<u64> {
+        let proposed = self.proposals.values().flat_map(|proposal| &proposal.draft.arms);
+        let proposed = proposed.filter(|arm| arm.model == model).map(|arm| arm.version);
+        self.sources.endpoints.versions(model).into_iter().chain(proposed).collect()
+    }
+
+    /// Every model that a version is held of.
+    pub(super) fn models(&self) -> BTreeSet<String> {
+        self.sources.endpoints.models()
+    }
+
+    /// Fails where a plan has the model, which then must stay.
+    pub(super) fn may_leave(&self, model: &str) -> Result<()> {
+        let users = self.sources.endpoints.users(model);
+        if users.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "model {model:?} is in the plan of endpoint {}: apply another plan first, or remove it",
+            users.join(", ")
+        );
+        Err(Error::invalid(message))
+    }
+
+    /// Takes the place of what was proposed for the endpoint before.
+    fn propose(&mut self, draft: Plan, answer: Option<OrderAnswer>) {
+        let proposal = Proposal { draft, answer, is_looked_for: false };
+        self.drop_proposal(&proposal.draft.endpoint.clone(), "another plan came for it in the meantime");
+        self.proposals.insert(proposal.draft.endpoint.clone(), proposal);
+    }
+
+    fn drop_proposal(&mut self, endpoint: &str, why: &str) {
+        if let Some(Proposal { answer: Some(answer), .. }) = self.proposals.remove(endpoint) {
+            drop(answer.send(Err(Error::invalid(format!("the plan of endpoint {endpoint:?} was not applied: {why}")))));
+        }
+    }
+
+    /// Keeps what holds now. False, and said, where it cannot be kept.
+    fn keep(&self) -> bool {
+        self.tell();
+        let Some(journal) = &self.sources.journal else { return false };
+        let kept = journal.keep(&self.sources.endpoints);
+        if let Err(error) = &kept {
+            tracing::error!(%error, "plans cannot be kept in the data folder: a restart forgets what was changed");
+        }
+        kept.is_ok()
+    }
+
+    fn tell(&self) {
+        let (endpoints, troubles) = (self.sources.endpoints.clone(), self.troubles.clone());
+        self.told.store(Arc::new(Told { endpoints, troubles }));
+    }
+
+    /// The revision that a draft would be, where it may be one in a server like this, whoever is ready.
+    fn next(&self, draft: &Plan, champion: Option<&Deployment>) -> Result<Option<Plan>> {
+        let next = self.sources.endpoints.next(draft)?;
+        next.as_ref().map_or(Ok(()), |next| route::check(next, champion, self.sources.has_locks))?;
+        Ok(next)
+    }
+
+    fn report(&self, endpoint: &str, before: Option<&Plan>, after: Option<&Plan>, is_kept: bool) -> Report {
+        Report {
+            endpoint: endpoint.to_owned(),
+            before: before.map(|plan| plan.revision),
+            revision: after.map(|plan| plan.revision),
+            changes: after.map_or_else(Vec::new, |after| differences::between(before, after)),
+            loads: Vec::new(),
+            is_kept,
+        }
+    }
+}
+
+impl Writer {
+    /// Lets a plan hold once its versions are ready, as the next revision of its endpoint. Fails where one of them will not
+    /// be, or the plan may not follow the one before. A dry run only says what would become of it.
+    pub async fn apply(&self, draft: Plan, dry_run: bool) -> Result<Report> {
+        self.give(Order::Apply { draft: Box::new(draft), dry_run }).await
+    }
+
+    /// Goes back to a revision that is still warm: the one named, or else the one before the current one.
+    pub async fn roll_back(&self, endpoint: &str, to: Option<u64>) -> Result<Report> {
+        self.give(Order::Rollback { endpoint: endpoint.to_owned(), to }).await
+    }
+
+    /// Lets no plan hold for an endpoint any more.
+    pub async fn remove_plan(&self, endpoint: &str) -> Result<Report> {
+        self.give(Order::Remove { endpoint: endpoint.to_owned() }).await
+    }
+
+    async fn give(&self, order: Order) -> Result<Report> {
+        let (answer, answered) = oneshot::channel();
+        drop(self.commands.send(Command::Order(order, answer)));
+        answered.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Draining, "the server is shutting down")))
+    }
+}
+
+impl State {
+    /// Does what somebody wants, or begins with it. True if the repository is to be looked at.
+    pub(super) fn order(&mut self, order: Order, answer: OrderAnswer) -> bool {
+        match order {
+            Order::Apply { draft, dry_run: true } => drop(answer.send(self.try_out(&draft))),
+            Order::Apply { draft, dry_run: false } => {
+                self.arm_models(&draft);
+                self.plans.propose(*draft, Some(answer));
+                self.settle_proposals();
+                return !self.plans.proposals.is_empty();
+            }
+            Order::Rollback { endpoint, to } => drop(answer.send(self.roll_back(&endpoint, to))),
+            Order::Remove { endpoint } => drop(answer.send(self.remove_plan(&endpoint))),
+        }
+        false
+    }
+
+    fn arm_models(&mut self, draft: &Plan) {
+        self.armed.extend(draft.arms.iter().map(|arm| arm.model.clone()));
+        self.looked_before = false;
+    }
+
+    /// What would become of a plan.
+    fn try_out(&self, draft: &Plan) -> Result<Report> {
+        let catalog = self.inference.catalog.load();
+        let standing = stand(draft, &catalog.models);
+        let champion = standing.get(draft.champion()).and_then(|found| found.as_deref().ok());
+        let before = self.plans.sources.endpoints.plan(&draft.endpoint).map(|plan| &**plan);
+        let Some(next) = self.plans.next(draft, champion)? else {
+            return Ok(self.plans.report(&draft.endpoint, before, before, true));
+        };
+        let scan = repository::scan(&self.plan.root)
+            .map_err(|error| Error::new(ErrorKind::NotReady, format!("the repository cannot be read: {error}")))?;
+        let is_there = |model: &str, version: u64| {
+            scan.models.get(model).is_some_and(|model| model.versions.contains_key(&version))
+        };
+        let is_known = |model: &str, version: u64| {
+            catalog.models.get(model).is_some_and(|model| model.versions.contains_key(&version))
+        };
+        let (mut loads, mut missing) = (Vec::new(), Vec::new());
+        for (arm, found) in next.arms.iter().zip(standing) {
+            match found {
+                Ok(_) => {}
+                Err(_) if !is_known(&arm.model, arm.version) && is_there(&arm.model, arm.version) => {
+                    loads.push(format!("{} version {}", arm.model, arm.version));
+                }
+                Err(Missing { reason, is_coming: true }) => loads.push(reason),
+                Err(Missing { reason, is_coming: false }) => missing.push(reason),
+            }
+        }
+        match missing.is_empty() {
+            true => Ok(Report { loads, ..self.plans.report(&draft.endpoint, before, Some(&next), true) }),
+            false => Err(cannot_hold(&draft.endpoint, &missing)),
+        }
+    }
+
+    /// Lets plans hold whose versions are ready now, and refuses those that wait for what will not come.
+    pub(super) fn settle_proposals(&mut self) {
+        for endpoint in self.plans.proposals.keys().cloned().collect::<Vec<_>>() {
+            let Some(proposal) = self.plans.proposals.remove(&endpoint) else { continue };
+            // Nobody waits for it any more.
+            if proposal.answer.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                continue;
+            }
+            let Some(outcome) = self.settle(&proposal) else {
+                self.plans.proposals.insert(endpoint, proposal);
+                continue;
+            };
+            match proposal.answer {
+                Some(answer) => drop(answer.send(outcome)),
+                None => self.note_trouble(&endpoint, outcome.err()),
+            }
+        }
+    }
+
+    /// What becomes of a proposal; `None` while that is open.
+    fn settle(&mut self, proposal: &Proposal) -> Option<Result<Report>> {
+        let Proposal { draft, answer, is_looked_for } = proposal;
+        let standing = stand(draft, &self.inference.catalog.load().models);
+        let champion = standing.get(draft.champion()).and_then(|found| found.as_deref().ok());
+        let next = match self.plans.next(draft, champion) {
+            Ok(next) => next,
+            Err(error) => return Some(Err(error)),
+        };
+        let missing: Vec<&Missing> = standing.iter().filter_map(|found| found.as_ref().err()).collect();
+        if next.is_some() && !missing.is_empty() {
+            let is_open = !is_looked_for || missing.iter().all(|missing| missing.is_coming);
+            let reasons: Vec<String> = missing.iter().map(|missing| missing.reason.clone()).collect();
+            return (!is_open).then(|| Err(cannot_hold(&draft.endpoint, &reasons)));
+        }
+        if answer.is_none() {
+            self.plans.sources.endpoints.note_file(draft);
+        }
+        Some(Ok(match next {
+            Some(next) => self.let_hold(next),
+            None => {
+                let held = self.plans.sources.endpoints.plan(&draft.endpoint).cloned();
+                let is_kept = self.plans.keep();
+                self.plans.report(&draft.endpoint, held.as_deref(), held.as_deref(), is_kept)
+            }
+        }))
+    }
+
+    fn let_hold(&mut self, next: Plan) -> Report {
+        let before = self.plans.sources.endpoints.plan(&next.endpoint).cloned();
+        let (endpoint, revision) = (next.endpoint.clone(), next.revision);
+        self.plans.sources.endpoints.add(next.clone());
+        self.publish(self.catalog());
+        tracing::info!(endpoint, revision, "the plan holds");
+        let is_kept = self.plans.keep();
+        self.plans.report(&endpoint, before.as_deref(), Some(&next), is_kept)
+    }
+
+    /// One new catalog that points at a revision whose champion is ready.
+    fn roll_back(&mut self, endpoint: &str, to: Option<u64>) -> Result<Report> {
+        let back = self.plans.sources.endpoints.back(endpoint, to)?;
+        let before = self.plans.sources.endpoints.plan(endpoint).cloned();
+        if let Err(missing) = &stand(&back, &self.inference.catalog.load().models)[back.champion()] {
+            let message =
+                format!("revision {} of endpoint {endpoint:?} is not warm any more: {}", back.revision, missing.reason);
+            return Err(Error::new(ErrorKind::NotReady, message));
+        }
+        self.plans.drop_proposal(endpoint, "the endpoint was rolled back in the meantime");
+        self.plans.sources.endpoints.point(endpoint, back.revision);
+        self.publish(self.catalog());
+        tracing::warn!(endpoint, from = before.as_ref().map(|plan| plan.revision), to = back.revision, "rolled back");
+        let is_kept = self.plans.keep();
+        Ok(self.plans.report(endpoint, before.as_deref(), Some(&back), is_kept))
+    }
+
+    fn remove_plan(&mut self, endpoint: &str) -> Result<Report> {
+        let before = self.plans.sources.endpoints.plan(endpoint).cloned();
+        self.plans.sources.endpoints.remove(endpoint)?;
+        self.plans.drop_proposal(endpoint, "the plan was removed in the meantime");
+        self.publish(self.catalog());
+        tracing::warn!(endpoint, "the plan was removed");
+        let is_kept = self.plans.keep();
+        Ok(self.plans.report(endpoint, before.as_deref(), None, is_kept))
+    }
+
+    /// Looks at the files of plans. Says how long they must still rest.
+    pub(super) fn look_at_plans(&mut self) -> Option<Duration> {
+        let settle_time = self.plan.following.settle_time;
+        let PlanSources { endpoints, folder, .. } = &mut self.plans.sources;
+        let found = folder.as_mut()?.look(clock::now(), settle_time, endpoints.from_files());
+        found.problems.into_iter().for_each(|problem| self.tell_once(problem));
+        for endpoint in &found.gone {
+            self.plans.sources.endpoints.forget_file(endpoint);
+            self.note_trouble(endpoint, None);
+            if self.plans.sources.endpoints.plan(endpoint).is_some() {
+                drop(self.remove_plan(endpoint));
+            }
+        }
+        for draft in found.plans {
+            let endpoint = draft.endpoint.clone();
+            if !self.plans.sources.endpoints.is_news(&endpoint, &draft) {
+                continue;
+            }
+            self.arm_models(&draft);
+            if self.plans.sources.endpoints.plan(&endpoint).is_none() {
+                let adopted = self.adopt(&draft);
+                self.note_trouble(&endpoint, adopted.err());
+            } else if self.plans.proposals.get(&endpoint).is_none_or(|proposal| proposal.draft != draft) {
+                self.plans.propose(draft, None);
+            }
+        }
+        found.wait
+    }
+
+    /// Lets the plan of a file hold where none did: nobody is to be answered by a version that no plan names while its own
+    /// versions are being loaded.
+    fn adopt(&mut self, draft: &Plan) -> Result<()> {
+        let Some(next) = self.plans.next(draft, None)? else { return Ok(()) };
+        self.plans.sources.endpoints.note_file(draft);
+        self.let_hold(next);
+        Ok(())
+    }
+
+    /// Says which arms of plans have nobody, once everybody who could come is there.
+    pub(super) fn tell_missing_arms(&self, catalog: &Catalog) {
+        for (endpoint, answering) in &catalog.endpoints {
+            let Endpoint::Planned(route) = answering else { continue };
+            for (arm, missing) in
+                route.plan.arms.iter().zip(route.seats()).filter_map(|(a, seat)| Some((a, seat.err()?)))
+            {
+                tracing::error!(
+                    endpoint,
+                    arm = arm.name,
+                    reason = missing.reason,
+                    "an arm of the plan does not answer"
+                );
+            }
+        }
+    }
+
+    /// From here on, what a proposal waits for and is not there will not come.
+    pub(super) fn note_looked_for(&mut self) {
+        self.plans.proposals.values_mut().for_each(|proposal| proposal.is_looked_for = true);
+    }
+
+    fn note_trouble(&mut self, endpoint: &str, error: Option<Error>) {
+        let trouble = error.map(|error| error.message().to_owned());
+        if let Some(trouble) = &trouble {
+            self.tell_once(format!("the plan in the file of endpoint {endpoint:?} does not hold: {trouble}"));
+        }
+        let before = match trouble {
+            Some(trouble) => self.plans.troubles.insert(endpoint.to_owned(), trouble),
+            None => self.plans.troubles.remove(endpoint),
+        };
+        if before.as_ref() != self.plans.troubles.get(endpoint) {
+            self.plans.tell();
+        }
+    }
+}
+
+fn cannot_hold(endpoint: &str, missing: &[String]) -> Error {
+    let message = format!("the plan of endpoint {endpoint:?} cannot hold: {}", missing.join("; "));
+    Error::new(ErrorKind::NotReady, message)
+}
