@@ -532,7 +532,7 @@ fn who_would_be_done_too_late_makes_room_for_others() {
     // Where each is a run of its own, that takes 3 ms, with doubt 3.75.
     let mut alone = full(0..5, 9);
     alone.expect(Some(FIT), false);
-    assert_eq!(takes(&mut alone, at(5), &[0, 1]), []);
+    assert_eq!(takes(&mut alone, at(5), &[0]), []);
     // While nobody knows what a run takes, everybody is run who still waits.
     let mut unknown = full(0..5, 4);
     unknown.expect(None, true);

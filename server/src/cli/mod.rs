@@ -95,7 +95,6 @@ fn command() -> Command {
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
-        .subcommand(rollout::command())
         .subcommand(config::command())
         .subcommand(token::command())
         .subcommand(completions::command())
@@ -149,7 +148,6 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
-        Some(("rollout", matches)) => rollout::run(matches).map(done),
         Some(("config", matches)) => config::run(matches).map(done),
         Some(("token", matches)) => token::run(matches).map(done),
         Some(("completions", matches)) => completions::run(matches).map(done),
