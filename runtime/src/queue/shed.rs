@@ -29,7 +29,6 @@ pub enum Unfit<J> {
 impl<J: Waiting> Queue<J> {
     /// Takes a job into the queue that would not surely be late, if need be in the place of such as nobody waits for any
     /// more, or will when they are done: these are moved to `dead`. Says whether a further worker is of use.
-    #[expect(clippy::result_large_err, reason = "a job that is not taken in goes back to where it came from, once")]
     pub fn admit(&mut self, job: J, now: Moment, dead: &mut Vec<J>) -> Result<bool, Unfit<J>> {
         // Where there are levels, nobody knows how many are before it.
         if let Some(deadline) = job.deadline().filter(|_| self.lanes.len() == 1) {
