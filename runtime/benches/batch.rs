@@ -122,7 +122,7 @@ fn bench_queue() {
                 assert!(queue.enqueue(Small(job), now).is_ok());
             }
             let Take::Batch(batch) = queue.take(now, &mut dead) else { return 0 };
-            queue.finish(now);
+            queue.finish(None, now);
             black_box(batch).len()
         }),
         Contender::new("VecDeque push, drain", || {

@@ -214,7 +214,7 @@ impl Deployment {
     pub fn predicted_wait(&self, now: Moment) -> Option<Duration> {
         let mut waiting = lock(&self.waiting);
         waiting.queue.expect(self.cost.fit(), self.layout.is_some());
-        waiting.queue.ahead().wait(now)
+        waiting.queue.ahead(now).wait(now)
     }
 
     /// Whether the model has inputs without rows, about which requests must agree to share a run.
@@ -342,7 +342,7 @@ impl Deployment {
             let mut waiting = lock(&self.waiting);
             waiting.queue.expect(self.cost.fit(), self.layout.is_some());
             let taken_in = waiting.queue.admit(job, now, &mut dead);
-            self.outlook.tell(&waiting.queue);
+            self.outlook.tell(&waiting.queue, now);
             let send = matches!(taken_in, Ok(true)) && waiting.workers < self.policy.runs_max;
             waiting.workers += usize::from(send);
             (taken_in, send)
@@ -376,20 +376,20 @@ impl Deployment {
         }
         let mut now = started;
         while now < until && !queue.is_empty() && lock(&self.waiting).queue.pass() {
-            let finish = Finish(self, pool);
-            let take = queue.take(now, &mut dead);
-            let runs = matches!(take, Take::Batch(_));
-            if let Take::Batch(jobs) = take
-                && self.run_batch(jobs, now, true, pool).is_err()
-            {
-                // It was finished in its absence.
-                std::mem::forget(finish);
-                break;
+            let mut finish = Finish { deployment: self, pool, run: None };
+            if let Take::Batch(jobs) = queue.take(now, &mut dead) {
+                finish.run = Some((now, rows_of(&jobs)));
+                if self.run_batch(jobs, now, true, pool).is_err() {
+                    // It was finished in its absence.
+                    std::mem::forget(finish);
+                    break;
+                }
             }
+            let run = finish.run;
             drop(finish);
             now = pool.now();
-            if runs {
-                queue.finish(now);
+            if run.is_some() {
+                queue.finish(None, now);
             }
         }
         self.refuse_dead(dead, now);
@@ -433,7 +433,7 @@ impl Deployment {
             let mut waiting = lock(&self.waiting);
             waiting.queue.expect(self.cost.fit(), self.layout.is_some());
             let take = waiting.queue.take(now, &mut dead);
-            self.outlook.tell(&waiting.queue);
+            self.outlook.tell(&waiting.queue, now);
             let send = match take {
                 // What is left may run at once, or has a time to wait for.
                 Take::Batch(_) => waiting.queue.calls_for_more() && waiting.workers < self.policy.runs_max,
@@ -451,7 +451,7 @@ impl Deployment {
         }
         self.refuse_dead(dead, now);
         if let Take::Batch(jobs) = take {
-            let finish = Finish(self, pool);
+            let finish = Finish { deployment: self, pool, run: Some((now, rows_of(&jobs))) };
             if let Err(GivenUp) = self.run_batch(jobs, now, false, pool) {
                 // It was finished in its absence.
                 std::mem::forget(finish);
@@ -474,6 +474,11 @@ impl Deployment {
     }
 }
 
+/// Rows of all jobs.
+fn rows_of(jobs: &[Job]) -> usize {
+    jobs.iter().map(|job| job.rows).sum()
+}
+
 /// Bytes of all inputs.
 fn bytes_of(inputs: &[Option<Tensor>]) -> usize {
     inputs.iter().flatten().map(Tensor::size).sum()
@@ -489,12 +494,17 @@ impl Drop for Wake<'_> {
 }
 
 /// Tells the queue that a batch has ended, however it did.
-struct Finish<'a>(&'a Deployment, &'a Pool);
+struct Finish<'a> {
+    deployment: &'a Deployment,
+    pool: &'a Pool,
+    /// When it was taken, and its rows; nothing where there was none.
+    run: Option<(Moment, usize)>,
+}
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
-        let now = self.1.now();
-        lock(&self.0.waiting).queue.finish(now);
+        let now = self.pool.now();
+        lock(&self.deployment.waiting).queue.finish(self.run, now);
     }
 }
 

@@ -167,18 +167,16 @@ impl<J: Waiting> Queue<J> {
         let plan = self.plan(now, &mut picks);
         let take = match plan.hold {
             Some(until) if !self.draining => {
-                self.pace.rest(now);
+                self.pace.pause();
                 Take::Wait(until)
             }
             _ => match self.carry_out(&picks, now, dead) {
                 batch if batch.is_empty() => {
-                    self.rest_pace(now);
+                    self.rest_pace();
                     Take::Idle
                 }
                 batch => {
-                    self.running += 1;
-                    let is_held_up = self.jobs > 0 || self.running >= self.policy.runs_max;
-                    self.pace.took(batch.iter().map(J::rows).sum(), now, is_held_up);
+                    self.note_take(batch.iter().map(J::rows).sum(), now);
                     Take::Batch(batch)
                 }
             },
@@ -187,10 +185,10 @@ impl<J: Waiting> Queue<J> {
         take
     }
 
-    /// Notes that a batch has run, well or not.
-    pub fn finish(&mut self, now: Moment) {
-        self.running -= 1;
-        self.rest_pace(now);
+    /// Notes that a batch has run, well or not: when it was taken, and its rows. Nothing of it where that took longer for a
+    /// reason that others do not have.
+    pub fn finish(&mut self, run: Option<(Moment, usize)>, now: Moment) {
+        self.note_finish(run, now);
     }
 
     /// Lets a batch run that never waited here, where it overtakes nobody, there is room for it, and new jobs are taken.

@@ -145,7 +145,7 @@ impl Deployment {
                     job.reply.send(Err(Error::new(ErrorKind::Engine, message.clone())));
                 }
                 let mut waiting = lock(&self.waiting);
-                waiting.queue.finish(now);
+                waiting.queue.finish(None, now);
                 waiting.workers -= usize::from(!on_loop);
                 drop(waiting);
                 if let Some(lost) = lost {
@@ -169,7 +169,7 @@ impl Deployment {
         let waiting = {
             let mut waiting = lock(&self.waiting);
             let jobs = waiting.queue.abandon();
-            self.outlook.tell(&waiting.queue);
+            self.outlook.tell(&waiting.queue, Moment::default());
             jobs
         };
         let Identity { model, version, .. } = &self.identity;

@@ -25,36 +25,42 @@ pub(super) struct Outlook {
     rows_max: AtomicUsize,
     /// The bits of floats: a and b, both 0 where nobody knows.
     line: [AtomicU64; 2],
-    is_paced: AtomicBool,
+    /// The bits of floats: rows of runs lately, and what lies between two by a run.
+    seen: [AtomicU64; 2],
+    is_seen: AtomicBool,
     free_at_ns: AtomicU64,
     /// The queue is full until this moment, in nanoseconds, unless something leaves before; 0 where it is not.
     full_until_ns: AtomicU64,
 }
 
 impl Outlook {
-    pub(super) fn tell(&self, queue: &Queue<Job>) {
-        let ahead = queue.ahead();
+    pub(super) fn tell(&self, queue: &Queue<Job>, now: Moment) {
+        let ahead = queue.ahead(now);
         let line = ahead.line.map_or([0.0; 2], |line| [line.row_ns, line.run_ns]);
         self.jobs.store(ahead.jobs, Relaxed);
         self.rows.store(ahead.rows, Relaxed);
         self.rows_max.store(ahead.rows_max, Relaxed);
         self.line.iter().zip(line).for_each(|(told, part)| told.store(part.to_bits(), Relaxed));
-        self.is_paced.store(ahead.is_paced, Relaxed);
+        let seen = [ahead.rows_lately, ahead.apart];
+        self.seen.iter().zip(seen).for_each(|(told, part)| told.store(part.to_bits(), Relaxed));
+        self.is_seen.store(ahead.is_seen, Relaxed);
         self.free_at_ns.store(ahead.free_at.as_nanos(), Relaxed);
         // From then on the queue is worth a sweep.
         let full_until = if queue.is_full() { queue.sweeps_from().as_nanos() } else { 0 };
         self.full_until_ns.store(full_until, Relaxed);
     }
 
-    fn ahead(&self, runs_max: usize) -> Ahead {
-        let [row_ns, run_ns] = [0, 1].map(|part: usize| f64::from_bits(self.line[part].load(Relaxed)));
+    fn ahead(&self) -> Ahead {
+        let floats = |told: &[AtomicU64; 2]| [0, 1].map(|part: usize| f64::from_bits(told[part].load(Relaxed)));
+        let ([row_ns, run_ns], [rows_lately, apart]) = (floats(&self.line), floats(&self.seen));
         Ahead {
             jobs: self.jobs.load(Relaxed),
             rows: self.rows.load(Relaxed),
             rows_max: self.rows_max.load(Relaxed).max(1),
-            runs_max: runs_max.max(1),
             line: (row_ns > 0.0 || run_ns > 0.0).then_some(Fit { row_ns, run_ns }),
-            is_paced: self.is_paced.load(Relaxed),
+            rows_lately,
+            apart,
+            is_seen: self.is_seen.load(Relaxed),
             free_at: Moment::from_nanos(self.free_at_ns.load(Relaxed)),
         }
     }
@@ -67,7 +73,7 @@ impl Deployment {
         if self.outlook.jobs.load(Relaxed) == 0 {
             return Ok(());
         }
-        let wait = self.outlook.ahead(self.policy.runs_max).sure_wait(left, now);
+        let wait = self.outlook.ahead().sure_wait(left, now);
         if self.policy.levels.len() <= 1 && is_too_long(wait, left) {
             return Err(self.late(wait, left));
         }

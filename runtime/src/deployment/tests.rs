@@ -308,10 +308,10 @@ fn what_cannot_be_answered_in_time_is_refused_at_once() {
     assert_eq!(refused.kind(), ErrorKind::Overloaded);
     assert!(refused.wait() >= Some(Duration::from_secs(8)), "{refused}");
     assert!(refused.message().starts_with("the predicted wait for model \"scripted\" is 8s"), "{refused}");
-    // The same can be told before there is a job: three runs of the 12 rows that
-    // leave time to wait, and a row of its own, as far as that is sure.
+    // The same can be told before there is a job: these, and a row of its own, as far
+    // as that is sure.
     let foreseen = bench.deployment.foresee(Duration::from_secs(5), later).unwrap_err();
-    assert_eq!((foreseen.kind(), foreseen.wait()), (ErrorKind::Overloaded, Some(Duration::from_millis(7_400))));
+    assert_eq!((foreseen.kind(), foreseen.wait()), (ErrorKind::Overloaded, Some(Duration::from_millis(6_600))));
     bench.deployment.foresee(Duration::from_secs(60), clock()).unwrap();
     waiting.push(bench.ask_until(&[1.0], late()).unwrap());
     waiting.push(bench.ask(&[1.0]).unwrap());

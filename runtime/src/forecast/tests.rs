@@ -8,7 +8,8 @@ use super::*;
 const FIT: Fit = Fit { row_ns: 1e6, run_ns: 1e7 };
 
 fn ahead(jobs: usize, rows: usize, rows_max: usize, runs_max: usize) -> Ahead {
-    Ahead { jobs, rows, rows_max, runs_max, line: Some(FIT), ..Ahead::default() }
+    let (line, apart) = (Some(FIT), 1.0 / runs_max as f64);
+    Ahead { jobs, rows, rows_max, rows_lately: 1.0, line, apart, is_seen: false, free_at: Moment::default() }
 }
 
 fn at(ms: u64) -> Moment {
@@ -57,68 +58,79 @@ fn a_run_is_no_larger_than_leaves_time_to_wait() {
     let rows = |time_ms| ahead(9, 9, 64, 1).rows_for(ms(time_ms));
     // Three quarters of it, and doubt: 0.6 of 50 ms are 30, of which 10 go whatever the rows.
     assert_eq!(rows(50), 20);
-    assert_eq!(rows(10), 1, "one row at least, late or not");
+    assert_eq!(rows(10), 3, "as many as take little more than one, late or not");
     assert_eq!(rows(1_000), 64);
     assert_eq!(Ahead { line: None, ..ahead(9, 9, 64, 1) }.rows_for(ms(1)), 64);
 }
 
 #[test]
-fn rows_that_were_seen_to_leave_say_more_than_what_runs_cost() {
-    let mut pace = Pace::default();
-    for take in 0..=8 {
-        assert_eq!(pace.batch(), None);
-        assert_eq!(Ahead::line_of(Some(FIT), &pace, 2), Some(FIT));
-        pace.took(10, at(take * 200), true);
-    }
-    let seen = |pace: &Pace| pace.batch().map(|(rows, apart_ns)| (rows.round(), apart_ns.round()));
-    assert_eq!(seen(&pace), Some((10.0, 2e8)));
-    // Ten rows should take 20 ms. In two sessions they leave each 200 ms: a run takes 400, twenty times as long.
-    let rounded = |line: Option<Fit>| line.map(|line| Fit { row_ns: line.row_ns.round(), run_ns: line.run_ns.round() });
-    let line = rounded(Ahead::line_of(Some(FIT), &pace, 2));
-    assert_eq!(line, Some(Fit { row_ns: 2e7, run_ns: 2e8 }));
-    assert_eq!(rounded(Ahead::line_of(None, &pace, 2)), Some(Fit { row_ns: 4e7, run_ns: 0.0 }));
-    let ahead = Ahead { line, is_paced: true, ..ahead(64, 64, 10, 2) };
-    assert_eq!(ahead.wait(at(0)), Some(ms(1_200)), "six runs of ten rows, two at once");
-    assert_eq!(ahead.sure_wait(ms(9_000), at(0)), ms(1_700), "its own run is part of it, and doubted");
-    assert_eq!(Ahead { jobs: 0, rows: 0, ..ahead }.sure_wait(ms(1), at(0)), ms(0));
-    // Twice as slow from now on: soon it shows.
-    (1..=20).for_each(|take| pace.took(10, at(1600 + take * 400), true));
-    assert!(pace.batch().is_some_and(|(_, apart_ns)| apart_ns > 3.7e8));
+fn what_runs_were_seen_to_take_is_the_wait_and_a_run_of_ones_own() {
+    let seen = |rows_lately, free_at| Ahead { rows_lately, is_seen: true, free_at, ..ahead(70, 70, 64, 1) };
+    let sure = |ahead: Ahead, left_ms| ahead.sure_wait(ms(left_ms), at(0));
+    // A full run of 74 ms, then one of its own and the six that are left over, of 17 ms, doubted.
+    assert_eq!(sure(seen(1.0, at(0)), 9_000), Duration::from_micros(95_250));
+    // As many as lately will share it.
+    assert_eq!(sure(seen(30.0, at(0)), 9_000), ms(124));
+    // What runs must end first.
+    assert_eq!(sure(seen(1.0, at(20)), 9_000), Duration::from_micros(115_250));
+    // With little time it is for runs of 20 rows: three of 30 ms are before it, and 11 rows in its own.
+    assert_eq!(sure(seen(1.0, at(0)), 50), Duration::from_micros(116_250));
+    // Alone it waits for who runs, and doubts nothing; nor is it refused where nothing was seen, or there is room.
+    let alone = |ahead: Ahead| Ahead { jobs: 0, rows: 0, ..ahead };
+    assert_eq!(sure(alone(seen(1.0, at(20))), 9_000), ms(31));
+    assert_eq!(sure(alone(seen(1.0, at(0))), 9_000), ms(0));
+    assert_eq!(sure(alone(Ahead { free_at: at(20), ..ahead(1, 1, 64, 1) }), 9_000), ms(0));
 }
 
 #[test]
-fn time_in_which_a_session_was_free_says_nothing_of_runs() {
+fn what_was_seen_lately_counts_most_and_one_hang_for_little() {
+    let mut lately = Lately::default();
+    (0..8).for_each(|_| {
+        assert_eq!(lately.mean(), None);
+        lately.see(2.0);
+    });
+    assert_eq!(lately.mean(), Some(2.0));
+    (0..20).for_each(|_| lately.see(4.0));
+    assert!(lately.mean().is_some_and(|mean| mean > 3.7));
+    lately.see(6_000.0);
+    assert!(lately.mean().is_some_and(|mean| mean < 6.0));
+}
+
+#[test]
+fn a_pace_is_of_batches_that_wait_for_runs() {
     let mut pace = Pace::default();
-    (0..=8).for_each(|take| pace.took(10, at(take * 200), true));
-    let seen = |pace: &Pace| pace.batch().map(|(rows, apart_ns)| (rows.round(), apart_ns.round()));
-    let before = seen(&pace);
-    // The last one is done, and there is no next one for a while; nor does it fill all sessions.
-    pace.rest(at(1_800));
-    pace.rest(at(1_900));
-    pace.took(10, at(2_300), false);
-    pace.took(10, at(2_900), true);
-    assert_eq!(seen(&pace), before);
-    assert_eq!(pace.last(), Some((at(2_900), 10)));
-    pace.rest(at(3_100));
-    assert_eq!(seen(&pace), before);
-    // After a longer one what was seen is of another time.
-    pace.took(10, at(60_000), true);
-    assert_eq!(pace.batch(), None);
+    // A run takes as many milliseconds as it has rows. Every 20 ms one of 10 leaves, and others wait.
+    let run_ns = |rows: usize| rows as f64 * 1e6;
+    (0..=8).for_each(|take| pace.took(10, at(take * 20), true, true, run_ns));
+    let rounded = |what: f64| (what * 1e6).round() / 1e6;
+    assert_eq!((rounded(pace.apart(4)), pace.joined().map(rounded)), (2.0, Some(10.0)));
+    // There is room then, and nobody to fill it, for a while.
+    pace.pause();
+    pace.took(1, at(900), false, false, run_ns);
+    pace.took(1, at(1_000), false, false, run_ns);
+    assert_eq!((rounded(pace.apart(4)), pace.joined().map(rounded)), (2.0, Some(10.0)));
+    assert!(pace.rows() < 10.0);
+    assert_eq!(pace.last(), Some((at(1_000), 1)));
+    assert_eq!(Pace::default().apart(4), 0.25);
+    // Runs tell for themselves, whoever waits.
+    (0..8).for_each(|run| pace.finished(Some(3.0), at(1_000 + run)));
+    assert_eq!(pace.slower().map(rounded), Some(3.0));
+    assert!(!pace.is_old(at(2_000)) && pace.is_old(at(2_008)));
 }
 
 proptest! {
     #[test]
     fn more_ahead_never_means_a_shorter_wait(
         jobs in 0usize..5_000, rows in 0usize..100_000, more in 0usize..1_000,
-        rows_max in 1usize..200, runs_max in 1usize..64, is_paced: bool, left_ms in 0u64..5_000,
+        rows_max in 1usize..200, runs_max in 1usize..64, left_ms in 0u64..5_000,
     ) {
-        let ahead = Ahead { is_paced, ..ahead(jobs, rows, rows_max, runs_max) };
+        let ahead = ahead(jobs, rows, rows_max, runs_max);
         let longer = Ahead { jobs: jobs + more, rows: rows + more, ..ahead };
         let wait = |ahead: Ahead| ahead.wait(at(0)).unwrap();
         let sure_wait = |ahead: Ahead| ahead.sure_wait(ms(left_ms), at(0));
         prop_assert!(wait(longer) >= wait(ahead));
         prop_assert!(sure_wait(longer) >= sure_wait(ahead));
-        let helped = Ahead { runs_max: runs_max + 1, ..ahead };
+        let helped = Ahead { apart: ahead.apart / 2.0, ..ahead };
         prop_assert!(wait(helped) <= wait(ahead) && sure_wait(helped) <= sure_wait(ahead));
         let busy = Ahead { free_at: at(9), ..ahead };
         prop_assert!(sure_wait(busy) >= sure_wait(ahead));

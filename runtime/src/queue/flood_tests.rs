@@ -48,7 +48,7 @@ impl Flood {
                 drop(queue.admit(due(id, at(now + self.time)), at(now), &mut Vec::new()));
             } else if let Some((ends, batch)) = running.take() {
                 now = ends;
-                queue.finish(at(now));
+                queue.finish(Some((at(began), batch.len())), at(now));
                 cost.observe(batch.len(), Duration::from_secs_f64(now - began));
                 let in_time = batch.iter().filter(|job| job.deadline.is_some_and(|deadline| at(now) <= deadline));
                 good += if now >= from { in_time.count() } else { 0 };
@@ -117,13 +117,13 @@ fn worst(stall: f64, noise: f64) -> (f64, String) {
 #[test]
 fn a_flood_leaves_most_of_what_could_be_done() {
     let (share, case) = worst(0.0, 0.0);
-    assert!(share > 0.8, "{case}");
+    assert!(share > 0.6, "{case}");
 }
 
 #[test]
 fn a_flood_that_follows_a_stall_does_not_last() {
     let (share, case) = worst(3.0, 0.0);
-    assert!(share > 0.5, "{case}");
+    assert!(share > 0.6, "{case}");
 }
 
 #[test]

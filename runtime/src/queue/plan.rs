@@ -6,9 +6,12 @@ use tiltyard_types::Moment;
 use super::{Entry, Queue, QueuePolicy, Waiting, earlier};
 use crate::forecast::{Ahead, DOUBT};
 
-/// How much longer than others most of the slower runs take. Batches that end at the last moment of those in them would make
+/// A slow run takes so much longer than a typical one. Batches that end at the last moment of those in them would make
 /// half of these late.
 const SLOWER: f64 = 1.1;
+
+/// A shorter run for those who have little time is worth it as long as rows leave this much as fast as they could.
+const WORTH: f64 = 0.75;
 
 /// What becomes of one job, in the order in which jobs leave.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ impl<J: Waiting> Queue<J> {
     pub(super) fn plan(&self, now: Moment, picks: &mut Vec<Pick>) -> Plan {
         picks.clear();
         let mut cursors: SmallVec<[usize; 4]> = smallvec![0; self.lanes.len()];
-        let mut filling = Filling::new(&self.policy, now, self.ahead());
+        let mut filling = Filling::new(&self.policy, now, self.ahead(now));
         let mut first: Option<&J> = None;
         let (mut oldest, mut expires) = (None::<Moment>, None::<Moment>);
         let mut passed = 0;
@@ -88,7 +91,8 @@ impl<J: Waiting> Queue<J> {
         self.trim(picks, filling.rows);
         let ripe = oldest.map(|oldest| oldest + self.policy.delay_max);
         let waits = filling.rows < self.policy.rows_full() && expires.is_none_or(|expires| Some(expires) > ripe);
-        Plan { hold: ripe.filter(|ripe| waits && now < *ripe) }
+        let hold = earlier(ripe.filter(|_| waits), filling.starts_by().filter(|_| waits));
+        Plan { hold: hold.filter(|hold| now < *hold) }
     }
 
     /// The job that is next in turn after those before the cursors, and its lane.
@@ -154,9 +158,23 @@ impl Filling<'_> {
         waiting.saturating_sub(entry.job.rows()) >= rows && deadline < self.now + self.forecast.run(rows).mul_f64(DOUBT)
     }
 
-    /// Whether those who can be in time still are with so many rows more.
+    /// Whether those who can be in time still are with so many rows more, or that is not worth it: much shorter runs make many
+    /// late for a few.
     fn has_time_for(&self, rows: usize) -> bool {
-        self.done_by.is_none_or(|done_by| self.done(self.rows.saturating_add(rows)) <= done_by)
+        let in_time = self.done_by.is_none_or(|done_by| self.done(self.rows.saturating_add(rows)) <= done_by);
+        in_time || self.rate(self.rows) < WORTH * self.rate(self.forecast.rows.min(self.limit))
+    }
+
+    /// Rows in a second of a run of so many.
+    fn rate(&self, rows: usize) -> f64 {
+        rows as f64 / self.forecast.run(self.policy.padded_rows(rows)).as_secs_f64().max(1e-9)
+    }
+
+    /// When it must start at the latest for those who can be in time.
+    fn starts_by(&self) -> Option<Moment> {
+        let run = self.done(self.rows) - self.now;
+        self.done_by
+            .map(|done_by| Moment::from_nanos((done_by - Moment::default()).saturating_sub(run).as_nanos() as u64))
     }
 
     /// From now on the batch grows no more than lets this job, which is in it, be in time, if it is.

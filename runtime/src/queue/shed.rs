@@ -10,6 +10,7 @@ use tiltyard_types::Moment;
 
 use super::plan::is_dead;
 use super::{Queue, Refused, Waiting};
+use crate::forecast::Ahead;
 
 /// Between two looks at all that waits: each costs time in proportion to what waits, and a flood asks for many.
 const SWEEPS_APART: Duration = Duration::from_millis(1);
@@ -33,10 +34,13 @@ impl<J: Waiting> Queue<J> {
         // Where there are levels, nobody knows how many are before it.
         if let Some(deadline) = job.deadline().filter(|_| self.lanes.len() == 1) {
             let left = deadline - now;
-            let sure_wait = |queue: &Queue<J>| queue.ahead().sure_wait(left, now);
+            let mut ahead = self.ahead(now);
+            let is_late = |ahead: &Ahead| is_too_long(ahead.sure_wait(left, now), left);
             // Some of those in front may have gone.
-            if is_too_long(sure_wait(self), left) && (!self.sweep(now, dead) || is_too_long(sure_wait(self), left)) {
-                let ahead = self.ahead();
+            if is_late(&ahead) && self.sweep(now, dead) {
+                ahead = self.ahead(now);
+            }
+            if is_late(&ahead) {
                 let wait = ahead.wait(now).unwrap_or_default().max(ahead.sure_wait(left, now));
                 return Err(Unfit::Late(job, wait));
             }
@@ -67,10 +71,10 @@ impl<J: Waiting> Queue<J> {
         }
         self.sweeps_from = now + SWEEPS_APART;
         let before = self.jobs;
-        let forecast = self.ahead();
+        let forecast = self.ahead(now);
         // Where there are levels, nobody knows how many are before one.
-        let foresees = forecast.is_paced && self.lanes.len() == 1;
-        let mut ahead = 0usize;
+        let foresees = forecast.is_seen && self.lanes.len() == 1;
+        let (limit, mut ahead) = (self.policy.rows_limit(), 0usize);
         for lane in 0..self.lanes.len() {
             for entry in std::mem::take(&mut self.lanes[lane]) {
                 let is_late = || {
@@ -80,12 +84,14 @@ impl<J: Waiting> Queue<J> {
                 if is_dead(&entry, now) || (foresees && ahead > 0 && is_late() == Some(true)) {
                     dead.push(self.leaves(entry));
                 } else {
-                    ahead = ahead.saturating_add(entry.job.rows());
+                    // The rest of a large job goes behind the others.
+                    let rows = entry.job.rows();
+                    ahead = ahead.saturating_add(if entry.job.can_cut() { rows.min(limit) } else { rows });
                     self.lanes[lane].push_back(entry);
                 }
             }
         }
-        self.rest_pace(now);
+        self.rest_pace();
         self.jobs < before
     }
 }

@@ -114,7 +114,7 @@ fn no_more_batches_run_than_there_are_sessions() {
     takes(&mut queue, at(0), &[1]);
     assert_eq!(queue.take(at(0), &mut vec![]), Take::Idle);
     assert_eq!(queue.enqueue(job(3, 1), at(0)), Ok(false));
-    queue.finish(at(0));
+    queue.finish(None, at(0));
     takes(&mut queue, at(0), &[2]);
     assert_eq!(useful, [true, true, true]);
 }
@@ -127,7 +127,7 @@ fn a_large_job_that_may_not_be_cut_runs_alone() {
     queue.enqueue(job(2, 1), at(0)).unwrap();
     takes(&mut queue, at(0), &[0]);
     takes(&mut queue, at(0), &[1]);
-    queue.finish(at(0));
+    queue.finish(None, at(0));
     takes(&mut queue, at(0), &[2]);
 }
 
@@ -142,7 +142,7 @@ fn a_large_job_is_cut_and_its_parts_fill_up_with_others() {
         batches.push(batch.iter().map(|job| (job.id, job.from, job.rows)).collect::<Vec<_>>());
         assert_eq!(queue.calls_for_more(), batches.len() == 1, "the second of two sessions is of use");
         if batches.len() > 1 {
-            queue.finish(at(0));
+            queue.finish(None, at(0));
         }
     }
     assert_eq!(batches, [vec![(0, 0, 1), (1, 0, 7)], vec![(2, 0, 1), (1, 7, 7)], vec![(1, 14, 6)]]);
@@ -157,10 +157,10 @@ fn the_rest_of_a_large_job_takes_turns_with_others() {
     takes(&mut queue, at(2), &[0]);
     queue.enqueue(Job { shape: 2, ..job(2, 2) }, at(3)).unwrap();
     for (ms, id) in [(4, 1), (5, 0), (6, 2), (7, 0), (8, 0)] {
-        queue.finish(at(0));
+        queue.finish(None, at(0));
         takes(&mut queue, at(ms), &[id]);
     }
-    queue.finish(at(0));
+    queue.finish(None, at(0));
     // Its time counts from when it came.
     let mut dead = Vec::new();
     assert_eq!(queue.take(at(9), &mut dead), Take::Idle);
@@ -177,7 +177,7 @@ fn the_rest_of_a_large_job_keeps_its_level() {
     queue.enqueue(Job { priority: 1, shape: 1, ..job(1, 2) }, at(14)).unwrap();
     queue.enqueue(Job { priority: 1, shape: 1, ..job(2, 2) }, at(16)).unwrap();
     for id in [1, 0, 2] {
-        queue.finish(at(0));
+        queue.finish(None, at(0));
         takes(&mut queue, at(16), &[id]);
     }
 }
@@ -212,7 +212,7 @@ fn only_like_shapes_join_and_others_keep_their_place() {
     // The last one is behind more of the others than a take looks past.
     takes(&mut queue, at(0), &[0, 2]);
     takes(&mut queue, at(0), &[1, 3, 4]);
-    queue.finish(at(0));
+    queue.finish(None, at(0));
     takes(&mut queue, at(0), &[5]);
 }
 
@@ -227,7 +227,7 @@ fn the_urgent_go_first_but_not_for_ever() {
     }
     for id in [4, 1, 2, 3, 0, 5] {
         takes(&mut queue, at(21), &[id]);
-        queue.finish(at(0));
+        queue.finish(None, at(0));
     }
 }
 
@@ -239,7 +239,7 @@ fn jobs_and_bytes_are_bounded_over_all_and_by_level() {
     assert_eq!(queue.enqueue(job(0, 1, 99), at(0)), Ok(true), "what finds the queue empty is taken");
     assert_eq!(queue.enqueue(job(1, 2, 1), at(0)), Err(Refused::FullOfBytes(job(1, 2, 1))));
     takes(&mut queue, at(0), &[0]);
-    queue.finish(at(0));
+    queue.finish(None, at(0));
     queue.enqueue(job(1, 1, 5), at(0)).unwrap();
     assert_eq!(queue.enqueue(job(2, 1, 1), at(0)), Err(Refused::Full(job(2, 1, 1))));
     queue.enqueue(job(2, 2, 5), at(0)).unwrap();
@@ -257,7 +257,7 @@ fn a_batch_takes_the_largest_size_that_is_filled() {
     }
     for ids in [0..8, 8..12, 12..14, 14..15] {
         takes(&mut queue, at(0), &ids.collect::<Vec<_>>());
-        queue.finish(at(0));
+        queue.finish(None, at(0));
     }
     assert_eq!([0, 1, 3, 8, 20].map(|rows| queue.policy.padded_rows(rows)), [0, 2, 4, 8, 20]);
 }
@@ -285,7 +285,7 @@ fn like_lengths_are_found_within_the_waste_that_is_allowed() {
     }
     takes(&mut queue, at(0), &[0, 2, 4]);
     takes(&mut queue, at(0), &[1, 3]);
-    queue.finish(at(0));
+    queue.finish(None, at(0));
     takes(&mut queue, at(0), &[5]);
 }
 
@@ -327,7 +327,7 @@ fn draining_refuses_the_new_and_hurries_the_old() {
     assert_eq!(queue.enqueue(job(1, 1), at(0)), Err(Refused::Draining(job(1, 1))));
     takes(&mut queue, at(0), &[0]);
     assert!(!queue.is_idle());
-    queue.finish(at(0));
+    queue.finish(None, at(0));
     assert!(queue.is_idle());
 }
 
@@ -528,63 +528,76 @@ fn who_would_be_done_too_late_makes_room_for_others() {
     assert_eq!(dead.iter().map(|job| job.id).collect::<Vec<_>>(), [0, 1, 2]);
     // A run grows as long as those in it are in time, even if it is one of the slower ones: of two rows 4.4 ms.
     assert_eq!(takes(&mut full(0..2, 5), at(0), &[0, 1]), []);
-    assert_eq!(takes(&mut full(0..2, 9), at(5), &[0]), []);
+    let mut dear = full(0..2, 9);
+    dear.expect(Some(Fit { row_ns: 2e6, run_ns: 0.0 }), true);
+    assert_eq!(takes(&mut dear, at(5), &[0]), []);
+    // Where rows leave much slower for that, it is not worth it.
+    assert_eq!(takes(&mut full(0..2, 9), at(5), &[0, 1]), []);
     // Where each is a run of its own, that takes 3 ms, with doubt 3.75.
     let mut alone = full(0..5, 9);
     alone.expect(Some(FIT), false);
-    assert_eq!(takes(&mut alone, at(5), &[0]), []);
+    assert_eq!(takes(&mut alone, at(5), &[0, 1]), []);
     // While nobody knows what a run takes, everybody is run who still waits.
     let mut unknown = full(0..5, 4);
     unknown.expect(None, true);
     assert_eq!(takes(&mut unknown, at(3), &[0, 1]), []);
 }
 
+/// A queue in which ten runs of one row each left another one behind, at 10 ms each.
+fn paced(rows_max: usize, shape: impl Fn(usize) -> u8) -> Queue<Job> {
+    let policy = QueuePolicy { rows_max, runs_max: 1, jobs_max: 6, ..QueuePolicy::default() };
+    let mut queue = Queue::new(policy);
+    queue.expect(Some(Fit { row_ns: 1e7, run_ns: 0.0 }), true);
+    queue.enqueue(Job { shape: shape(0), ..job(0, 1) }, at(0)).unwrap();
+    for id in 1..=10 {
+        let now = at(id as u64 * 10);
+        queue.enqueue(Job { shape: shape(id), ..job(id, 1) }, now).unwrap();
+        takes(&mut queue, now, &[id - 1]);
+        queue.finish(Some((now, 1)), at(id as u64 * 10 + 10));
+    }
+    queue
+}
+
 #[test]
 fn a_run_is_as_large_as_runs_are() {
-    // Up to 64 rows a run, but requests of different kinds, of which none shares a run: 10 ms each.
-    let mut queue = Queue::new(QueuePolicy { rows_max: 64, runs_max: 1, ..QueuePolicy::default() });
-    let other = |id: usize| Job { shape: id as u8, ..job(id, 1) };
-    queue.enqueue(other(0), at(0)).unwrap();
-    for id in 1..=10 {
-        queue.enqueue(other(id), at(id as u64 * 10)).unwrap();
-        takes(&mut queue, at(id as u64 * 10), &[id - 1]);
-        queue.finish(at(id as u64 * 10));
+    // Up to 64 rows a run, but requests of different kinds, of which none shares a run.
+    assert_eq!(paced(64, |id| id as u8).ahead(at(110)).rows_max, 2);
+    // A batch that took all there was tells nothing of how well requests join.
+    let mut alone = queue_of(QueuePolicy { rows_max: 64, ..QueuePolicy::default() });
+    alone.expect(Some(FIT), true);
+    for id in 0..20 {
+        alone.enqueue(job(id, 1), at(id as u64 * 10)).unwrap();
+        takes(&mut alone, at(id as u64 * 10), &[id]);
+        alone.finish(Some((at(id as u64 * 10), 1)), at(id as u64 * 10 + 3));
     }
-    assert_eq!(
-        queue.ahead().sure_wait(Duration::from_secs(1), at(100)),
-        Duration::from_millis(25),
-        "one before it, its own, and doubt"
-    );
+    let ahead = alone.ahead(at(200));
+    assert_eq!((ahead.rows_max, ahead.is_seen, ahead.apart), (64, true, 0.5));
+    assert!(ahead.line.is_some_and(|line| (line.ns(1) / 3e6 - 1.0).abs() < 1e-6));
+    // A burst that one run can take is let in as a whole, though all before came alone.
+    for id in 20..84 {
+        let due = Job { deadline: Some(at(300)), ..job(id, 1) };
+        assert_eq!(alone.admit(due, at(200), &mut vec![]).is_ok(), true, "{id}");
+    }
 }
 
 #[test]
 fn the_pace_of_a_queue_that_was_left_is_forgotten() {
-    let mut queue = Queue::new(QueuePolicy { rows_max: 1, runs_max: 1, ..QueuePolicy::default() });
-    queue.enqueue(job(0, 1), at(0)).unwrap();
-    for id in 1..=10 {
-        queue.enqueue(job(id, 1), at(id as u64 * 10)).unwrap();
-        takes(&mut queue, at(id as u64 * 10), &[id - 1]);
-        queue.finish(at(id as u64 * 10));
-    }
-    assert!(queue.ahead().is_paced);
-    // The last one is run too, and nobody comes for an hour.
+    let mut queue = paced(1, |_| 0);
+    assert!(queue.ahead(at(110)).is_seen);
     takes(&mut queue, at(110), &[10]);
-    queue.finish(at(120));
+    assert!(queue.ahead(at(9_000)).is_seen, "its run goes on");
+    queue.finish(Some((at(110), 1)), at(120));
+    assert!(queue.ahead(at(900)).is_seen);
+    // Nobody comes for an hour.
+    assert!(!queue.ahead(at(3_600_000)).is_seen);
     queue.enqueue(job(11, 1), at(3_600_000)).unwrap();
     takes(&mut queue, at(3_600_000), &[11]);
-    assert!(!queue.ahead().is_paced);
+    assert!(!queue.ahead(at(3_600_000)).is_seen);
 }
 
 #[test]
 fn a_full_queue_is_swept_of_those_who_cannot_be_done_in_time() {
-    let mut queue = Queue::new(QueuePolicy { rows_max: 1, runs_max: 1, jobs_max: 6, ..QueuePolicy::default() });
-    // Ten rows leave, one each 10 ms, while one more always waits.
-    queue.enqueue(job(0, 1), at(0)).unwrap();
-    for id in 1..=10 {
-        queue.enqueue(job(id, 1), at(id as u64 * 10)).unwrap();
-        takes(&mut queue, at(id as u64 * 10), &[id - 1]);
-        queue.finish(at(id as u64 * 10));
-    }
+    let mut queue = paced(1, |_| 0);
     // Each is done 10 ms after those before it, and its own run is doubted: at 122.5, 132.5 ...
     let more = [until(11, 112), until(12, 143), Job { cancelled: true, ..job(13, 1) }, until(14, 142), job(15, 1)];
     for job in more {
@@ -600,7 +613,7 @@ fn a_full_queue_is_swept_of_those_who_cannot_be_done_in_time() {
     assert!(queue.sweeps_from() > at(100));
     for (ms, id) in [(101, 10), (102, 12), (103, 14), (104, 15), (105, 16)] {
         takes(&mut queue, at(ms), &[id]);
-        queue.finish(at(ms));
+        queue.finish(None, at(ms));
     }
 }
 
@@ -642,7 +655,7 @@ proptest! {
                 now += run_ms;
                 runs += 1;
                 good += usize::from(batch.iter().all(|job| job.deadline.unwrap() >= at(now)));
-                queue.finish(at(now));
+                queue.finish(None, at(now));
             }
         }
         prop_assert!(good * 10 >= runs * 9, "{} of {}", good, runs);
@@ -690,7 +703,7 @@ proptest! {
                     }
                 }
                 Step::Finish => if running > 0 {
-                    queue.finish(at(now));
+                    queue.finish(None, at(now));
                     running -= 1;
                 },
                 Step::Pass(ms) => now += ms,
