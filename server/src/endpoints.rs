@@ -16,6 +16,10 @@ use serde_json::{Value, json};
 use tiltyard_rollout::plan::Plan;
 use tiltyard_types::{Error, Result};
 
+use crate::arm::PINNED;
+use crate::ledger::OTHER;
+use crate::telemetry::ALL_ARMS;
+
 /// Names with plans, those that were removed included.
 const ENDPOINTS_MAX: usize = 1000;
 
@@ -27,6 +31,9 @@ const ARMS_MAX: usize = 32;
 
 /// Header rules of one plan: each is looked for in each request.
 const RULES_MAX: usize = 32;
+
+/// What figures call requests that are of no single arm.
+const RESERVED: [&str; 3] = [PINNED, ALL_ARMS, OTHER];
 
 /// Bytes of a name that becomes a label.
 const NAME_BYTES_MAX: usize = 128;
@@ -258,7 +265,13 @@ fn check_bounds(plan: &Plan) -> Result<()> {
             )));
         }
     }
-    Ok(())
+    match plan.arms.iter().find(|arm| RESERVED.contains(&arm.name.as_str())) {
+        Some(arm) => Err(Error::invalid(format!(
+            "no arm can be called {:?}: in figures that is what no arm answers; expected another name",
+            arm.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn write<S: Serializer>(plan: &Arc<Plan>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -142,10 +142,7 @@ impl Route {
             found.map(|deployment| Arm::new(&plan.endpoint, &arm.name, &deployment))
         };
         let found: Vec<Result<Arc<Arm>, Missing>> = plan.arms.iter().zip(standing).map(arm).collect();
-        let key = match found[champion].as_ref() {
-            Ok(champion) => Key::of(plan, &champion.deployment),
-            Err(_) => Key::Nowhere,
-        };
+        let key = Key::of(plan, found[champion].as_ref().ok().map(|champion| &*champion.deployment));
         let stood_in = |at: usize| before.is_some_and(|before| matches!(before.seats[at].answers, Ok((_, true))));
         let seats = (0..found.len()).map(|at| {
             // Whoever belongs to an arm that will be there in a moment is not sent elsewhere until then, but may stay there.
@@ -255,7 +252,7 @@ impl Route {
 /// What the models have for each arm of a plan.
 pub(crate) fn stand(plan: &Plan, models: &BTreeMap<String, Model>) -> Vec<Result<Arc<Deployment>, Missing>> {
     let mut standing: Vec<Result<Arc<Deployment>, Missing>> = plan.arms.iter().map(|arm| find(arm, models)).collect();
-    if let Ok(champion) = standing[plan.champion()].clone() {
+    if let Some(Ok(champion)) = standing.get(plan.champion()).cloned() {
         for found in &mut standing {
             let breaks = found.as_ref().ok().and_then(|arm| misfit(&champion, arm));
             if let Some(reason) = breaks {
@@ -319,7 +316,8 @@ fn seat(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], at: usize, may_stand_i
 }
 
 impl Key {
-    fn of(plan: &Plan, champion: &Deployment) -> Key {
+    /// While the champion is out only what lies in a column cannot be found: it says which column that is.
+    fn of(plan: &Plan, champion: Option<&Deployment>) -> Key {
         match &plan.key {
             KeySource::Header(name) | KeySource::Metadata(name) => {
                 HeaderName::from_bytes(name.as_bytes()).map_or(Key::Nowhere, Key::Header)
@@ -327,7 +325,10 @@ impl Key {
             KeySource::ClientIdentity => Key::Caller,
             KeySource::PerRequest => Key::Request,
             KeySource::JsonPath(path) => BodyKey::at_path(path).map_or(Key::Nowhere, Key::Body),
-            KeySource::TensorColumn(name) => BodyKey::in_column(name, champion).map_or(Key::Nowhere, Key::Body),
+            KeySource::TensorColumn(name) => {
+                let found = champion.and_then(|champion| BodyKey::in_column(name, champion).ok());
+                found.map_or(Key::Nowhere, Key::Body)
+            }
         }
     }
 }

@@ -73,7 +73,7 @@ struct Row {
 }
 
 /// The arm of figures that are a deployment's own, whatever the arms that its requests came by.
-const ALL_ARMS: &str = "all";
+pub(crate) const ALL_ARMS: &str = "all";
 
 impl Row {
     /// What requests did, by the way they came; of those that pinned the version, where there were any. A version that

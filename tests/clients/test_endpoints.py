@@ -343,6 +343,11 @@ def test_clients_are_their_own_key(repository, tmp_path):
         # Nobody gets at a model by an endpoint of another name.
         other = plan | {"arms": [plan["arms"][0] | {"model": "m"}]}
         assert change("dev", "other", other).status == 403
+        assert change("root", "other", other).status == 200
+        assert change("root", "other", other | {"salt": "t"}).status == 200
+        for method, path in (("POST", "other/rollback"), ("DELETE", "other")):
+            refused = server.ask(method, f"/admin/endpoints/{path}", {}, bearer("dev"), port=server.admin_port)
+            assert refused.status == 403, refused
         assert change("root").status == 200
         for name in ("ann", "bob"):
             expected = assign(None, name, "--file", written(tmp_path, plan))["version"]
@@ -397,6 +402,21 @@ def test_wrong_plans_are_refused_with_the_reason(server, tmp_path, text, said):
     assert arm_over_rest(server)[1] == 3, "what answered before answers still"
 
 
+@pytest.mark.parametrize("name", ["pinned", "all", "other"])
+def test_names_that_figures_have_for_others_are_refused(server, tmp_path, name):
+    told = apply(server, tmp_path, toml((name, 1, 'role = "champion"')), expected=1)
+    assert f'no arm can be called "{name}"' in told.replace("\\", ""), told
+
+
+def test_a_plan_without_arms_is_refused_and_the_next_one_holds(server, tmp_path):
+    for query in ("", "?dry_run=true"):
+        answer = server.ask(
+            "PUT", f"/admin/endpoints/m{query}", {"key": "per_request", "arms": []}, port=server.admin_port)
+        assert answer.status == 400 and "0 champions" in answer.error(), answer
+    apply(server, tmp_path, split(10))
+    assert revision(server) == 1
+
+
 def test_an_arm_of_a_broken_version_is_refused_with_why(server, repository, tmp_path):
     (repository / "m" / "4").mkdir()
     (repository / "m" / "4" / "model.onnx").write_bytes(b"no model")
@@ -443,6 +463,16 @@ def test_versions_of_a_plan_are_loaded_and_stay(server, repository, tmp_path):
     put(repository, "m", 6, times(6.0))
     serving.until(lambda: server.index().get(("m", "6"), {}).get("state") == "READY", "version 6")
     assert arm_over_rest(server)[1] == 1
+
+
+def test_a_rollback_tells_and_loads_arms_that_are_not_there(server, repository, tmp_path):
+    """Of a revision further back than the one before, versions may have left."""
+    apply(server, tmp_path, toml(("champion", 3, 'role = "champion"'), ("new", 1, 'role = "challenger"\nweight = "100%"')))
+    for salt in "ab":
+        apply(server, tmp_path, toml(("champion", 3, 'role = "champion"'), more=f'salt = "{salt}"'))
+    serving.until(lambda: server.index().get(("m", "1"), {}).get("state") != "READY", "version 1 to leave", 20)
+    assert "does not answer yet: new: m version 1" in run(server, "rollback", "m", "--to", "1")
+    serving.until(lambda: arm_over_rest(server, {"x-user": "a"})[1] == 1, "version 1 to come back", 20)
 
 
 def test_plans_change_under_load_and_nobody_is_refused(server, tmp_path):
@@ -536,6 +566,21 @@ def test_plans_in_files_hold_from_the_start_and_are_followed(repository, folder,
         serving.until(lambda: not endpoints(server)["m"]["trouble"], "the trouble to be over")
         (folder / "m.toml").unlink()
         serving.until(lambda: arm_over_rest(server)[1] == 9, "the newest version, where the file is gone")
+
+
+def test_a_first_plan_in_a_file_waits_for_its_versions(repository, folder, tmp_path):
+    flags = ["--endpoints", str(folder), "--poll-interval", "100ms", "--settle-time", "100ms"]
+    with start(repository, tmp_path, *flags) as server:
+        assert arm_over_rest(server)[1] == 3
+        (folder / "m.toml").write_text(toml(("champion", 9, 'role = "champion"')))
+        serving.until(lambda: "m version 9 is not there" in (endpoints(server).get("m", {}).get("trouble") or ""), "the trouble")
+        assert "m version 9 is not there" in run(server, "endpoints")
+        assert arm_over_rest(server)[1] == 3 and revision(server) is None
+        (folder / "m.toml").write_text('key = "per_request"\narms = []\n')
+        serving.until(lambda: "0 champions" in endpoints(server)["m"]["trouble"], "the file without arms to be told")
+        assert arm_over_rest(server)[1] == 3
+        (folder / "m.toml").write_text(toml(("champion", 2, 'role = "champion"')))
+        serving.until(lambda: arm_over_rest(server)[:2] == ("champion", 2), "a plan whose version is there")
 
 
 def test_a_wrong_file_is_told_and_takes_nothing_away(repository, folder, tmp_path):

@@ -55,9 +55,7 @@ where
         (&Method::GET | &Method::HEAD, "") => service.writer.plans.load().endpoints.form_of(endpoint),
         (&Method::PUT, "") => {
             let draft = file::read_json(&read(body).await?, Some(endpoint))?;
-            for arm in &draft.arms {
-                caller.map_or(Ok(()), |caller| caller.may(Call::Deploy(&arm.model)))?;
-            }
+            may_deploy(caller, &draft)?;
             let dry_run = match query {
                 "" | "dry_run=false" => false,
                 "dry_run=true" => true,
@@ -66,15 +64,28 @@ where
             let report = service.writer.apply(draft, dry_run).await?;
             Ok(form(&report, dry_run))
         }
-        (&Method::DELETE, "") => service.writer.remove_plan(endpoint).await.map(|report| form(&report, false)),
+        (&Method::DELETE, "") => {
+            let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
+            held.map_or(Ok(()), |held| may_deploy(caller, &held))?;
+            service.writer.remove_plan(endpoint).await.map(|report| form(&report, false))
+        }
         (&Method::POST, "rollback") => {
             let to = revision(&read(body).await?)?;
-            service.writer.roll_back(endpoint, to).await.map(|report| form(&report, false))
+            let back = service.writer.plans.load().endpoints.back(endpoint, to)?;
+            may_deploy(caller, &back)?;
+            // By its number, so that it is the one that was asked about.
+            service.writer.roll_back(endpoint, Some(back.revision)).await.map(|report| form(&report, false))
         }
         _ => Err(Error::not_found(format!(
             "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, or POST to …/rollback"
         ))),
     }
+}
+
+/// Fails where a caller may not change what answers for the models of a plan.
+fn may_deploy(caller: Option<&Caller>, plan: &Plan) -> Result<()> {
+    let Some(caller) = caller else { return Ok(()) };
+    plan.arms.iter().try_for_each(|arm| caller.may(Call::Deploy(&arm.model)))
 }
 
 /// The revision to go back to, where the body names one: `{"to": 3}`.

@@ -102,7 +102,8 @@ fn told(report: &Value) -> String {
         }
         (Some(before), Some(revision)) => format!("{endpoint} went from revision {before} to {revision}:\n"),
     };
-    head + &lines("changes", "") + &lines("loads", "to be loaded first: ")
+    let sign = if would { "to be loaded first: " } else { "does not answer yet: " };
+    head + &lines("changes", "") + &lines("loads", sign)
 }
 
 #[cfg(test)]

@@ -219,6 +219,8 @@ fn the_champion_stands_in_for_an_arm_that_is_out_and_for_none_that_is_coming() {
     }
     let alone = catalog(&plan, &[(2, VersionState::Ready)], OnFailure::Previous);
     assert_eq!(chosen(&alone, &[("x-tester", "yes")]).0, "new");
+    assert_eq!(chosen(&alone, &[("x-user", "a")]), ("new".into(), true), "its own keys are answered");
+    assert_eq!(choose(&alone, &headers(&[]), None, 1).err().unwrap().kind(), ErrorKind::NotReady);
     assert_eq!(alone.speaker("risk", None).err().unwrap().kind(), ErrorKind::NotReady);
 }
 
@@ -238,6 +240,12 @@ fn arms_that_break_the_champions_clients_do_not_answer() {
     assert!(standing(DataType::Fp32).is_ok());
     let missing = standing(DataType::Int64).err().unwrap();
     assert!(missing.reason.contains("other version 1: input \"x\" is INT64 and was FP32"), "{missing:?}");
+}
+
+#[test]
+fn a_plan_without_arms_has_nobody() {
+    let plan = Plan { arms: Vec::new(), ..plan(KeySource::PerRequest, 0) };
+    assert!(stand(&plan, &BTreeMap::new()).is_empty());
 }
 
 #[test]

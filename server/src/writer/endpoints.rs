@@ -86,11 +86,14 @@ pub(super) struct Plans {
     proposals: BTreeMap<String, Proposal>,
     told: Arc<ArcSwap<Told>>,
     troubles: BTreeMap<String, String>,
+    /// Whether files were looked at since the start.
+    looked_before: bool,
 }
 
 impl Plans {
     pub(super) fn new(sources: PlanSources, told: Arc<ArcSwap<Told>>) -> Plans {
-        let plans = Plans { sources, proposals: BTreeMap::new(), told, troubles: BTreeMap::new() };
+        let (proposals, troubles) = (BTreeMap::new(), BTreeMap::new());
+        let plans = Plans { sources, proposals, told, troubles, looked_before: false };
         plans.tell();
         plans
     }
@@ -201,14 +204,25 @@ impl State {
     /// Does what somebody wants, or begins with it. True if the repository is to be looked at.
     pub(super) fn order(&mut self, order: Order, answer: OrderAnswer) -> bool {
         match order {
-            Order::Apply { draft, dry_run: true } => drop(answer.send(self.try_out(&draft))),
-            Order::Apply { draft, dry_run: false } => {
-                self.arm_models(&draft);
-                self.plans.propose(*draft, Some(answer));
-                self.settle_proposals();
-                return !self.plans.proposals.is_empty();
+            Order::Apply { draft, dry_run } => {
+                // What is wrong in itself changes nothing, and takes nobody's turn who waits.
+                if let Err(error) = self.plans.next(&draft, None) {
+                    drop(answer.send(Err(error)));
+                } else if dry_run {
+                    drop(answer.send(self.try_out(&draft)));
+                } else {
+                    self.arm_models(&draft);
+                    self.plans.propose(*draft, Some(answer));
+                    self.settle_proposals();
+                    return !self.plans.proposals.is_empty();
+                }
             }
-            Order::Rollback { endpoint, to } => drop(answer.send(self.roll_back(&endpoint, to))),
+            Order::Rollback { endpoint, to } => {
+                let report = self.roll_back(&endpoint, to);
+                let lacks_some = report.as_ref().is_ok_and(|report| !report.loads.is_empty());
+                drop(answer.send(report));
+                return lacks_some;
+            }
             Order::Remove { endpoint } => drop(answer.send(self.remove_plan(&endpoint))),
         }
         false
@@ -310,11 +324,12 @@ impl State {
         self.plans.report(&endpoint, before.as_deref(), Some(&next), is_kept)
     }
 
-    /// One new catalog that points at a revision whose champion is ready.
+    /// One new catalog that points at a revision whose champion is ready. Its other arms are loaded where they can be.
     fn roll_back(&mut self, endpoint: &str, to: Option<u64>) -> Result<Report> {
         let back = self.plans.sources.endpoints.back(endpoint, to)?;
         let before = self.plans.sources.endpoints.plan(endpoint).cloned();
-        if let Err(missing) = &stand(&back, &self.inference.catalog.load().models)[back.champion()] {
+        let standing = stand(&back, &self.inference.catalog.load().models);
+        if let Some(Err(missing)) = standing.get(back.champion()) {
             let message =
                 format!("revision {} of endpoint {endpoint:?} is not warm any more: {}", back.revision, missing.reason);
             return Err(Error::new(ErrorKind::NotReady, message));
@@ -323,8 +338,13 @@ impl State {
         self.plans.sources.endpoints.point(endpoint, back.revision);
         self.publish(self.catalog());
         tracing::warn!(endpoint, from = before.as_ref().map(|plan| plan.revision), to = back.revision, "rolled back");
+        let missing = back.arms.iter().zip(standing).filter_map(|(arm, found)| Some((arm, found.err()?)));
+        let loads: Vec<String> = missing.map(|(arm, missing)| format!("{}: {}", arm.name, missing.reason)).collect();
+        if !loads.is_empty() {
+            self.arm_models(&back);
+        }
         let is_kept = self.plans.keep();
-        Ok(self.plans.report(endpoint, before.as_deref(), Some(&back), is_kept))
+        Ok(Report { loads, ..self.plans.report(endpoint, before.as_deref(), Some(&back), is_kept) })
     }
 
     fn remove_plan(&mut self, endpoint: &str) -> Result<Report> {
@@ -342,6 +362,7 @@ impl State {
         let settle_time = self.plan.following.settle_time;
         let PlanSources { endpoints, folder, .. } = &mut self.plans.sources;
         let found = folder.as_mut()?.look(clock::now(), settle_time, endpoints.from_files());
+        let is_first = !std::mem::replace(&mut self.plans.looked_before, true);
         found.problems.into_iter().for_each(|problem| self.tell_once(problem));
         for endpoint in &found.gone {
             self.plans.sources.endpoints.forget_file(endpoint);
@@ -353,10 +374,15 @@ impl State {
         for draft in found.plans {
             let endpoint = draft.endpoint.clone();
             if !self.plans.sources.endpoints.is_news(&endpoint, &draft) {
+                self.note_trouble(&endpoint, None);
+                continue;
+            }
+            if let Err(error) = self.plans.next(&draft, None) {
+                self.note_trouble(&endpoint, Some(error));
                 continue;
             }
             self.arm_models(&draft);
-            if self.plans.sources.endpoints.plan(&endpoint).is_none() {
+            if is_first && self.plans.sources.endpoints.plan(&endpoint).is_none() {
                 let adopted = self.adopt(&draft);
                 self.note_trouble(&endpoint, adopted.err());
             } else if self.plans.proposals.get(&endpoint).is_none_or(|proposal| proposal.draft != draft) {
@@ -366,8 +392,8 @@ impl State {
         found.wait
     }
 
-    /// Lets the plan of a file hold where none did: nobody is to be answered by a version that no plan names while its own
-    /// versions are being loaded.
+    /// Lets the plan of a file hold at the start where none did: nobody is to be answered by a version that no plan names while
+    /// its own versions are being loaded. Later, whoever answered before answers until they are there.
     fn adopt(&mut self, draft: &Plan) -> Result<()> {
         let Some(next) = self.plans.next(draft, None)? else { return Ok(()) };
         self.plans.sources.endpoints.note_file(draft);
