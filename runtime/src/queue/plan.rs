@@ -155,7 +155,8 @@ impl Filling<'_> {
     fn does_without<J: Waiting>(&self, entry: &Entry<J>, waiting: usize) -> bool {
         let Some(deadline) = entry.job.deadline() else { return false };
         let rows = self.forecast.rows_for(deadline - entry.enqueued);
-        waiting.saturating_sub(entry.job.rows()) >= rows && deadline < self.now + self.forecast.run(rows).mul_f64(DOUBT)
+        waiting.saturating_sub(entry.job.rows()) >= rows
+            && deadline < self.now + self.forecast.run(self.policy.padded_rows(rows)).mul_f64(DOUBT)
     }
 
     /// Whether those who can be in time still are with so many rows more, or that is not worth it: much shorter runs make many
