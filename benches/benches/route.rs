@@ -96,6 +96,7 @@ fn catalog(key: Option<KeySource>, rules: usize) -> Catalog {
         headers: (0..rules).map(rule).collect(),
         steps: Vec::new(),
         policy: Policy::default(),
+        watched: false,
     });
     let plans: BTreeMap<String, Arc<Plan>> = plan.into_iter().map(|plan| ("risk".to_owned(), Arc::new(plan))).collect();
     catalog.resolve(&plans, OnFailure::Previous);

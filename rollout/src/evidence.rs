@@ -184,6 +184,20 @@ impl Events {
     }
 }
 
+/// Groups of one metric in one block.
+pub const GROUPS_MAX: usize = 1 << 12;
+
+/// Runs of like condition (the same batch size, as long idle before), or of any, where that makes no difference: how many each
+/// arm had, and how many of them the event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Runs.
+    pub of: Arms,
+    /// Those with the event.
+    pub events: Arms,
+}
+
 /// What pairs of champion's and shadow's answers to the same rows show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -238,6 +252,10 @@ pub struct Block {
     /// By metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub events: BTreeMap<String, Events>,
+    /// The same by cause, by metric: a run that fails is one event, whoever was in it. In each group who was exposed stands in
+    /// for the share. Sorted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub causes: BTreeMap<String, Vec<Group>>,
     /// First outputs by frozen bin, by metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bins: BTreeMap<String, Vec<Arms>>,
@@ -258,6 +276,7 @@ impl Block {
             share,
             units: [0; 2],
             events: BTreeMap::new(),
+            causes: BTreeMap::new(),
             bins: BTreeMap::new(),
             pairs: Pairs::default(),
             labels: BTreeMap::new(),
@@ -276,6 +295,11 @@ impl Block {
         self.time_ms = self.time_ms.max(other.time_ms);
         self.units = plus(self.units, other.units);
         merge_maps(&mut self.events, other.events, Events::merge)?;
+        merge_maps(&mut self.causes, other.causes, |mut a, b| {
+            a.extend(b);
+            a.sort_unstable();
+            Some(a)
+        })?;
         merge_maps(&mut self.bins, other.bins, |a, b| {
             (a.len() == b.len()).then(|| a.into_iter().zip(b).map(|(a, b)| plus(a, b)).collect())
         })?;
@@ -297,6 +321,15 @@ impl Block {
                         self.sequence
                     )));
                 }
+            }
+        }
+        for (metric, groups) in &self.causes {
+            let is_good = |group: &Group| (0..2).all(|arm| group.events[arm] <= group.of[arm]);
+            if groups.len() > GROUPS_MAX || !groups.iter().all(is_good) || !groups.is_sorted() {
+                return Err(Error::invalid(format!(
+                    "block {}, causes of {metric}: expected at most {GROUPS_MAX} groups, sorted, with no more events than runs",
+                    self.sequence
+                )));
             }
         }
         Ok(())

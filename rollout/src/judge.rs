@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tiltyard_types::{Error, Result};
 
-use crate::evidence::Block;
+use crate::evidence::{Arms, Block};
 use crate::plan::{MILLION, Plan};
 use scales::Scales;
 
@@ -82,6 +82,8 @@ pub enum Trip {
     HealthChecks(u32),
     /// It needs more memory than its budget.
     Memory,
+    /// One of both is another than the one that was compared.
+    Replaced,
     /// So many of its requests failed one after the other. Where the champion fails too, it is nobody's fault.
     Failures {
         /// How many.
@@ -195,6 +197,16 @@ impl Judge {
     /// What every guardrail reads now.
     pub fn readings(&self) -> Vec<Reading> {
         self.scales.readings()
+    }
+
+    /// What every comparison of pairs shows now.
+    pub fn comparisons(&self) -> Vec<Reason> {
+        self.scales.comparisons().into_iter().map(|(_, reason)| reason).collect()
+    }
+
+    /// Units by arm so far: the champion's and the challenger's.
+    pub fn units(&self) -> Arms {
+        self.scales.units
     }
 
     /// What the outcomes show now; `None` where the plan declares none.
@@ -400,9 +412,9 @@ impl Judge {
         let reasons = vec![Reason::Trip { trip }];
         let is_enough = match trip {
             Trip::Failures { count, .. } => count >= self.plan.policy.failures_max,
-            Trip::Crash | Trip::HealthChecks(_) | Trip::Memory => true,
+            Trip::Crash | Trip::HealthChecks(_) | Trip::Memory | Trip::Replaced => true,
         };
-        let is_both = matches!(trip, Trip::Failures { is_champion_healthy: false, .. });
+        let is_both = matches!(trip, Trip::Replaced | Trip::Failures { is_champion_healthy: false, .. });
         let stage = self.state.stage().filter(|&stage| stage >= Stage::Shadow);
         match (self.state, stage) {
             _ if !is_enough => (Decision::NotYet, reasons),

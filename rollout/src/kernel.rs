@@ -16,8 +16,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::evidence::{Arms, Share, plus};
+use crate::evidence::{Arms, Group, Share, plus};
 use crate::numbers::{exp, ln, ln_1p, ln_beta, ln_beta_above, ln_mean_exp};
+use crate::plan::MILLION;
 
 /// G: how many ratios share the evidence.
 pub const GRID: usize = 64;
@@ -31,6 +32,9 @@ pub const SAMPLE_RATIO_WEIGHT: f64 = 2_000.0;
 
 /// Halvings of an interval, more than an `f64` can tell apart.
 pub(crate) const HALVINGS: u32 = 60;
+
+/// By how much a [rounded](Tally::add_exposed) share is too large at most, relative to it.
+pub const ROUNDING: f64 = 1.0 / 32.0;
 
 /// Ratios beyond these, as logarithms, are told as 0 and as unbounded.
 const LN_RATIO_MAX: f64 = 9.3;
@@ -46,6 +50,22 @@ impl Tally {
             let held = self.0.entry(share).or_default();
             *held = plus(*held, events);
         }
+    }
+
+    /// Takes in a group that was exposed alike. Given which runs had the event, each is the challenger's with the chance
+    /// that a run is: they are drawn without putting back, which spreads less than the law above (Hoeffding 1963), so that
+    /// E is at most what it would be. The chance is rounded up, which gives the challenger more than its due, by at most
+    /// [`ROUNDING`]: so there are few shares to remember.
+    pub fn add_exposed(&mut self, group: Group) {
+        let [champion, challenger] = group.of.map(u128::from);
+        let all = champion + challenger;
+        let million = u128::from(MILLION);
+        let chance = if all == 0 { 0 } else { (challenger * million).div_ceil(all) };
+        // Six binary digits.
+        let unit = 1u128 << (128 - chance.leading_zeros()).saturating_sub(6);
+        let chance = chance.div_ceil(unit) * unit;
+        // At most a million, or what is rounded up to it.
+        self.add(Share::of(chance.min(million) as u32), group.events);
     }
 
     /// Events by arm, over all shares.

@@ -35,6 +35,9 @@ pub struct Plan {
     /// By what the challenger is judged.
     #[serde(default)]
     pub policy: Policy,
+    /// Whether the champion was promoted by a rollout that still watches it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watched: bool,
 }
 
 /// One deployment in a plan.

@@ -101,6 +101,8 @@ pub struct Answer {
     pub times: RunTimes,
     /// Rows in that run.
     pub batch_rows: usize,
+    /// Which run of the process that was, from 1; of several, the first.
+    pub run: u64,
 }
 
 /// The right to answer one job, once. Dropping it answers too: with an error, so that no client waits for ever.

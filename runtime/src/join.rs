@@ -117,7 +117,7 @@ mod tests {
     fn part(values: &[f32]) -> Answer {
         let outputs = vec![Tensor::from_slice([values.len()], values).unwrap()];
         let times = RunTimes { run: Duration::from_millis(2), ..RunTimes::default() };
-        Answer { outputs, rows: values.len(), queue: Duration::from_millis(1), times, batch_rows: values.len() }
+        Answer { outputs, rows: values.len(), queue: Duration::from_millis(1), times, batch_rows: values.len(), run: 1 }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What does the admin port answer? Metrics, health, what is loaded, and who answers whom.
 
 pub(crate) mod endpoints;
+mod rollouts;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -85,6 +86,7 @@ where
         "/admin/endpoints" if is_get => {
             (StatusCode::OK, "application/json", Value::Array(endpoints::list(&service)).to_string())
         }
+        "/admin/rollouts" if is_get => (StatusCode::OK, "application/json", rollouts::list(&service).to_string()),
         "/admin/openapi.json" if is_get => (StatusCode::OK, "application/json", OPENAPI.to_owned()),
         "/admin/status" if is_get => (StatusCode::OK, "application/json", status(&service).to_string()),
         "/admin/changes" if is_get => changes(&service, &query).await,

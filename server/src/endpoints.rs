@@ -155,7 +155,11 @@ impl Endpoints {
     /// Adds a revision that [`Endpoints::next`] made, and lets it hold.
     pub fn add(&mut self, plan: Plan) {
         let held = self.held.entry(plan.endpoint.clone()).or_default();
-        let before = (!held.revisions.is_empty()).then_some(held.current);
+        // What a rollout made on its way is nothing to go back to: what held before it is.
+        let before = match held.find(held.current) {
+            Some(Revision { plan, before }) if !plan.steps.is_empty() => *before,
+            found => found.map(|found| found.plan.revision),
+        };
         (held.current, held.is_removed) = (plan.revision, false);
         held.revisions.push(Revision { plan: Arc::new(plan), before });
         // The oldest is forgotten, unless it is what a rollback leads to.
@@ -181,6 +185,13 @@ impl Endpoints {
             Some(revision) => held.find(revision).map(|found| &found.plan),
             None => held.previous(),
         };
+        if let Some(plan) = found.filter(|plan| !plan.steps.is_empty()) {
+            let message =
+                format!("revision {} of endpoint {endpoint:?} was made by a rollout on its way", plan.revision);
+            return Err(Error::invalid(format!(
+                "{message}: expected one that a person applied, or that a rollout ended with"
+            )));
+        }
         found.cloned().ok_or_else(|| match to {
             Some(revision) => {
                 Error::not_found(format!("endpoint {endpoint:?} has no revision {revision}: {}", known()))
@@ -287,4 +298,4 @@ fn file_digest(draft: &Plan) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -100,38 +100,39 @@ impl Inference {
 
     /// Refuses a request for `arm` that would surely be refused, by what is known before it is read or decoded. Where the
     /// transport said nothing of its time, its parameters may: how long it would wait is then for the queue to judge.
-    pub fn foresee(&self, arm: &Arm, accepted: Accepted) -> Result<()> {
+    pub fn foresee(&self, choice: &Choice, accepted: Accepted) -> Result<()> {
+        let arm = &choice.arm;
         let (stats, left) = (&arm.deployment.stats, accepted.timeout.unwrap_or(Duration::MAX));
         let foreseen = self.admission.check(stats).and_then(|()| arm.deployment.foresee(left, accepted.at));
-        foreseen.inspect_err(|error| count_refusal(arm, accepted, error))
+        foreseen.inspect_err(|error| count_refusal(choice, accepted, error))
     }
 
     /// Takes what a plan found in the body of a request, which counts for the arm that it is for from here on.
     pub fn settle(&self, choice: &mut Choice, pick: Pick, room: &mut Room, accepted: Accepted) -> Result<()> {
         choice.settle(pick)?;
-        let arm = &choice.arm;
-        room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(arm, accepted, error))
+        let room = room.belongs_to(&choice.arm.deployment.stats);
+        room.inspect_err(|error| count_refusal(choice, accepted, error))
     }
 
-    /// Answers a request on `arm`, which the protocol resolved when it decoded. Takes the inputs out of it. `room` is what
-    /// it takes in memory, and is given back with its job.
+    /// Answers a request by whom the protocol resolved when it decoded. Takes the inputs out of it. `room` is what it takes in
+    /// memory, and is given back with its job.
     pub async fn infer(
         &self,
         request: &mut InferRequest,
-        arm: Arc<Arm>,
+        choice: Choice,
         accepted: Accepted,
         room: Room,
     ) -> Result<Outcome> {
         let inputs = std::mem::take(&mut request.inputs);
-        let mut watch = Watch { arm: &arm, accepted, request, done: false };
-        let answered = self.answer(request, inputs, &arm.deployment, accepted, room).await;
+        let mut watch = Watch { choice: &choice, accepted, request, done: false };
+        let answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;
         match &answered {
             Ok((answer, _)) => watch.succeeded(answer),
-            Err(error) => watch.failed(error.kind()),
+            Err(error) => watch.failed(error),
         }
         drop(watch);
         let (answer, wanted) = answered?;
-        Ok(Outcome { arm, id: accepted.id, outputs: answer.outputs, wanted })
+        Ok(Outcome { arm: choice.arm, id: accepted.id, outputs: answer.outputs, wanted })
     }
 
     async fn answer(
@@ -180,9 +181,12 @@ impl Inference {
     }
 }
 
-/// Counts a request that was refused before it was decoded, as one of those that reached `arm`.
-pub fn count_refusal(arm: &Arm, accepted: Accepted, error: &Error) {
-    arm.requests.failed(error.kind(), Duration::ZERO, accepted.unix_ms);
+/// Counts a request that was refused before it was decoded, as one of those that reached its arm.
+pub fn count_refusal(choice: &Choice, accepted: Accepted, error: &Error) {
+    choice.arm.requests.failed(error.kind(), Duration::ZERO, accepted.unix_ms);
+    if let Some((observer, side, key)) = choice.observed() {
+        observer.failed(side, key, error, accepted.at);
+    }
 }
 
 /// The `priority` parameter: 1 is the most urgent; 0, as none, leaves it to the model.
@@ -218,7 +222,7 @@ fn refuse_sequences(parameters: &Parameters) -> Result<()> {
 
 /// Counts a request when it ends, also when its client hangs up and the future is dropped.
 struct Watch<'a> {
-    arm: &'a Arm,
+    choice: &'a Choice,
     accepted: Accepted,
     request: &'a InferRequest,
     done: bool,
@@ -227,21 +231,28 @@ struct Watch<'a> {
 impl Watch<'_> {
     fn succeeded(&mut self, answer: &Answer) {
         self.done = true;
-        let total = clock::now() - self.accepted.at;
-        self.arm.requests.succeeded(answer.rows, answer.queue, answer.times, total, self.accepted.unix_ms);
+        let (now, requests) = (clock::now(), &self.choice.arm.requests);
+        requests.succeeded(answer.rows, answer.queue, answer.times, now - self.accepted.at, self.accepted.unix_ms);
+        if let Some((observer, side, key)) = self.choice.observed() {
+            observer.answered(side, key, answer, now);
+        }
     }
 
-    fn failed(&mut self, kind: ErrorKind) {
+    fn failed(&mut self, error: &Error) {
         self.done = true;
-        self.arm.requests.failed(kind, clock::now() - self.accepted.at, self.accepted.unix_ms);
+        let now = clock::now();
+        self.choice.arm.requests.failed(error.kind(), now - self.accepted.at, self.accepted.unix_ms);
+        if let Some((observer, side, key)) = self.choice.observed() {
+            observer.failed(side, key, error, now);
+        }
     }
 }
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.failed(ErrorKind::Cancelled);
             let gone = Error::new(ErrorKind::Cancelled, "the client went away");
+            self.failed(&gone);
             log_failure(self.accepted.id, &self.request.model, &self.request.id, &gone);
         }
     }

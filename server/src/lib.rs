@@ -34,6 +34,7 @@ pub mod rollouts;
 pub mod route;
 pub mod service;
 pub mod start;
+pub mod state;
 pub mod states;
 pub mod systemd;
 pub mod telemetry;

@@ -19,6 +19,7 @@ use tiltyard_types::{Error, ErrorKind, InferRequest, RequestId, Result};
 use crate::arm::Arm;
 use crate::catalog::{Model, VersionState};
 use crate::config::OnFailure;
+use crate::rollouts::observer::{Observer, Side};
 
 use self::key::BodyKey;
 
@@ -43,6 +44,8 @@ pub struct Choice {
     pub evidence: Option<u64>,
     /// The plan that chose.
     route: Option<Arc<Route>>,
+    /// The arm that the request belongs to, by its place in the plan.
+    picked: usize,
     is_open: bool,
 }
 
@@ -56,7 +59,7 @@ pub struct Pick {
 impl Choice {
     /// Where there is no plan to ask.
     pub fn of(arm: Arc<Arm>) -> Choice {
-        Choice { arm, evidence: None, route: None, is_open: false }
+        Choice { arm, evidence: None, route: None, picked: 0, is_open: false }
     }
 
     /// Whose inputs, outputs and columns the request is read by: an endpoint's contract is its champion's.
@@ -74,8 +77,14 @@ impl Choice {
     pub fn settle(&mut self, pick: Pick) -> Result<()> {
         let Some(route) = &self.route else { return Ok(()) };
         (self.arm, self.evidence) = route.take(pick)?;
-        self.is_open = false;
+        (self.picked, self.is_open) = (pick.arm, false);
         Ok(())
+    }
+
+    /// Who is told how the request ends, as whose it counts, and under which key; `None` where no rollout asks.
+    pub(crate) fn observed(&self) -> Option<(&Observer, Side, u64)> {
+        let observer = self.route.as_ref()?.observer.as_deref()?;
+        Some((observer, observer.side(self.picked)?, self.evidence?))
     }
 }
 
@@ -89,6 +98,8 @@ pub struct Route {
     /// In the order of the plan's arms.
     seats: Vec<Seat>,
     champion: usize,
+    /// Who sees how requests end, where a rollout asks.
+    pub(crate) observer: Option<Arc<Observer>>,
 }
 
 /// Where the key is, in the form that is asked for each request.
@@ -158,7 +169,10 @@ impl Route {
                 arm: plan.arms.iter().position(|arm| arm.name == rule.arm)?,
             })
         };
+        // Versions come and go under a plan, and what was seen of it stays.
+        let observer = before.map_or_else(|| Observer::of(plan).map(Arc::new), |before| before.observer.clone());
         Arc::new(Route {
+            observer,
             assignment: Assignment::new(plan),
             key,
             rules: plan.headers.iter().filter_map(rule).collect(),
@@ -191,10 +205,16 @@ impl Route {
         let Some(pick) = self.pick(asking) else {
             // Until the body is read, it is counted where most are.
             let arm = self.champion()?;
-            return Ok(Choice { arm, evidence: None, route: Some(Arc::clone(self)), is_open: true });
+            return Ok(Choice {
+                arm,
+                evidence: None,
+                route: Some(Arc::clone(self)),
+                picked: self.champion,
+                is_open: true,
+            });
         };
         let (arm, evidence) = self.take(pick)?;
-        Ok(Choice { arm, evidence, route: Some(Arc::clone(self)), is_open: false })
+        Ok(Choice { arm, evidence, route: Some(Arc::clone(self)), picked: pick.arm, is_open: false })
     }
 
     /// `None` where the key is in the body.

@@ -14,6 +14,8 @@ use crate::locks::access::Access;
 use crate::logs::Logs;
 use crate::mirror::figures::Figures;
 use crate::reload::Live;
+use crate::rollouts::Rollouts;
+use crate::state::StateFolder;
 use crate::states::States;
 use crate::telemetry::Totals;
 use crate::writer::Writer;
@@ -24,6 +26,8 @@ pub struct Service {
     pub inference: Arc<Inference>,
     /// Changes what can answer.
     pub writer: Writer,
+    /// Has versions compete.
+    pub rollouts: Rollouts,
     /// Measures in idle time what runs cost, once it is told to begin.
     pub measurer: Arc<Measurer>,
     /// Levels of logging that clients may ask for and, under explicit control, change.
@@ -38,6 +42,8 @@ pub struct Service {
     pub live: Arc<Live>,
     /// Where every version stands.
     pub states: Arc<States>,
+    /// Where what must be remembered of the repository is kept; none in commands that only look at it.
+    pub state: Option<Arc<StateFolder>>,
     /// How the store is doing that models come from; none where they lie in a folder.
     pub store: Option<Arc<Figures>>,
     /// Who decides what is loaded.

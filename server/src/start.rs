@@ -24,7 +24,10 @@ use crate::logs::Logs;
 use crate::mirror;
 use crate::reaper::Reaper;
 use crate::reload::Live;
+use crate::rollouts::Rollouts;
+use crate::rollouts::hooks::Hook;
 use crate::service::Service;
+use crate::state::StateFolder;
 use crate::states::States;
 use crate::telemetry::Totals;
 use crate::writer::{Following, Plan, PlanSources, Writer};
@@ -75,7 +78,8 @@ fn tell(config: &Config, Engines { found, missing }: &Engines) {
 
 /// The plans of endpoints that a server has: those it kept, and those in files.
 pub fn plans(config: &Config) -> Result<PlanSources, String> {
-    let (journal, endpoints) = Journal::open(&config.data_dir)?;
+    let state = Arc::new(StateFolder::open(&config.data_dir, &config.models)?);
+    let (journal, endpoints) = Journal::open(state)?;
     let has_locks = config.access_file.is_some();
     Ok(PlanSources { endpoints, journal: Some(journal), folder: config.endpoints.clone().map(Folder::new), has_locks })
 }
@@ -127,16 +131,19 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
         on_failure: config.on_failure,
         loader_threads: threads,
     };
+    let state = plans.journal.as_ref().map(|journal| Arc::clone(&journal.folder));
     let ledger = Arc::new(Ledger::default());
     let states = Arc::new(States::default());
     let reaper = Reaper::start(Arc::clone(&ledger), Arc::clone(&states)).map_err(text)?;
     let writer =
         Writer::start(plan, plans, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
+    let rollouts = Rollouts::start(state.as_deref(), Hook::of(config)?, &writer, &inference).map_err(text)?;
     let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
         loop_hangs,
         writer,
+        rollouts,
         measurer,
         logs,
         totals: Totals::default(),
@@ -144,6 +151,7 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
         access,
         live,
         states,
+        state,
         store: mirror.figures,
         control: config.model_control,
         phase: watch::Sender::new(Phase::Serving),

@@ -1,6 +1,7 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
 mod live;
+mod rollouts;
 mod store;
 
 use std::fmt::Write as _;
@@ -59,6 +60,7 @@ pub fn render(service: &Service, triton: bool) -> String {
     if let Some(figures) = &service.store {
         store::families(&mut page, figures);
     }
+    rollouts::families(&mut page, &service.rollouts.told());
     live::families(&mut page);
     if triton {
         triton_names(&mut page, &catalog, &lines);

@@ -58,8 +58,10 @@ class Server:
         self.log = self.folder / "server.log"
         command = [
             str(BINARY), "serve", "--models", str(models), "--admin-port", "0", "--ports-file", str(self.ports_file),
-            "--data-dir", str(self.folder / "data"), *flags,
+            *flags,
         ]
+        if "--data-dir" not in flags:
+            command += ["--data-dir", str(self.folder / "data")]
         # What the tests write is whole at once, or told to be late.
         if settle_time and "--settle-time" not in flags:
             command += ["--settle-time", settle_time]

@@ -1,6 +1,7 @@
 """Do plans split live traffic as they say, and does nobody notice when they change?"""
 
 import contextlib
+import hashlib
 import json
 import math
 import shutil
@@ -523,7 +524,7 @@ def test_the_admin_port_describes_itself(server, tmp_path):
     for path, methods in described["paths"].items():
         for method in methods:
             if method in ("get", "post", "put", "delete"):
-                answer = server.ask(method.upper(), path.replace("{endpoint}", "nobody"), port=server.admin_port)
+                answer = server.ask(method.upper(), path.replace("{endpoint}", "nobody").replace("{command}", "pause"), port=server.admin_port)
                 assert "nothing is at" not in answer.body.decode(errors="replace"), (method, path)
     form = server.get("/admin/endpoints/m", port=server.admin_port).json()
     assert form["current"] == 1 and form["revisions"][0]["plan"]["arms"][1]["version"] == 2
@@ -591,12 +592,66 @@ def test_a_wrong_file_is_told_and_takes_nothing_away(repository, folder, tmp_pat
 
 
 def test_a_journal_that_cannot_be_read_stops_the_start(repository, tmp_path):
-    data = tmp_path / "server" / "data"
-    data.mkdir(parents=True)
-    (data / "endpoints.json").write_text("{")
+    with start(repository, tmp_path) as server:
+        apply(server, tmp_path, split(10))
+    state(tmp_path / "server" / "data", repository).write_text("{")
     server = serving.Server(repository, tmp_path / "server", wait=False)
     assert server.process.wait(20) != 0
     assert "endpoints.json cannot be read" in server.log_text()
+
+
+def state(data, repository):
+    """The file in which the plans of a repository are kept."""
+    folder = hashlib.sha256(str(repository.resolve()).encode()).hexdigest()[:16]
+    assert (data / "state" / folder / "repository").read_text() == f"{repository.resolve()}\n"
+    return data / "state" / folder / "endpoints.json"
+
+
+def test_servers_of_different_repositories_share_a_data_folder(repository, tmp_path):
+    put(tmp_path / "others", "m", 1, times(5.0))
+    shared = ["--data-dir", str(tmp_path / "data")]
+    with serving.Server(repository, tmp_path / "a", *shared) as one, \
+            serving.Server(tmp_path / "others", tmp_path / "b", *shared) as other:
+        apply(one, tmp_path, split(100))
+        assert revision(other) is None
+        assert "restart forgets" not in apply(other, tmp_path, toml(CHAMPION))
+    for folder, models, arms in (("a", repository, 2), ("b", tmp_path / "others", 1)):
+        (tmp_path / folder / "ports.json").unlink()
+        with serving.Server(models, tmp_path / folder, *shared) as again:
+            assert len(endpoints(again)["m"]["arms"]) == arms
+    assert state(tmp_path / "data", repository) != state(tmp_path / "data", tmp_path / "others")
+
+
+def test_of_two_servers_of_a_repository_the_first_keeps_changes(repository, tmp_path):
+    shared = ["--data-dir", str(tmp_path / "data")]
+    with contextlib.ExitStack() as still:
+        with serving.Server(repository, tmp_path / "a", *shared) as first:
+            apply(first, tmp_path, split(10))
+            second = still.enter_context(serving.Server(repository, tmp_path / "b", *shared))
+            assert f"process {first.process.pid} serves the same repository" in second.log_text()
+            assert revision(second) == 1, "it serves by the plans that are kept"
+            assert "restart forgets" in apply(second, tmp_path, split(20))
+            form = json.loads(run(second, "rollback", "m", "--output", "json").partition("warning")[0])
+            assert form["kept"] is False and revision(second) == 1
+            assert arm_over_rest(second, {"x-user": "a"})[0] in ("champion", "new")
+            assert "restart forgets" not in apply(first, tmp_path, split(30), "--output", "json")
+        assert "restart forgets" in apply(second, tmp_path, split(40)), "the first had kept another plan meanwhile"
+    (tmp_path / "b" / "ports.json").unlink()
+    with serving.Server(repository, tmp_path / "b", *shared) as again:
+        assert [arm["share"] for arm in endpoints(again)["m"]["arms"]] == [700_000, 300_000]
+        third = serving.Server(repository, tmp_path / "c", *shared)
+    try:  # as instances that take turns on sockets: the next one keeps changes once the one before it has ended
+        assert "restart forgets" not in apply(third, tmp_path, split(50))
+    finally:
+        assert third.stop() == 0
+
+
+def test_a_data_folder_that_cannot_be_written_keeps_nothing(repository, tmp_path):
+    (tmp_path / "data").write_text("")
+    with serving.Server(repository, tmp_path / "server", "--data-dir", str(tmp_path / "data")) as server:
+        assert "changes of them are not kept" in server.log_text()
+        assert "restart forgets" in apply(server, tmp_path, split(10))
+        assert revision(server) == 1
 
 
 def test_a_challenger_that_is_gone_after_a_restart_is_answered_for(repository, tmp_path):

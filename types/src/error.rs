@@ -1,6 +1,7 @@
 //! In which ways can a request fail? One closed set, the same on every protocol.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// A result whose error a client may see.
@@ -77,12 +78,13 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     retry_after: Option<Duration>,
+    run: Option<NonZeroU64>,
 }
 
 impl Error {
     /// A failure of `kind`; `message` says what was wrong, what was expected and where.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into(), retry_after: None }
+        Error { kind, message: message.into(), retry_after: None, run: None }
     }
 
     /// The client's mistake.
@@ -109,6 +111,17 @@ impl Error {
     pub fn retry_after(mut self, wait: Duration) -> Error {
         self.retry_after = Some(wait);
         self
+    }
+
+    /// Adds the number of the run that failed: whoever was in it failed for one cause.
+    pub fn in_run(mut self, run: u64) -> Error {
+        self.run = NonZeroU64::new(run);
+        self
+    }
+
+    /// The run that failed, where one did.
+    pub fn run(&self) -> Option<u64> {
+        self.run.map(NonZeroU64::get)
     }
 
     /// The kind, which decides the protocol's code.

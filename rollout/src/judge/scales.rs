@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::cohort::{Arrival, design};
 use crate::cusum::{Cusum, RUN_LENGTH};
-use crate::evidence::{Arms, Block, Events, Moments, Outcomes, Seen, Share, plus};
+use crate::evidence::{Arms, Block, Events, Group, Moments, Outcomes, Seen, Share, plus};
 use crate::interval::{EmpiricalBernstein, Interval, difference};
-use crate::kernel::{Tally, e_bh, ln_e_above, ln_e_beta, ln_e_bins, ln_e_sample_ratio, p_value, ratio};
+use crate::kernel::{
+    ROUNDING, Ratio, Tally, e_bh, ln_e_above, ln_e_beta, ln_e_bins, ln_e_sample_ratio, p_value, ratio,
+};
 use crate::numbers::ln;
 use crate::plan::{Agreement, Comparison, Design, Guardrail, Policy, Primary};
 use crate::rate;
@@ -73,9 +75,8 @@ impl Scales {
         self.units = plus(self.units, block.units);
         self.dealt.add(block.share, block.units);
         for watch in self.guardrails.iter_mut().chain(&mut self.slices) {
-            if let Some(events) = block.events.get(&watch.rule.metric) {
-                watch.add(block.share, events);
-            }
+            let metric = &watch.rule.metric;
+            watch.add(block.share, block.events.get(metric), block.causes.get(metric));
         }
         for (metric, bins) in &block.bins {
             let held = self.shifts.entry(metric.clone()).or_default();
@@ -178,7 +179,7 @@ impl Scales {
         self.dealt = Tally::default();
         self.arrival = Arrival::default();
         for slice in &mut self.slices {
-            (slice.tally, slice.ln_e, slice.ln_e_max) = (Tally::default(), 0.0, 0.0);
+            (slice.tally, slice.causes, slice.ln_e, slice.ln_e_max) = (None, None, 0.0, 0.0);
         }
         let alpha = self.alpha_primary;
         if let Some(outcome) = &mut self.primary {
@@ -207,11 +208,15 @@ fn too_many(sampled: u64, dropped: u64) -> bool {
     dropped as f64 > DROPS_MAX * sampled as f64
 }
 
-/// One guardrail.
+/// One guardrail. What is counted both by request and by cause alarms where both do: a cause that fells many requests is no
+/// proof by their number, nor is a disturbance that fells many runs of both arms by how many runs each had.
 #[derive(Clone, Debug)]
 struct Watch {
     rule: Guardrail,
-    tally: Tally,
+    /// By request or key; none until a block has it.
+    tally: Option<Tally>,
+    /// By cause; none until a block has it.
+    causes: Option<Tally>,
     events: Arms,
     of: Arms,
     seen: Seen,
@@ -224,20 +229,45 @@ struct Watch {
 impl Watch {
     fn new(rule: &Guardrail, keys_max: usize) -> Watch {
         let (rule, seen) = (rule.clone(), Seen::new(keys_max));
-        Watch { rule, tally: Tally::default(), events: [0; 2], of: [0; 2], seen, ln_e: 0.0, ln_e_max: 0.0, cusum: None }
+        Watch {
+            rule,
+            tally: None,
+            causes: None,
+            events: [0; 2],
+            of: [0; 2],
+            seen,
+            ln_e: 0.0,
+            ln_e_max: 0.0,
+            cusum: None,
+        }
     }
 
-    fn add(&mut self, share: Share, events: &Events) {
-        let (of, events) = match events {
-            Events::Every { of, events } => (*of, *events),
+    fn add(&mut self, share: Share, events: Option<&Events>, causes: Option<&Vec<Group>>) {
+        let by_request = events.map(|events| match events {
+            Events::Every { of, events } => Group { of: *of, events: *events },
             Events::Firsts { of, keys } => {
                 let firsts = |keys: &Vec<u64>| keys.iter().filter(|&&key| self.seen.is_first(key)).count() as u64;
-                (*of, keys.each_ref().map(firsts))
+                Group { of: *of, events: keys.each_ref().map(firsts) }
             }
-        };
-        self.tally.add(share, events);
-        self.ln_e = ln_e_above(&self.tally, self.rule.tolerance);
-        self.ln_e_max = self.ln_e_max.max(self.ln_e);
+        });
+        if let Some(group) = by_request {
+            self.tally.get_or_insert_default().add(share, group.events);
+        }
+        let sum =
+            |sum: Group, group: &Group| Group { of: plus(sum.of, group.of), events: plus(sum.events, group.events) };
+        let by_cause = causes.map(|groups| {
+            let tally = self.causes.get_or_insert_default();
+            groups.iter().for_each(|group| tally.add_exposed(*group));
+            groups.iter().fold(Group::default(), sum)
+        });
+        // Where there are both, what is told is by request.
+        let told = if self.tally.is_some() { by_request } else { by_cause };
+        let Group { of, events } = told.unwrap_or_default();
+        if events != [0; 2] || by_cause.is_some() {
+            let each = self.tallies().map(|tally| ln_e_above(tally, self.rule.tolerance));
+            self.ln_e = each.reduce(f64::min).unwrap_or(0.0);
+            self.ln_e_max = self.ln_e_max.max(self.ln_e);
+        }
         self.of = plus(self.of, of);
         self.events = plus(self.events, events);
         if let Some(cusum) = &mut self.cusum {
@@ -245,8 +275,26 @@ impl Watch {
         }
     }
 
+    fn tallies(&self) -> impl Iterator<Item = &Tally> {
+        self.tally.iter().chain(&self.causes)
+    }
+
+    /// Whatever may be true by either count.
+    fn ratio(&self, alpha: f64) -> Ratio {
+        let by_request = self.tally.as_ref().map(|tally| ratio(tally, alpha));
+        let by_cause = self.causes.as_ref().map(|tally| {
+            let Ratio { lower, upper } = ratio(tally, alpha);
+            Ratio { lower, upper: upper.map(|upper| upper * (1.0 + ROUNDING)) }
+        });
+        let hull = |a: Ratio, b: Ratio| Ratio {
+            lower: a.lower.min(b.lower),
+            upper: a.upper.zip(b.upper).map(|(a, b)| a.max(b)),
+        };
+        by_request.into_iter().chain(by_cause).reduce(hull).unwrap_or(Ratio { lower: 0.0, upper: None })
+    }
+
     fn reading(&self, alpha: f64, threshold: f64) -> Reading {
-        let ratio = ratio(&self.tally, alpha);
+        let ratio = self.ratio(alpha);
         let ratio_bound = 1.0 + self.rule.margin;
         let rate_upper = self.rate_upper(1, alpha);
         let is_small = self.rule.floor.is_some_and(|floor| rate_upper <= floor);

@@ -20,6 +20,7 @@ pub(crate) fn split(weights: &[(u32, u32)]) -> Plan {
         headers: Vec::new(),
         steps: Vec::new(),
         policy: Policy::default(),
+        watched: false,
     }
 }
 

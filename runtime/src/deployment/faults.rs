@@ -135,14 +135,14 @@ impl Deployment {
         let stuck: Vec<Stuck> = given_up
             .into_iter()
             .map(|(running, lost)| {
-                let Running { since, rows, on_loop, jobs, later } = running;
+                let Running { number, since, rows, on_loop, jobs, later } = running;
                 let stuck = Stuck { requests: jobs.len() + later.len(), rows, time: now - since, on_loop };
                 let message = format!(
                     "model {model:?} version {version} has not answered for {:.0?}: its run hangs and was given up",
                     stuck.time
                 );
                 for job in jobs.into_iter().chain(later) {
-                    job.reply.send(Err(Error::new(ErrorKind::Engine, message.clone())));
+                    job.reply.send(Err(Error::new(ErrorKind::Engine, message.clone()).in_run(number)));
                 }
                 let mut waiting = lock(&self.waiting);
                 waiting.queue.finish(None, now);

@@ -34,6 +34,8 @@ impl Opened {
 
 /// A run that is going on.
 pub(super) struct Running {
+    /// Which run of the process it is, from 1.
+    pub(super) number: u64,
     /// When it began.
     pub(super) since: Moment,
     /// Rows in it, padding included.

@@ -1,6 +1,7 @@
 //! How does a batch run, and what do its jobs get?
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use smallvec::SmallVec;
 use tiltyard_types::{Error, ErrorKind, Moment, Result, Tensor};
@@ -43,6 +44,12 @@ struct Ran {
 /// A run hung for so long that others answered its jobs.
 #[derive(Debug)]
 pub(super) struct GivenUp;
+
+/// The number of the next run of the process, from 1.
+fn next_run() -> u64 {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    RUNS.fetch_add(1, Relaxed) + 1
+}
 
 fn internal(error: &BatchError) -> Error {
     Error::new(ErrorKind::Engine, error.to_string())
@@ -119,7 +126,8 @@ impl Deployment {
         };
         let batch_rows = parts.iter().map(|part| part.rows).sum();
         let deadlines: SmallVec<[Moment; 4]> = jobs.iter().filter_map(|job| job.demand.deadline).collect();
-        let (slot, idle) = self.leases.lease(Running { since: assembled, rows, on_loop, jobs, later });
+        let number = next_run();
+        let (slot, idle) = self.leases.lease(Running { number, since: assembled, rows, on_loop, jobs, later });
         let (outputs, opened) = self.in_session(idle, |session| {
             if !deadlines.is_empty() {
                 let begun = pool.now();
@@ -131,7 +139,9 @@ impl Deployment {
         let Running { jobs, later, .. } = self.leases.give_back(slot, opened).ok_or(GivenUp)?;
         let outputs = match outputs {
             Ok(outputs) => outputs,
-            Err(error) => return Ok(Ran { answers: Err(self.failure(error, assembled, pool)), jobs, later }),
+            Err(error) => {
+                return Ok(Ran { answers: Err(self.failure(error, assembled, pool).in_run(number)), jobs, later });
+            }
         };
         let ran = pool.now();
         let apart = self.check_outputs(&outputs, &wanted).and_then(|()| match &layout {
@@ -143,7 +153,7 @@ impl Deployment {
             Ok(apart) => apart,
             Err(error) => {
                 self.blame(error.message(), ran, pool);
-                return Ok(Ran { answers: Err(error), jobs, later });
+                return Ok(Ran { answers: Err(error.in_run(number)), jobs, later });
             }
         };
         self.health.ran_well();
@@ -154,7 +164,7 @@ impl Deployment {
             let pick = |position: &usize| outputs.get(wanted.binary_search(position).ok()?).cloned();
             // Most want all there is, in its order.
             let outputs = if job.wanted == wanted { outputs } else { job.wanted.iter().filter_map(pick).collect() };
-            Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows }
+            Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows, run: number }
         });
         Ok(Ran { answers: Ok(answers.collect()), jobs, later })
     }

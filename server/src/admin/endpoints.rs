@@ -51,6 +51,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    if let Some(verb) =
+        verb.strip_prefix("rollout").and_then(|verb| verb.strip_prefix('/').or(verb.is_empty().then_some("")))
+    {
+        let body = if *method == Method::POST { read(body).await? } else { Bytes::new() };
+        return super::rollouts::answer(service, caller, method, (endpoint, verb), &body).await;
+    }
     match (method, verb) {
         (&Method::GET | &Method::HEAD, "") => service.writer.plans.load().endpoints.form_of(endpoint),
         (&Method::PUT, "") => {
@@ -61,29 +67,34 @@ where
                 "dry_run=true" => true,
                 other => return Err(Error::invalid(format!("{other:?}: expected dry_run=true, or nothing"))),
             };
+            service.rollouts.may_change(endpoint)?;
             let report = service.writer.apply(draft, dry_run).await?;
             Ok(form(&report, dry_run))
         }
         (&Method::DELETE, "") => {
             let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
             held.map_or(Ok(()), |held| may_deploy(caller, &held))?;
+            service.rollouts.may_change(endpoint)?;
             service.writer.remove_plan(endpoint).await.map(|report| form(&report, false))
         }
         (&Method::POST, "rollback") => {
             let to = revision(&read(body).await?)?;
+            if service.rollouts.governs(endpoint).is_some() {
+                return super::rollouts::roll_back(service, caller, endpoint, to).await;
+            }
             let back = service.writer.plans.load().endpoints.back(endpoint, to)?;
             may_deploy(caller, &back)?;
             // By its number, so that it is the one that was asked about.
             service.writer.roll_back(endpoint, Some(back.revision)).await.map(|report| form(&report, false))
         }
         _ => Err(Error::not_found(format!(
-            "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, or POST to …/rollback"
+            "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, or POST to …/rollback or …/rollout"
         ))),
     }
 }
 
 /// Fails where a caller may not change what answers for the models of a plan.
-fn may_deploy(caller: Option<&Caller>, plan: &Plan) -> Result<()> {
+pub(super) fn may_deploy(caller: Option<&Caller>, plan: &Plan) -> Result<()> {
     let Some(caller) = caller else { return Ok(()) };
     plan.arms.iter().try_for_each(|arm| caller.may(Call::Deploy(&arm.model)))
 }
@@ -116,7 +127,7 @@ where
     }
 }
 
-fn form(report: &Report, dry_run: bool) -> Value {
+pub(super) fn form(report: &Report, dry_run: bool) -> Value {
     let Report { endpoint, before, revision, changes, loads, is_kept } = report;
     json!({
         "endpoint": endpoint, "before": before, "revision": revision, "changed": before != revision,

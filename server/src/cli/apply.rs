@@ -75,7 +75,7 @@ pub(super) fn show(matches: &ArgMatches, answer: &[u8]) -> Result<(), Failure> {
         Form::Table => output::print(&told(&report))?,
     }
     if report["kept"] == false {
-        output::note("warning: the server cannot write its data folder: a restart forgets this change");
+        output::note("warning: the server cannot keep this change, and its log says why: a restart forgets it");
     }
     Ok(())
 }

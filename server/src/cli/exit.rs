@@ -56,6 +56,11 @@ impl Failure {
         Failure { exit: Exit::Refused, message: message.into() }
     }
 
+    /// A rollout ended by going back.
+    pub(crate) fn rolled_back(message: impl Into<String>) -> Failure {
+        Failure { exit: Exit::RolledBack, message: message.into() }
+    }
+
     /// It failed, and what was printed says why.
     pub(crate) fn told() -> Failure {
         Failure::failed("")

@@ -2,6 +2,9 @@
 
 mod assign;
 mod plan;
+mod start;
+mod status;
+mod tell;
 mod verify;
 
 use clap::{ArgMatches, Command};
@@ -10,9 +13,12 @@ use super::exit::Failure;
 
 pub(crate) fn command() -> Command {
     Command::new("rollout")
-        .about("Plan how versions compete, and prove how they did")
+        .about("Have versions compete, see how they do, and prove how they did")
         .subcommand_required(true)
         .arg_required_else_help(true)
+        .subcommand(start::command())
+        .subcommand(status::command())
+        .subcommands(tell::commands())
         .subcommand(assign::command())
         .subcommand(plan::command())
         .subcommand(verify::command())
@@ -20,9 +26,12 @@ pub(crate) fn command() -> Command {
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     match matches.subcommand() {
+        Some(("start", matches)) => start::run(matches),
+        Some(("status", matches)) => status::run(matches),
         Some(("assign", matches)) => assign::run(matches),
         Some(("plan", matches)) => plan::run(matches),
         Some(("verify", matches)) => verify::run(matches),
-        _ => Err(Failure::usage("expected `tiltyard rollout assign`, `plan` or `verify`")),
+        Some((command, matches)) => tell::run(command, matches),
+        None => Err(Failure::usage("expected a command, such as `tiltyard rollout status`")),
     }
 }

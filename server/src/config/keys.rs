@@ -131,6 +131,13 @@ keys! {
              its requests. Files are followed as models are.";
         strict: bool = BOOLEAN, Text("false"),
             "Refuse to start when a model fails to load, instead of serving the others.";
+        webhook_url: Option<String> = OPTIONAL_TEXT, Text(""),
+            "Who is told of the verdicts of rollouts, and asked where a gate's name begins with webhook: a URL, over https:// \
+             unless it is on this machine.";
+        webhook_secret_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The file with the secret that signs what the webhook is sent.";
+        webhook_ca: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The authorities for connections to the webhook, in PEM, where they are not those of the system.";
     }
     "Listening" {
         host: Host = HOST, Text("127.0.0.1"),

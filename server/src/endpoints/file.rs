@@ -45,7 +45,7 @@ enum WrittenRole {
 
 /// Millionths, written as such or as per cent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Share(u32);
+pub(crate) struct Share(pub(crate) u32);
 
 impl<'de> Deserialize<'de> for Share {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Share, D::Error> {
@@ -100,7 +100,7 @@ pub fn read_json(text: &[u8], endpoint: Option<&str>) -> Result<Plan> {
 }
 
 /// Adds the name that was probably meant to a message such as: unknown field `x`, expected one of `a`, `b`.
-fn explain(message: &str) -> String {
+pub(crate) fn explain(message: &str) -> String {
     let message = message.trim_end();
     let unknown = ["unknown field `", "unknown variant `"].iter().find_map(|words| message.split_once(words));
     let meant = unknown.and_then(|(_, rest)| {
@@ -133,6 +133,7 @@ fn draft(written: Written, endpoint: Option<&str>) -> Result<Plan> {
         headers: written.headers,
         steps: Vec::new(),
         policy: Policy::default(),
+        watched: false,
     })
 }
 

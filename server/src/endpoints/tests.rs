@@ -5,7 +5,7 @@ use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, MILLION, Policy, Role};
 use super::*;
 
 /// Version 1 against version 2, which has this weight.
-pub(super) fn draft(weight: u32) -> Plan {
+pub(crate) fn draft(weight: u32) -> Plan {
     let arm = |name: &str, version, role| Arm { name: name.into(), model: "risk".into(), version, digest: None, role };
     let challenger = Role::Challenger { weight, final_weight: MILLION };
     Plan {
@@ -17,6 +17,7 @@ pub(super) fn draft(weight: u32) -> Plan {
         headers: Vec::new(),
         steps: Vec::new(),
         policy: Policy::default(),
+        watched: false,
     }
 }
 

@@ -1,4 +1,5 @@
-//! How does the server ask somebody else, over HTTPS? For a provider's keys, and by the commands that ask a server.
+//! How does the server ask somebody else, over HTTPS? For a provider's keys, to tell a webhook, and by the commands that ask a
+//! server.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +44,20 @@ pub(crate) fn tls(ca: Option<&Path>, shown: Option<(&Path, &Path)>) -> Result<Tl
         .root_certs(RootCerts::new_with_certs(&roots))
         .client_cert(shown)
         .build())
+}
+
+/// A URL that may be asked: over https://, or from this machine itself.
+pub(crate) fn safe(url: &str) -> Option<String> {
+    let host = |rest: &str| rest.split(['/', '?']).next().unwrap_or_default().to_owned();
+    let near = |host: &str| {
+        ["localhost", "127.0.0.1", "[::1]"].iter().any(|near| host == *near || host.starts_with(&format!("{near}:")))
+    };
+    let is_safe = match url.split_once("://") {
+        Some(("https", rest)) => !host(rest).is_empty(),
+        Some(("http", rest)) => near(&host(rest)),
+        _ => false,
+    };
+    is_safe.then(|| url.to_owned())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -45,7 +45,7 @@ where
     let answer = async {
         let mut choice = service.inference.catalog.load().route(model, version, &head.asking(started.id))?;
         let encoding = head.headers.get(CONTENT_ENCODING);
-        let (body, mut room) = receive(service, &choice.arm, started, encoding, body).await?;
+        let (body, mut room) = receive(service, &choice, started, encoding, body).await?;
         let accepted = Accepted { bytes: body.len(), ..started };
         let (text, of, open) = (body.clone(), choice.contract(), choice.open());
         let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
@@ -61,7 +61,7 @@ where
         if let Some(pick) = pick {
             service.inference.settle(&mut choice, pick, &mut room, accepted)?;
         }
-        let outcome = service.inference.infer(&mut request, choice.arm, accepted, room).await?;
+        let outcome = service.inference.infer(&mut request, choice, accepted, room).await?;
         beside_the_loop(body.len(), move || self::answer(rows, &outside, &outcome)).await
     };
     answer.await.inspect_err(|error: &Error| log_failure(started.id, model, "", error))

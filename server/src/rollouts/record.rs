@@ -14,7 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tiltyard_registry::{Entry, Limits, Log};
-use tiltyard_rollout::judge::{Event, Judge, Verdict};
+use tiltyard_rollout::judge::{Decision, Event, Judge, State, Verdict};
 use tiltyard_rollout::plan::Plan;
 use tiltyard_rollout::verify;
 use tiltyard_types::{Error, Result};
@@ -46,6 +46,25 @@ pub struct Rollout {
     pub judge: Judge,
     /// How many events it was told; each got a verdict.
     pub events: u64,
+    /// The last verdict; of one that has ended, the one that ended it.
+    pub last: Option<Verdict>,
+    /// Whether its challenger became worse after the promotion.
+    pub went_back: bool,
+}
+
+impl Rollout {
+    fn begun(judge: Judge) -> Rollout {
+        Rollout { judge, events: 0, last: None, went_back: false }
+    }
+
+    fn heard(&mut self, verdict: &Verdict) {
+        self.events += 1;
+        self.went_back |= verdict.state == State::Promoted && verdict.decision == Decision::RollBack;
+        // What is seen after the end does not say why it ended.
+        if verdict.decision != Decision::NotYet || !verdict.state.is_terminal() {
+            self.last = Some(verdict.clone());
+        }
+    }
 }
 
 /// All rollouts of a log. Those that have ended stay: they are some kilobytes each, and people start them.
@@ -82,7 +101,7 @@ impl Rollouts {
     fn begin(&mut self, entry: &Entry) -> Result<()> {
         let Begun { rollout: id, plan } = read(entry)?;
         self.check_new(&id)?;
-        let rollout = Rollout { judge: judge(&plan)?, events: 0 };
+        let rollout = Rollout::begun(judge(&plan)?);
         self.by_id.insert(id, rollout);
         Ok(())
     }
@@ -91,8 +110,8 @@ impl Rollouts {
         let Told { rollout: id, event, verdict } = read(entry)?;
         let rollout = self.by_id.get_mut(&id).ok_or_else(|| unknown(&id))?;
         let proved = verify::Entry { event, verdict }.prove(&mut rollout.judge);
-        proved.map_err(|error| Error::new(error.kind(), format!("rollout {id}: {error}")))?;
-        rollout.events += 1;
+        let verdict = proved.map_err(|error| Error::new(error.kind(), format!("rollout {id}: {error}")))?;
+        rollout.heard(&verdict);
         Ok(())
     }
 
@@ -152,7 +171,7 @@ impl Record {
         self.rollouts.check_new(id)?;
         let plan = RawValue::from_string(plan.canonical())
             .map_err(|error| Error::invalid(format!("the plan cannot be written down: {error}")))?;
-        let rollout = Rollout { judge: judge(&plan)?, events: 0 };
+        let rollout = Rollout::begun(judge(&plan)?);
         self.log.record(time_ms, PLAN, &Begun { rollout: id.to_owned(), plan })?;
         self.rollouts.by_id.insert(id.to_owned(), rollout);
         Ok(())
@@ -167,7 +186,8 @@ impl Record {
         let time_ms = event.time_ms();
         let verify::Entry { event, verdict: written } = verify::Entry::new(event, &verdict)?;
         self.log.record(time_ms, EVENT, &Told { rollout: id.to_owned(), event, verdict: written })?;
-        *rollout = Rollout { judge, events: rollout.events + 1 };
+        rollout.judge = judge;
+        rollout.heard(&verdict);
         Ok(verdict)
     }
 }

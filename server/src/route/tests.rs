@@ -80,6 +80,7 @@ fn plan(key: KeySource, weight: u32) -> Plan {
         headers: vec![HeaderRule { header: "X-Tester".into(), value: "yes".into(), arm: "new".into() }],
         steps: Vec::new(),
         policy: Policy::default(),
+        watched: false,
     }
 }
 

@@ -142,12 +142,13 @@ impl Plans {
     }
 
     /// Keeps what holds now. False, and said, where it cannot be kept.
-    fn keep(&self) -> bool {
+    fn keep(&mut self) -> bool {
         self.tell();
-        let Some(journal) = &self.sources.journal else { return false };
-        let kept = journal.keep(&self.sources.endpoints);
+        let PlanSources { journal, endpoints, .. } = &mut self.sources;
+        let Some(journal) = journal else { return false };
+        let kept = journal.keep(endpoints);
         if let Err(error) = &kept {
-            tracing::error!(%error, "plans cannot be kept in the data folder: a restart forgets what was changed");
+            tracing::error!(%error, "plans cannot be kept: a restart forgets what was changed");
         }
         kept.is_ok()
     }
@@ -181,6 +182,14 @@ impl Writer {
     /// be, or the plan may not follow the one before. A dry run only says what would become of it.
     pub async fn apply(&self, draft: Plan, dry_run: bool) -> Result<Report> {
         self.give(Order::Apply { draft: Box::new(draft), dry_run }).await
+    }
+
+    /// The same, for whoever looks again later what became of it.
+    pub(crate) fn propose(&self, draft: Plan) -> oneshot::Receiver<Result<Report>> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Apply { draft: Box::new(draft), dry_run: false };
+        drop(self.commands.send(Command::Order(order, answer)));
+        answered
     }
 
     /// Goes back to a revision that is still warm: the one named, or else the one before the current one.
@@ -375,6 +384,12 @@ impl State {
             let endpoint = draft.endpoint.clone();
             if !self.plans.sources.endpoints.is_news(&endpoint, &draft) {
                 self.note_trouble(&endpoint, None);
+                continue;
+            }
+            let goes_on = self.plans.sources.endpoints.plan(&endpoint).is_some_and(|held| !held.steps.is_empty());
+            if goes_on {
+                let error = Error::invalid("a rollout goes on, and its plan holds until it has ended");
+                self.note_trouble(&endpoint, Some(error));
                 continue;
             }
             if let Err(error) = self.plans.next(&draft, None) {

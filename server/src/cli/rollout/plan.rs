@@ -175,6 +175,7 @@ pub(super) fn example() -> Plan {
         headers: Vec::new(),
         steps: steps(STEPS).unwrap_or_default(),
         policy: Policy::default(),
+        watched: false,
     }
 }
 

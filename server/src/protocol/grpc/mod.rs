@@ -173,12 +173,12 @@ fn receive(
     }
     let routed = service.inference.catalog.load().route(model, version, &sender.asking(accepted));
     let Ok(choice) = routed else { return Ok(None) };
-    let arm = &choice.arm;
-    let received = room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(arm, accepted, error));
+    let received = room.belongs_to(&choice.arm.deployment.stats);
+    let received = received.inspect_err(|error| count_refusal(&choice, accepted, error));
     // A message without parameters asks for no other time than that.
     let timeout =
         accepted.timeout.or_else(|| quick::has_no_parameters(message).then(|| service.live.request_timeout()));
-    let received = received.and_then(|()| service.inference.foresee(arm, Accepted { timeout, ..accepted }));
+    let received = received.and_then(|()| service.inference.foresee(&choice, Accepted { timeout, ..accepted }));
     received.inspect_err(|error| note(service, accepted, model, "", error))?;
     Ok(Some(choice))
 }
@@ -286,8 +286,8 @@ async fn try_infer(
         None => {
             let asking = sender.asking(accepted);
             let choice = service.inference.catalog.load().route(&request.model, request.version, &asking)?;
-            let arm = &choice.arm;
-            room.belongs_to(&arm.deployment.stats).inspect_err(|error| count_refusal(arm, accepted, error))?;
+            let room = room.belongs_to(&choice.arm.deployment.stats);
+            room.inspect_err(|error| count_refusal(&choice, accepted, error))?;
             choice
         }
     };
@@ -298,7 +298,7 @@ async fn try_infer(
     }
     let classes: Vec<Option<usize>> =
         request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
-    let mut outcome = service.inference.infer(request, choice.arm, accepted, room).await?;
+    let mut outcome = service.inference.infer(request, choice, accepted, room).await?;
     // As many as were asked for by name, in that order.
     for ((output, tensor), count) in request.outputs.iter().zip(&mut outcome.outputs).zip(classes) {
         if let Some(count) = count {

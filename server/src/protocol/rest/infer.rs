@@ -62,7 +62,7 @@ where
     check_content_type(headers.content_type)?;
     // What cannot be answered is refused before its body is read.
     let mut choice = service.inference.catalog.load().route(model, *version, asking)?;
-    let (body, mut room) = receive(service, &choice.arm, *started, headers.content_encoding, body).await?;
+    let (body, mut room) = receive(service, &choice, *started, headers.content_encoding, body).await?;
     let accepted = Accepted { bytes: body.len(), ..*started };
     let header_length = headers.header_length()?;
     let (contract, open) = (choice.contract(), choice.open());
@@ -79,7 +79,7 @@ where
     if let Some(pick) = pick {
         service.inference.settle(&mut choice, pick, &mut room, accepted)?;
     }
-    let outcome = service.inference.infer(&mut request, choice.arm, accepted, room).await?;
+    let outcome = service.inference.infer(&mut request, choice, accepted, room).await?;
     let answer = Answer {
         all_binary: header_length == Some(0) || flag(&request.parameters, "binary_data_output"),
         model: request.model,

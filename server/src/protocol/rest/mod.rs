@@ -28,7 +28,7 @@ use crate::describe;
 use crate::infer::{Accepted, count_refusal, log_failure};
 use crate::listen::CameIn;
 use crate::locks::calls::Caller;
-use crate::route::Asking;
+use crate::route::{Asking, Choice};
 use crate::service::Service;
 
 /// Answers smaller than this stay plain even where the client accepts compression.
@@ -134,10 +134,10 @@ where
     Box::pin(dispatch_rest(service, head, body)).await
 }
 
-/// Lets an inference on `arm` in by what its head tells, and reads its body, which takes the room that comes with it.
+/// Lets an inference in by what its head tells, and reads its body, which takes the room that comes with it.
 pub(crate) async fn receive<B>(
     service: &Service,
-    arm: &Arm,
+    choice: &Choice,
     accepted: Accepted,
     content_encoding: Option<&HeaderValue>,
     body: B,
@@ -146,14 +146,14 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
-    service.inference.foresee(arm, accepted)?;
-    let mut room = service.inference.admission.room(&arm.deployment.stats);
+    service.inference.foresee(choice, accepted)?;
+    let mut room = service.inference.admission.room(&choice.arm.deployment.stats);
     let (bytes_max, time_max) = (service.live.body_bytes_max(), service.live.request_timeout());
     match body::read(content_encoding, body, bytes_max, time_max, &mut room).await {
         Ok(bytes) => Ok((bytes, room)),
         Err(error) => {
             if error.kind() == ErrorKind::Overloaded {
-                count_refusal(arm, accepted, &error);
+                count_refusal(choice, accepted, &error);
             }
             Err(error)
         }

@@ -35,6 +35,7 @@ fn plan() -> Plan {
         headers: Vec::new(),
         steps: [10_000, 100_000, 500_000].map(step).into(),
         policy: Policy { min_time_ms: 60 * MINUTE_MS, ..Policy::default() },
+        watched: false,
     }
 }
 

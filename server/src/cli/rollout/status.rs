@@ -1,0 +1,256 @@
+//! How do rollouts stand, and why?
+
+use std::thread;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::Value;
+
+use crate::cli::credentials::Credentials;
+use crate::cli::exit::Failure;
+use crate::cli::models::text;
+use crate::cli::output::{self, Form, NOTHING, Table};
+use crate::cli::progress;
+use crate::cli::status::{address, age};
+use crate::cli::target::{Http, Named, admin_flag, ask, path_part, server_flags};
+use crate::endpoints::differences::share;
+
+pub(super) const WAIT: &str =
+    "Wait until the rollout has ended: exit code 0 promoted, 5 rolled back, 4 a person must decide, 1 else";
+
+/// How often a rollout is asked for.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Cells of a bar.
+const BAR: usize = 20;
+
+pub(super) fn command() -> Command {
+    Command::new("status")
+        .about("Tell how rollouts stand: who has which share, what is watched, and what is waited for")
+        .arg(Arg::new("endpoint").value_name("ENDPOINT").help("One endpoint's; without it, a line for each"))
+        .arg(Arg::new("wait").long("wait").action(ArgAction::SetTrue).requires("endpoint").help(WAIT))
+        .args(server_flags())
+        .arg(admin_flag())
+        .after_help("Examples:\n  tiltyard rollout status\n  tiltyard rollout status risk\n  tiltyard rollout status risk --wait")
+}
+
+pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let http = Http::new(address(&Named::of(matches)?)?, &Credentials::of(matches)?)?;
+    match matches.get_one::<String>("endpoint") {
+        Some(endpoint) if matches.get_flag("wait") => wait(&http, endpoint, matches),
+        Some(endpoint) => show(matches, &fetch(&http, endpoint)?),
+        None => {
+            let answer = ask(&http, "GET", "/admin/rollouts", Vec::new())?;
+            let answer = parse(&answer)?;
+            match Form::of(matches) {
+                Form::Json => output::print_json(&answer),
+                Form::Table => output::print(&listing(&answer)),
+            }
+        }
+    }
+}
+
+fn fetch(http: &Http, endpoint: &str) -> Result<Vec<u8>, Failure> {
+    ask(http, "GET", &format!("/admin/endpoints/{}/rollout", path_part(endpoint)), Vec::new())
+}
+
+fn parse(answer: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(answer)
+        .map_err(|_| Failure::failed("the admin port does not answer as a Tiltyard server does"))
+}
+
+/// Shows one rollout.
+pub(super) fn show(matches: &ArgMatches, answer: &[u8]) -> Result<(), Failure> {
+    let form = parse(answer)?;
+    match Form::of(matches) {
+        Form::Json => output::print_json(&form),
+        Form::Table => output::print(&told(&form)),
+    }
+}
+
+/// Comes back when the rollout has ended, or a person must decide.
+pub(super) fn wait(http: &Http, endpoint: &str, matches: &ArgMatches) -> Result<(), Failure> {
+    let bar = progress::bar("rollout", None);
+    let form = loop {
+        let answer = fetch(http, endpoint)?;
+        let form = parse(&answer)?;
+        bar.set_message(line(&form));
+        let stands_still = matches!(form["state"].as_str(), Some("halted" | "inconclusive"));
+        if form["ended"] == true || stands_still {
+            bar.finish_and_clear();
+            show(matches, &answer)?;
+            break form;
+        }
+        thread::sleep(PAUSE);
+    };
+    let (id, state) = (text(&form, "rollout"), text(&form, "state"));
+    match state.as_str() {
+        "promoted" => Ok(()),
+        "rolled_back" => Err(Failure::rolled_back(format!("rollout {id} was rolled back"))),
+        "halted" | "inconclusive" => Err(Failure::refused(format!("rollout {id} is {state}: a person must decide"))),
+        _ => Err(Failure::failed(format!("rollout {id} is {state}"))),
+    }
+}
+
+/// One line while somebody waits.
+fn line(form: &Value) -> String {
+    let units = |arm: usize| units(form, arm);
+    format!(
+        "{} {} at {}, {} and {} units",
+        text(form, "rollout"),
+        text(form, "stands"),
+        millionths(form),
+        units(0),
+        units(1)
+    )
+}
+
+/// An arm's units, those that no verdict has seen yet included.
+fn units(form: &Value, arm: usize) -> u64 {
+    form["units"][arm].as_u64().unwrap_or(0) + form["units_since"][arm].as_u64().unwrap_or(0)
+}
+
+fn millionths(form: &Value) -> String {
+    let found = form["share"].as_u64().and_then(|millionths| u32::try_from(millionths).ok());
+    found.map_or_else(|| NOTHING.to_owned(), share)
+}
+
+fn listing(answer: &Value) -> String {
+    let mut table =
+        Table::new(["rollout", "endpoint", "champion", "challenger", "state", "share", "units", "challenger's"]);
+    let rollouts = answer["rollouts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for form in rollouts {
+        let units = |arm: usize| units(form, arm).to_string();
+        table.add([
+            text(form, "rollout"),
+            text(form, "endpoint"),
+            arm(&form["champion"]),
+            arm(&form["challenger"]),
+            text(form, "stands"),
+            millionths(form),
+            units(0),
+            units(1),
+        ]);
+    }
+    let trouble = answer["trouble"].as_str().map(|trouble| format!("{trouble}\n")).unwrap_or_default();
+    table.to_string() + &trouble
+}
+
+fn arm(form: &Value) -> String {
+    format!("{}@{}", text(form, "model"), form["version"])
+}
+
+/// One rollout for people.
+fn told(form: &Value) -> String {
+    let units = |arm: usize| units(form, arm);
+    let mut told = format!(
+        "{}: {} is {}, against {}\nshare      {} of endpoint {}\nunits      {} champion, {} challenger\n",
+        text(form, "rollout"),
+        arm(&form["challenger"]),
+        text(form, "stands"),
+        arm(&form["champion"]),
+        millionths(form),
+        text(form, "endpoint"),
+        units(0),
+        units(1),
+    );
+    let guardrails = form["guardrails"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut table = Table::new(["guardrail", "evidence of harm", "champion", "challenger", "ratio", "passes"]);
+    for reading in guardrails {
+        let rate = |arm: usize| {
+            let (events, of) = (reading["events"][arm].as_u64().unwrap_or(0), reading["of"][arm].as_u64().unwrap_or(0));
+            format!("{events} of {of}")
+        };
+        table.add([
+            text(reading, "metric"),
+            bar(reading["ln_e"].as_f64().unwrap_or(0.0), reading["threshold"].as_f64().unwrap_or(1.0)),
+            rate(0),
+            rate(1),
+            ratio(&reading["ratio"]),
+            if reading["passes"] == true { "yes".into() } else { "not yet".into() },
+        ]);
+    }
+    told += &table.to_string();
+    for reason in form["verdict"]["reasons"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        told += &format!("{}  {}\n", text(&form["verdict"], "decision"), because(reason));
+    }
+    if let Some(trouble) = form["trouble"].as_str() {
+        told += &format!("trouble    {trouble}\n");
+    }
+    if form["went_back_after_promotion"] == true {
+        told += "it became worse after its promotion: the champion of before answers again\n";
+    }
+    told
+}
+
+/// How far the evidence is from an alarm; both are logarithms.
+fn bar(value: f64, threshold: f64) -> String {
+    let full = ((value / threshold).clamp(0.0, 1.0) * BAR as f64).round() as usize;
+    format!("{}{}", "█".repeat(full), "·".repeat(BAR - full))
+}
+
+fn ratio(form: &Value) -> String {
+    let lower = form["lower"].as_f64().unwrap_or(0.0);
+    form["upper"].as_f64().map_or_else(|| format!("{lower:.2} or more"), |upper| format!("{lower:.2} to {upper:.2}"))
+}
+
+/// A reason in words.
+fn because(reason: &Value) -> String {
+    let number = |key: &str| reason[key].to_string();
+    let time = |key: &str| age(reason[key].as_u64().unwrap_or(0) / 1_000);
+    match reason["reason"].as_str().unwrap_or_default() {
+        "guardrail" if reason["passes"] == true => format!("{} passes", text(reason, "metric")),
+        "guardrail" if reason["ln_e"].as_f64() >= reason["threshold"].as_f64() => {
+            format!("{} is worse, by {}", text(reason, "metric"), ratio(&reason["ratio"]))
+        }
+        "guardrail" => format!("{} is not shown to be as good yet", text(reason, "metric")),
+        "time" => format!("{} of {}", time("elapsed_ms"), time("limit_ms")),
+        "units" => format!("{} units of {}", number("units"), number("needed")),
+        "gate" if reason["refused"] == true => format!("gate {} was refused", text(reason, "gate")),
+        "gate" => format!("gate {} is waited for", text(reason, "gate")),
+        "invalid" => text(reason, "fault"),
+        "person" => format!("{} said {}", text(reason, "by"), text(reason, "command")),
+        "trip" => format!("it broke: {}", reason["trip"]),
+        "sample_ratio" => format!("units do not come as they were dealt: {}", number("units")),
+        "regression" => format!("{} became worse since the promotion", text(reason, "metric")),
+        other => format!("{other} {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_rollout_for_people() {
+        let form = json!({
+            "rollout": "risk-1", "endpoint": "risk", "stands": "canary(1)", "share": 10_000, "units": [990, 10],
+            "champion": {"model": "risk", "version": 1}, "challenger": {"model": "risk", "version": 2},
+            "guardrails": [{"metric": "errors", "ln_e": 4.0, "threshold": 8.0, "events": [1, 2], "of": [990, 10],
+                            "ratio": {"lower": 0.5, "upper": null}, "passes": false}],
+            "verdict": {"decision": "not_yet", "reasons": [
+                {"reason": "time", "elapsed_ms": 5_000, "limit_ms": 600_000}, {"reason": "gate", "gate": "ada", "refused": false}]},
+            "trouble": null,
+        });
+        assert_eq!(
+            told(&form),
+            "risk-1: risk@2 is canary(1), against risk@1\n\
+             share      1% of endpoint risk\n\
+             units      990 champion, 10 challenger\n\
+             GUARDRAIL  EVIDENCE OF HARM      CHAMPION  CHALLENGER  RATIO         PASSES\n\
+             errors     ██████████··········  1 of 990  2 of 10     0.50 or more  not yet\n\
+             not_yet  5s of 10m0s\n\
+             not_yet  gate ada is waited for\n"
+        );
+        assert_eq!(line(&form), "risk-1 canary(1) at 1%, 990 and 10 units");
+    }
+
+    #[test]
+    fn bars_are_within_bounds() {
+        for value in [-3.0, 0.0, 9.0, f64::MAX] {
+            assert_eq!(bar(value, 8.0).chars().count(), BAR);
+        }
+    }
+}

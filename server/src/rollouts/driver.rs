@@ -1,0 +1,456 @@
+//! What does the rollouts' thread do, all day long?
+//!
+//! Four times a second it takes in what was seen, has the judge look where it is time, and compares each endpoint's plan with
+//! what its rollout says it shall be. It acts on nothing that is not on the disk, and keeps no state that the log and the
+//! endpoint's plan do not have: whoever is killed at any point goes on from there.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde_json::Value;
+use tiltyard_registry::Limits;
+use tiltyard_rollout::judge::{Command, Decision, Event, Judge, Stage, State, Verdict};
+use tiltyard_rollout::plan::{Arm, Plan, Role};
+use tiltyard_types::{Error, ErrorKind, Moment, Result};
+use tokio::sync::oneshot;
+
+use super::hooks::{self, Hooks};
+use super::live::Live;
+use super::record::{Record, Rollout};
+use super::{Order, Told, Wish, aim, form};
+use crate::catalog::Endpoint;
+use crate::clock;
+use crate::infer::Inference;
+use crate::route::Route;
+use crate::writer::{Report, Writer};
+
+/// How long nothing is looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long until what failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How long a gate's answer is waited for until it is asked about again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The thread's state.
+pub(super) struct Driver {
+    folder: PathBuf,
+    hooks: Hooks,
+    writer: Writer,
+    inference: Arc<Inference>,
+    told: Arc<ArcSwap<Told>>,
+    /// None where the log cannot be read or written.
+    record: Option<Record>,
+    closed: Option<String>,
+    retry: Moment,
+    /// By endpoint: those whose plan is a rollout's.
+    active: BTreeMap<String, Active>,
+    /// Plans that are to give their challengers nothing, since nobody judges: on their way.
+    quieted: BTreeMap<String, oneshot::Receiver<Result<Report>>>,
+    /// What was told last of each rollout, by id.
+    forms: BTreeMap<String, Value>,
+}
+
+/// A rollout that has an endpoint.
+struct Active {
+    id: String,
+    live: Live,
+    /// A change of the plan that is on its way.
+    pending: Option<oneshot::Receiver<Result<Report>>>,
+    retry: Moment,
+    trouble: Option<String>,
+    /// When each gate was asked about last.
+    asked: BTreeMap<String, Moment>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        folder: PathBuf,
+        hooks: Hooks,
+        writer: Writer,
+        inference: Arc<Inference>,
+        told: Arc<ArcSwap<Told>>,
+    ) -> Driver {
+        let (active, forms) = (BTreeMap::new(), BTreeMap::new());
+        let mut driver = Driver {
+            folder,
+            hooks,
+            writer,
+            inference,
+            told,
+            record: None,
+            closed: None,
+            retry: Moment::default(),
+            active,
+            quieted: BTreeMap::new(),
+            forms,
+        };
+        driver.open();
+        driver.tell();
+        driver
+    }
+
+    /// The thread's life.
+    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+        let mut next = clock::now() + TICK;
+        loop {
+            match orders.recv_timeout(next - clock::now()) {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tick();
+                    next = clock::now() + TICK;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Reads the log, and finds whose rollouts go on.
+    fn open(&mut self) {
+        self.record = None;
+        self.retry = clock::now() + RETRY;
+        let record = match Record::open(&self.folder, Limits::default()) {
+            Ok(record) => record,
+            Err(error) => {
+                let why = format!("rollouts stand still, since their log cannot be used: {error}");
+                if self.closed.as_ref() != Some(&why) {
+                    tracing::error!(log = %self.folder.display(), %error, "rollouts stand still, and challengers get no traffic");
+                }
+                self.closed = Some(why);
+                return;
+            }
+        };
+        if let Some(cut) = record.log().cut() {
+            tracing::warn!(segment = %cut.segment.display(), bytes = cut.bytes, "an unfinished line of the log was cut off");
+        }
+        if self.closed.take().is_some() {
+            tracing::info!("the rollouts' log can be used again");
+        }
+        let (now, plans) = (clock::now(), self.writer.plans.load());
+        for (id, rollout) in record.rollouts().iter() {
+            let judge = &rollout.judge;
+            let endpoint = &judge.plan().endpoint;
+            let current = plans.endpoints.plan(endpoint);
+            let goes_on = !judge.state().is_terminal() || current.is_some_and(|current| aim::is_ours(current, judge));
+            if goes_on && self.active.get(endpoint).is_none_or(|active| active.id != id) {
+                self.active.insert(endpoint.clone(), Active::new(id, judge, now));
+            }
+            self.forms.insert(id.to_owned(), form::of(id, rollout, form::Beside::default()));
+        }
+        self.record = Some(record);
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        if self.record.is_none() && now >= self.retry {
+            self.open();
+        }
+        for endpoint in self.active.keys().cloned().collect::<Vec<_>>() {
+            let route = self.route(&endpoint);
+            if let Some(active) = self.active.get_mut(&endpoint) {
+                active.live.observe(route.as_ref());
+            }
+            self.look(&endpoint, route.as_deref(), now);
+            self.reconcile(&endpoint, route.as_deref(), now);
+        }
+        if self.record.is_none() {
+            self.quiet();
+        }
+        self.tell();
+    }
+
+    /// Nobody judges: gives no challenger of a rollout any traffic.
+    fn quiet(&mut self) {
+        self.quieted.retain(|_, pending| matches!(pending.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        let plans = self.writer.plans.load();
+        for (endpoint, plan) in plans.endpoints.current() {
+            let is_judged = |arm: &Arm| matches!(arm.role, Role::Challenger { weight, .. } if weight > 0);
+            if plan.steps.is_empty() || !plan.arms.iter().any(is_judged) || self.quieted.contains_key(&endpoint) {
+                continue;
+            }
+            let quiet = Plan { revision: 0, ..plan.at_share(0) };
+            self.quieted.insert(endpoint, self.writer.propose(quiet));
+        }
+    }
+
+    fn route(&self, endpoint: &str) -> Option<Arc<Route>> {
+        match self.inference.catalog.load().endpoints.get(endpoint) {
+            Some(Endpoint::Planned(route)) => Some(Arc::clone(route)),
+            _ => None,
+        }
+    }
+
+    fn rollout(&self, endpoint: &str) -> Option<&Rollout> {
+        let id = &self.active.get(endpoint)?.id;
+        self.record.as_ref()?.rollouts().get(id).ok()
+    }
+
+    fn judge(&self, endpoint: &str) -> Option<&Judge> {
+        self.rollout(endpoint).map(|rollout| &rollout.judge)
+    }
+
+    /// Tells the judge what is due.
+    fn look(&mut self, endpoint: &str, route: Option<&Route>, now: Moment) {
+        let Some(judge) = self.judge(endpoint).cloned() else { return };
+        let Some(active) = self.active.get_mut(endpoint) else { return };
+        let now_ms = clock::unix_ms();
+        let trip = route.and_then(|route| active.live.trip(&judge, route));
+        let mut events = Vec::new();
+        if active.live.is_due(&judge, now) || trip.is_some() {
+            events.extend(active.live.close(&judge, now, now_ms).into_iter().map(Event::Block));
+        }
+        events.extend(trip.map(|trip| Event::Trip { time_ms: now_ms, trip }));
+        for event in events {
+            if self.feed(endpoint, event).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Tells a rollout of an event, which is on the disk when this comes back.
+    fn feed(&mut self, endpoint: &str, event: Event) -> Result<Verdict> {
+        let (Some(record), Some(active)) = (&mut self.record, self.active.get_mut(endpoint)) else {
+            return Err(self.standstill());
+        };
+        let id = active.id.clone();
+        let is_command = matches!(event, Event::Command { .. } | Event::Gate { .. });
+        match record.feed(&id, event) {
+            Ok(verdict) => {
+                say(endpoint, &id, &verdict);
+                self.hooks.tell(&id, endpoint, &verdict);
+                active.ask(&self.hooks, endpoint, &verdict);
+                Ok(verdict)
+            }
+            // What a person wants may make no sense.
+            Err(error) if is_command && error.kind() == ErrorKind::Invalid => Err(error),
+            Err(error) => {
+                tracing::error!(endpoint, rollout = id, %error, "evidence cannot be put on the record");
+                let why = format!("rollouts stand still, since their log cannot be written: {error}");
+                (self.record, self.closed, self.retry) = (None, Some(why), clock::now() + RETRY);
+                Err(self.standstill())
+            }
+        }
+    }
+
+    fn standstill(&self) -> Error {
+        let why = self.closed.clone().unwrap_or_else(|| "the rollout is not there any more".to_owned());
+        Error::new(ErrorKind::NotReady, why)
+    }
+
+    /// Has the endpoint's plan be what its rollout says.
+    fn reconcile(&mut self, endpoint: &str, route: Option<&Route>, now: Moment) {
+        if !self.settle(endpoint, now) {
+            return;
+        }
+        let current = self.writer.plans.load().endpoints.plan(endpoint).cloned();
+        let Some(rollout) = self.rollout(endpoint) else { return };
+        let judge = &rollout.judge;
+        let is_ours = current.as_ref().is_some_and(|current| aim::is_ours(current, judge));
+        if judge.state().is_terminal() && !is_ours {
+            // It has ended and its last plan holds, or somebody else's.
+            self.leave(endpoint);
+            return;
+        }
+        let wanted = aim::plan(judge, rollout.went_back);
+        let holds = current.as_ref().is_some_and(|current| aim::is_same(current, &wanted));
+        if holds {
+            self.validate(endpoint, route);
+            return;
+        }
+        let Some(active) = self.active.get_mut(endpoint) else { return };
+        if now >= active.retry {
+            active.pending = Some(self.writer.propose(wanted));
+            active.retry = now + RETRY;
+        }
+    }
+
+    /// Whether no change of the plan is on its way. Takes in what became of the last one.
+    fn settle(&mut self, endpoint: &str, now: Moment) -> bool {
+        let Some(active) = self.active.get_mut(endpoint) else { return false };
+        let Some(pending) = &mut active.pending else { return true };
+        let outcome = match pending.try_recv() {
+            Ok(outcome) => outcome,
+            Err(oneshot::error::TryRecvError::Empty) => return false,
+            Err(oneshot::error::TryRecvError::Closed) => return false,
+        };
+        active.pending = None;
+        let Err(error) = outcome else {
+            (active.trouble, active.retry) = (None, now);
+            return true;
+        };
+        tracing::warn!(endpoint, rollout = active.id, %error, "the plan that the rollout wants does not hold");
+        active.trouble = Some(error.message().to_owned());
+        let is_validating = |judge: &Judge| judge.state() == State::Running(Stage::Validating);
+        if self.judge(endpoint).is_some_and(is_validating) {
+            let fault = Some(error.message().to_owned());
+            drop(self.feed(endpoint, Event::Validated { time_ms: clock::unix_ms(), fault }));
+        }
+        false
+    }
+
+    /// The plan holds: the challenger is ready once each of its arms is.
+    fn validate(&mut self, endpoint: &str, route: Option<&Route>) {
+        let is_validating = |judge: &Judge| judge.state() == State::Running(Stage::Validating);
+        let is_ready =
+            route.is_some_and(|route| !route.plan.steps.is_empty() && route.seats().all(|seat| seat.is_ok()));
+        if is_ready && self.judge(endpoint).is_some_and(is_validating) {
+            drop(self.feed(endpoint, Event::Validated { time_ms: clock::unix_ms(), fault: None }));
+        }
+    }
+
+    fn leave(&mut self, endpoint: &str) {
+        self.note(endpoint);
+        if let Some(active) = self.active.remove(endpoint) {
+            tracing::info!(endpoint, rollout = active.id, "the rollout has ended");
+        }
+    }
+
+    fn obey(&mut self, Order { endpoint, by, wish, answer }: Order) {
+        let answered = match wish {
+            Wish::Start(plan) => self.start(&endpoint, *plan, by),
+            Wish::Tell(command) => self.command(&endpoint, command, by),
+            Wish::Gate { gate, passed } => {
+                let event = Event::Gate { time_ms: clock::unix_ms(), gate, passed };
+                self.ongoing(&endpoint).and_then(|()| self.feed(&endpoint, event).map(drop))
+            }
+        };
+        self.reconcile(&endpoint, self.route(&endpoint).as_deref(), clock::now());
+        self.tell();
+        let told = self.told.load();
+        let form = || told.latest.get(&endpoint).and_then(|id| told.rollouts.get(id)).cloned().unwrap_or_default();
+        drop(answer.send(answered.map(|()| form())));
+    }
+
+    fn ongoing(&self, endpoint: &str) -> Result<()> {
+        match (&self.record, self.active.contains_key(endpoint)) {
+            (None, _) => Err(self.standstill()),
+            (_, true) => Ok(()),
+            (_, false) => Err(Error::not_found(format!("endpoint {endpoint:?} has no rollout that goes on"))),
+        }
+    }
+
+    fn start(&mut self, endpoint: &str, mut plan: Plan, by: String) -> Result<()> {
+        let Some(record) = &mut self.record else { return Err(self.standstill()) };
+        let goes_on = |active: &&Active| {
+            record.rollouts().get(&active.id).is_ok_and(|rollout| !rollout.judge.state().is_terminal())
+        };
+        if let Some(active) = self.active.get(endpoint).filter(goes_on) {
+            let message = format!("rollout {} of endpoint {endpoint:?} goes on: promote or abort it first", active.id);
+            return Err(Error::invalid(message));
+        }
+        let count = record.rollouts().iter().filter(|(_, rollout)| rollout.judge.plan().endpoint == endpoint).count();
+        let id = format!("{endpoint}-{}", count + 1);
+        plan.revision = plan.revision.max(1);
+        if plan.salt.is_empty() {
+            plan.salt = format!("{}-{id}", Plan::salt_of(endpoint, &plan.arms, &plan.key));
+        }
+        record.start(&id, &plan, clock::unix_ms())?;
+        let judge = &record.rollouts().get(&id)?.judge;
+        self.active.insert(endpoint.to_owned(), Active::new(&id, judge, clock::now()));
+        tracing::info!(endpoint, rollout = id, by, "a rollout begins");
+        let event = Event::Command { time_ms: clock::unix_ms(), by, command: Command::Start };
+        self.feed(endpoint, event).map(drop)
+    }
+
+    fn command(&mut self, endpoint: &str, command: Command, by: String) -> Result<()> {
+        self.ongoing(endpoint)?;
+        // What was seen until now was seen before the command.
+        let route = self.route(endpoint);
+        if let (Some(judge), Some(active)) = (self.judge(endpoint).cloned(), self.active.get_mut(endpoint)) {
+            active.live.observe(route.as_ref());
+            if judge.state().stage().is_some_and(|stage| stage >= Stage::Shadow) {
+                let blocks = active.live.close(&judge, clock::now(), clock::unix_ms());
+                for block in blocks {
+                    self.feed(endpoint, Event::Block(block))?;
+                }
+            }
+        }
+        self.feed(endpoint, Event::Command { time_ms: clock::unix_ms(), by, command }).map(drop)
+    }
+
+    /// Notes how a rollout stands, for people.
+    fn note(&mut self, endpoint: &str) {
+        let (Some(active), Some(record)) = (self.active.get(endpoint), &self.record) else { return };
+        let Ok(rollout) = record.rollouts().get(&active.id) else { return };
+        let is_news = self.forms.get(&active.id).is_none_or(|form| {
+            form["events"] != rollout.events || form["trouble"].as_str() != active.trouble.as_deref()
+        });
+        if is_news {
+            let beside = form::Beside {
+                trouble: active.trouble.as_deref(),
+                unseen: active.live.unseen,
+                sampling: active.live.sampling(),
+            };
+            self.forms.insert(active.id.clone(), form::of(&active.id, rollout, beside));
+        }
+        if let Some(form) = self.forms.get_mut(&active.id) {
+            form["units_since"] = active.live.units().into();
+        }
+    }
+
+    fn tell(&mut self) {
+        for endpoint in self.active.keys().cloned().collect::<Vec<_>>() {
+            self.note(&endpoint);
+        }
+        let mut told = Told { rollouts: self.forms.clone(), closed: self.closed.clone(), ..Told::default() };
+        let Some(record) = &self.record else {
+            let before = self.told.load();
+            (told.latest, told.governed) = (before.latest.clone(), before.governed.clone());
+            self.told.store(Arc::new(told));
+            return;
+        };
+        let mut begun: BTreeMap<&str, usize> = BTreeMap::new();
+        for (id, rollout) in record.rollouts().iter() {
+            let judge = &rollout.judge;
+            let endpoint = &judge.plan().endpoint;
+            let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0);
+            if begun.get(endpoint.as_str()).is_none_or(|latest| *latest <= number) {
+                begun.insert(endpoint, number);
+                told.latest.insert(endpoint.clone(), id.to_owned());
+            }
+            let is_active = self.active.get(endpoint).is_some_and(|active| active.id == id);
+            if is_active && !judge.state().is_terminal() {
+                told.governed.insert(endpoint.clone(), id.to_owned());
+            }
+        }
+        self.told.store(Arc::new(told));
+    }
+}
+
+impl Active {
+    fn new(id: &str, judge: &Judge, now: Moment) -> Active {
+        let live = Live::new(judge, now);
+        Active { id: id.to_owned(), live, pending: None, retry: now, trouble: None, asked: BTreeMap::new() }
+    }
+}
+
+impl Active {
+    /// Asks the webhook about gates that are waited for, now and then.
+    fn ask(&mut self, hooks: &Hooks, endpoint: &str, verdict: &Verdict) {
+        let now = clock::now();
+        for gate in hooks::asked(verdict).filter(|_| hooks.are_there()) {
+            if self.asked.get(gate).is_none_or(|asked| now - *asked >= ASK_AGAIN) {
+                self.asked.insert(gate.to_owned(), now);
+                hooks.ask(&self.id, endpoint, verdict, gate);
+            }
+        }
+    }
+}
+
+/// Decisions are told as they fall.
+fn say(endpoint: &str, rollout: &str, verdict: &Verdict) {
+    let Verdict { decision, state, share, reasons, .. } = verdict;
+    let reasons = || serde_json::to_string(reasons).unwrap_or_default();
+    match decision {
+        Decision::NotYet => {}
+        Decision::RollBack | Decision::Halt | Decision::Inconclusive => {
+            tracing::warn!(endpoint, rollout, ?decision, %state, share, reasons = reasons(), "verdict");
+        }
+        _ => tracing::info!(endpoint, rollout, ?decision, %state, share, reasons = reasons(), "verdict"),
+    }
+}

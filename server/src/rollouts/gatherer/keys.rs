@@ -1,0 +1,135 @@
+//! Which keys are units, and under which share were they dealt?
+//!
+//! A key is one unit, however often it comes. When the challenger's share grows from w1 to w2, the champion's keys are dealt
+//! anew: each of them moves with a chance of (w2 − w1)/(1 − w1), whatever was seen of it before. So each is a unit once more,
+//! under that share; those that the challenger has already are not. Without this an endpoint whose customers come back every day
+//! would have no units after the first day.
+
+use std::collections::BTreeMap;
+
+use tiltyard_rollout::evidence::Share;
+
+use crate::rollouts::observer::Side;
+
+/// The keys of one rollout: all of them up to a bound, and beyond it a sample, ever smaller.
+#[derive(Debug)]
+pub(super) struct Keys {
+    dealt: BTreeMap<u64, Dealt>,
+    keys_max: usize,
+    /// Keys count whose lowest 4·`thinned` bits are zero: all of them, one in 16, one in 256 …
+    thinned: u32,
+}
+
+/// How a key was dealt last.
+#[derive(Clone, Copy, Debug)]
+struct Dealt {
+    /// What was in force.
+    share: u32,
+    /// Under what it counts.
+    counts: Share,
+    side: Side,
+}
+
+/// What a request of a key counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// Under what it was dealt.
+    pub(super) share: Share,
+    /// Whether it is a unit itself, or belongs to one that was counted.
+    pub(super) is_new: bool,
+}
+
+impl Keys {
+    pub(super) fn new(keys_max: usize) -> Keys {
+        Keys { dealt: BTreeMap::new(), keys_max, thinned: 0 }
+    }
+
+    /// What a request of `key` counts as, which was dealt to `side` under `share`; `None` where the key is not in the sample.
+    pub(super) fn count(&mut self, key: u64, side: Side, share: Share) -> Option<Unit> {
+        if key & self.mask() != 0 {
+            return None;
+        }
+        let counts = match self.dealt.get(&key) {
+            None => share,
+            Some(dealt) if dealt.side == Side::Champion && dealt.share < share.challenger => {
+                Share { champion: share.champion, challenger: share.challenger - dealt.share }
+            }
+            Some(dealt) => return Some(Unit { share: dealt.counts, is_new: false }),
+        };
+        self.dealt.insert(key, Dealt { share: share.challenger, counts, side });
+        self.thin();
+        (key & self.mask() == 0).then_some(Unit { share: counts, is_new: true })
+    }
+
+    fn thin(&mut self) {
+        while self.dealt.len() > self.keys_max && self.thinned < 15 {
+            self.thinned += 1;
+            let mask = self.mask();
+            self.dealt.retain(|key, _| key & mask == 0);
+        }
+    }
+
+    /// The share of the keys that count.
+    pub(super) fn sampling(&self) -> f64 {
+        1.0 / (self.mask() as f64 + 1.0)
+    }
+
+    fn mask(&self) -> u64 {
+        (1 << (4 * self.thinned)) - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_champions_keys_are_dealt_anew_when_the_share_grows() {
+        let mut keys = Keys::new(100);
+        let mut check = |key, side, share, expected: (u32, u32, bool)| {
+            let Unit { share: Share { champion, challenger }, is_new } =
+                keys.count(key, side, Share::of(share)).unwrap();
+            assert_eq!((champion, challenger, is_new), expected);
+        };
+        check(1, Side::Champion, 10_000, (990_000, 10_000, true));
+        check(1, Side::Champion, 10_000, (990_000, 10_000, false));
+        check(2, Side::Challenger, 10_000, (990_000, 10_000, true));
+        // One of the champion's 99 % moves with a chance of 24 in 99.
+        check(1, Side::Challenger, 250_000, (750_000, 240_000, true));
+        check(1, Side::Challenger, 250_000, (750_000, 240_000, false));
+        check(2, Side::Challenger, 250_000, (990_000, 10_000, false));
+        check(3, Side::Champion, 250_000, (750_000, 250_000, true));
+        check(3, Side::Champion, 500_000, (500_000, 250_000, true));
+        // A request from before the step, that ended after it.
+        check(3, Side::Champion, 250_000, (500_000, 250_000, false));
+    }
+
+    /// Every arm has the units that its share says, at each step, though the same keys come back again and again.
+    #[test]
+    fn whoever_comes_back_is_dealt_as_configured() {
+        const KEYS: u64 = 100_000;
+        let mut keys = Keys::new(1 << 20);
+        let mut units: BTreeMap<Share, [f64; 2]> = BTreeMap::new();
+        for step in [10_000, 50_000, 250_000, 500_000] {
+            for key in 0..KEYS {
+                let bucket = ((key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * 1_000_000) >> 32;
+                let side = if bucket < u64::from(step) { Side::Challenger } else { Side::Champion };
+                let unit = keys.count(key, side, Share::of(step)).unwrap();
+                units.entry(unit.share).or_default()[side as usize] += f64::from(u8::from(unit.is_new));
+            }
+        }
+        assert_eq!(units.len(), 4);
+        for (share, [champion, challenger]) in units {
+            let (n, w) = (champion + challenger, share.challengers());
+            assert!((challenger - n * w).abs() < 5.0 * (n * w * (1.0 - w)).sqrt(), "{share:?}: {challenger} of {n}");
+        }
+    }
+
+    #[test]
+    fn beyond_the_bound_a_sample_counts() {
+        let mut keys = Keys::new(100);
+        let counted = (0..10_000u64).filter_map(|key| keys.count(key, Side::Champion, Share::of(1))).count();
+        assert!(keys.dealt.len() <= 100 && (100..=1_000).contains(&counted), "{counted}");
+        assert_eq!((keys.sampling(), keys.count(1, Side::Champion, Share::of(1))), (1.0 / 256.0, None));
+    }
+}
