@@ -1,6 +1,7 @@
 //! What does the admin port answer? Metrics, health, what is loaded, and who answers whom.
 
 pub(crate) mod endpoints;
+mod pages;
 mod rollouts;
 
 use std::net::IpAddr;
@@ -45,7 +46,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let caller = match let_in(&service, &request, &came_in) {
+    let is_foreign = || match request.uri().path().starts_with("/admin") {
+        true => pages::refuse_foreign(request.headers(), request.uri(), &service.live.config()),
+        false => Ok(()),
+    };
+    let caller = match is_foreign().and_then(|()| let_in(&service, &request, &came_in)) {
         Ok(caller) => caller,
         Err(error) => {
             service.totals.note_failure(error.kind());

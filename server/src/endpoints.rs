@@ -13,15 +13,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
-use tiltyard_rollout::plan::Plan;
+use tiltyard_rollout::plan::{Arm, Plan};
 use tiltyard_types::{Error, Result};
 
 use crate::arm::PINNED;
 use crate::ledger::OTHER;
 use crate::telemetry::ALL_ARMS;
 
-/// Names with plans, those that were removed included.
+/// Endpoints that have a plan.
 const ENDPOINTS_MAX: usize = 1000;
+
+/// Names that something is remembered of: those that have a plan, had one, or have a file that waits.
+const NAMES_MAX: usize = 2 * ENDPOINTS_MAX;
 
 /// Revisions of one endpoint that are remembered.
 const REVISIONS_MAX: usize = 16;
@@ -50,12 +53,15 @@ pub struct Endpoints {
 struct Held {
     /// In the order of their numbers.
     revisions: Vec<Revision>,
-    /// The revision that holds, or held until the plan was removed.
+    /// The revision that holds, or held until the plan was removed. Where revisions are forgotten, the last that there was.
     current: u64,
     #[serde(default)]
     is_removed: bool,
-    /// The digest of the plan that its file had when it was last taken in; none where there is no file.
+    /// The digest of the plan that its file had when it was last seen; none where there is no file.
     file: Option<String>,
+    /// Whether that plan is still to hold: nobody has decided anything about the endpoint since it was seen.
+    #[serde(default)]
+    is_awaited: bool,
 }
 
 /// A plan that was applied.
@@ -69,6 +75,11 @@ struct Revision {
 }
 
 impl Held {
+    /// The number of the last revision; 0 where there was none.
+    fn last(&self) -> u64 {
+        self.revisions.last().map_or(self.current, |last| last.plan.revision)
+    }
+
     fn find(&self, revision: u64) -> Option<&Revision> {
         self.revisions.iter().find(|found| found.plan.revision == revision)
     }
@@ -116,13 +127,35 @@ impl Endpoints {
         self.held.iter().filter(|(_, held)| uses(held)).map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Whether a file's plan has not been taken in yet.
-    pub fn is_news(&self, endpoint: &str, draft: &Plan) -> bool {
+    /// Notes what a file says. True if it said something else when it was last seen: from now on that plan is awaited, until it
+    /// holds or somebody decides otherwise. Fails where there are too many names.
+    pub fn see_file(&mut self, draft: &Plan) -> Result<bool> {
         let digest = file_digest(draft);
-        self.held.get(endpoint).is_none_or(|held| held.file.as_ref() != Some(&digest))
+        if self.held.get(&draft.endpoint).is_some_and(|held| held.file.as_ref() == Some(&digest)) {
+            return Ok(false);
+        }
+        if !self.held.contains_key(&draft.endpoint) {
+            self.make_room()?;
+        }
+        let nothing = || Held { is_removed: true, ..Held::default() };
+        let held = self.held.entry(draft.endpoint.clone()).or_insert_with(nothing);
+        (held.file, held.is_awaited) = (Some(digest), true);
+        Ok(true)
     }
 
-    /// Endpoints whose plan came from a file.
+    /// Whether the plan in its file is still to hold.
+    pub fn is_awaited(&self, endpoint: &str) -> bool {
+        self.held.get(endpoint).is_some_and(|held| held.is_awaited)
+    }
+
+    /// Notes that somebody decided what holds: what its file says is no news until it changes.
+    pub fn decide(&mut self, endpoint: &str) {
+        if let Some(held) = self.held.get_mut(endpoint) {
+            held.is_awaited = false;
+        }
+    }
+
+    /// Endpoints that had a file when files were last seen.
     pub fn from_files(&self) -> impl Iterator<Item = &String> {
         self.held.iter().filter(|(_, held)| held.file.is_some()).map(|(name, _)| name)
     }
@@ -130,13 +163,15 @@ impl Endpoints {
     /// The revision that a draft would be; `None` where it says what holds already. Fails where it may not follow what holds.
     pub fn next(&self, draft: &Plan) -> Result<Option<Plan>> {
         let held = self.held.get(&draft.endpoint);
-        let last = held.and_then(|held| held.revisions.last()).map_or(0, |last| last.plan.revision);
+        let last = held.map_or(0, Held::last);
         let next = Plan { revision: last + 1, ..draft.clone() };
         next.validate()?;
         check_bounds(&next)?;
         let Some(current) = held.and_then(Held::current) else {
-            if held.is_none() && self.held.len() >= ENDPOINTS_MAX {
-                return Err(Error::invalid(format!("there are {ENDPOINTS_MAX} endpoints already, which is the most")));
+            if self.held.values().filter(|held| held.current().is_some()).count() >= ENDPOINTS_MAX {
+                return Err(Error::invalid(format!(
+                    "{ENDPOINTS_MAX} endpoints have a plan already, which is the most"
+                )));
             }
             return Ok(Some(next));
         };
@@ -154,13 +189,17 @@ impl Endpoints {
 
     /// Adds a revision that [`Endpoints::next`] made, and lets it hold.
     pub fn add(&mut self, plan: Plan) {
+        if !self.held.contains_key(&plan.endpoint) {
+            // There is room: no more have plans than half of the names.
+            drop(self.make_room());
+        }
         let held = self.held.entry(plan.endpoint.clone()).or_default();
         // What a rollout made on its way is nothing to go back to: what held before it is.
         let before = match held.find(held.current) {
             Some(Revision { plan, before }) if !plan.steps.is_empty() => *before,
             found => found.map(|found| found.plan.revision),
         };
-        (held.current, held.is_removed) = (plan.revision, false);
+        (held.current, held.is_removed, held.is_awaited) = (plan.revision, false, false);
         held.revisions.push(Revision { plan: Arc::new(plan), before });
         // The oldest is forgotten, unless it is what a rollback leads to.
         let oldest = held.revisions.iter().position(|found| Some(found.plan.revision) != before);
@@ -169,9 +208,17 @@ impl Endpoints {
         }
     }
 
-    /// Notes that a file's plan was taken in.
-    pub fn note_file(&mut self, draft: &Plan) {
-        self.held.entry(draft.endpoint.clone()).or_default().file = Some(file_digest(draft));
+    /// Forgets a name without a plan and a file, if that many are remembered that another one is too many.
+    fn make_room(&mut self) -> Result<()> {
+        if self.held.len() < NAMES_MAX {
+            return Ok(());
+        }
+        let idle = self.held.iter().find(|(_, held)| held.current().is_none() && held.file.is_none());
+        match idle.map(|(name, _)| name.clone()) {
+            Some(idle) => drop(self.held.remove(&idle)),
+            None => return Err(Error::invalid(format!("there are {NAMES_MAX} endpoints already, which is the most"))),
+        }
+        Ok(())
     }
 
     /// The revision that a rollback leads to: the one named, or else the one before.
@@ -179,7 +226,11 @@ impl Endpoints {
         let held = self.held(endpoint)?;
         let known = || {
             let all = held.revisions.iter().map(|found| found.plan.revision.to_string()).collect::<Vec<_>>();
-            format!("revisions {} are remembered", all.join(", "))
+            if all.is_empty() {
+                "none is remembered".into()
+            } else {
+                format!("revisions {} are remembered", all.join(", "))
+            }
         };
         let found = match to {
             Some(revision) => held.find(revision).map(|found| &found.plan),
@@ -203,7 +254,7 @@ impl Endpoints {
     /// Lets a revision hold that is there.
     pub fn point(&mut self, endpoint: &str, revision: u64) {
         if let Some(held) = self.held.get_mut(endpoint) {
-            (held.current, held.is_removed) = (revision, false);
+            (held.current, held.is_removed, held.is_awaited) = (revision, false, false);
         }
     }
 
@@ -211,22 +262,48 @@ impl Endpoints {
     pub fn remove(&mut self, endpoint: &str) -> Result<()> {
         self.held(endpoint)?;
         if let Some(held) = self.held.get_mut(endpoint) {
-            held.is_removed = true;
+            (held.is_removed, held.is_awaited) = (true, false);
         }
         Ok(())
+    }
+
+    /// Endpoints whose plan was removed and can be brought back.
+    pub fn removed(&self) -> impl Iterator<Item = &String> {
+        let removed = self.held.iter().filter(|(_, held)| held.is_removed && !held.revisions.is_empty());
+        removed.map(|(name, _)| name)
+    }
+
+    /// Forgets the plans of an endpoint that has none any more. The number of the last one stays, so that it is not used twice,
+    /// and so does what its file said.
+    pub fn forget(&mut self, endpoint: &str) {
+        if let Some(held) = self.held.get_mut(endpoint).filter(|held| held.is_removed) {
+            held.current = held.last();
+            held.revisions.clear();
+        }
     }
 
     /// Notes that there is no file any more: whatever comes in one is news.
     pub fn forget_file(&mut self, endpoint: &str) {
         if let Some(held) = self.held.get_mut(endpoint) {
-            held.file = None;
+            (held.file, held.is_awaited) = (None, false);
+            if held.last() == 0 {
+                self.held.remove(endpoint);
+            }
         }
+    }
+
+    /// An endpoint whose current plan has this version of a model as this very deployment.
+    pub fn pins(&self, model: &str, version: u64, digest: &str) -> Option<&str> {
+        let is_it = |arm: &Arm| arm.model == model && arm.version == version && arm.digest.as_deref() == Some(digest);
+        let pins = |held: &Held| held.current().is_some_and(|plan| plan.arms.iter().any(is_it));
+        self.held.iter().find(|(_, held)| pins(held)).map(|(name, _)| name.as_str())
     }
 
     fn held(&self, endpoint: &str) -> Result<&Held> {
         self.held.get(endpoint).ok_or_else(|| {
             let shown: String = endpoint.chars().take(200).collect();
-            let known: Vec<String> = self.held.keys().take(12).map(|name| format!("{name:?}")).collect();
+            let known = self.held.iter().filter(|(_, held)| !held.revisions.is_empty());
+            let known: Vec<String> = known.take(12).map(|(name, _)| format!("{name:?}")).collect();
             let known = if known.is_empty() { "no endpoint has one".to_owned() } else { known.join(", ") };
             Error::not_found(format!("endpoint {shown:?} has no plan: there are {known}"))
         })

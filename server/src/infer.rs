@@ -123,6 +123,7 @@ impl Inference {
         accepted: Accepted,
         room: Room,
     ) -> Result<Outcome> {
+        choice.count_apart();
         let inputs = std::mem::take(&mut request.inputs);
         let mut watch = Watch { choice: &choice, accepted, request, done: false };
         let answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;

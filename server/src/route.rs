@@ -38,10 +38,12 @@ pub struct Asking<'a> {
 
 /// Who answers a request.
 pub struct Choice {
-    /// What answers; the champion until the key is known.
+    /// What answers; whoever speaks for the endpoint until the key is known.
     pub arm: Arc<Arm>,
     /// The key's name in evidence; `None` where the request is kept out of all tests.
     pub evidence: Option<u64>,
+    /// Why it is kept out, where a plan says so.
+    apart: Option<Apart>,
     /// The plan that chose.
     route: Option<Arc<Route>>,
     /// The arm that the request belongs to, by its place in the plan.
@@ -59,7 +61,7 @@ pub struct Pick {
 impl Choice {
     /// Where there is no plan to ask.
     pub fn of(arm: Arc<Arm>) -> Choice {
-        Choice { arm, evidence: None, route: None, picked: 0, is_open: false }
+        Choice { arm, evidence: None, apart: None, route: None, picked: 0, is_open: false }
     }
 
     /// Whose inputs, outputs and columns the request is read by: an endpoint's contract is its champion's.
@@ -73,12 +75,22 @@ impl Choice {
         self.route.as_ref().filter(|_| self.is_open).cloned()
     }
 
+    /// The arm that the request is for, where its head tells that already.
+    pub fn known(&self) -> Option<&Arc<Arm>> {
+        (!self.is_open).then_some(&self.arm)
+    }
+
     /// Takes what the plan found in the body. Fails where that arm does not answer, nor anybody in its stead.
     pub fn settle(&mut self, pick: Pick) -> Result<()> {
-        let Some(route) = &self.route else { return Ok(()) };
-        (self.arm, self.evidence) = route.take(pick)?;
-        (self.picked, self.is_open) = (pick.arm, false);
+        if let Some(route) = self.route.take() {
+            *self = route.take(pick)?;
+        }
         Ok(())
+    }
+
+    /// Counts the request where it is no evidence. To be called once, when it goes to its arm: until then it may be read twice.
+    pub fn count_apart(&self) {
+        self.apart.into_iter().for_each(|why| self.arm.requests.apart(why));
     }
 
     /// Who is told how the request ends, as whose it counts, and under which key; `None` where no rollout asks.
@@ -100,6 +112,8 @@ pub struct Route {
     champion: usize,
     /// Who sees how requests end, where a rollout asks.
     pub(crate) observer: Option<Arc<Observer>>,
+    /// Why no request has a key, though the champion is there.
+    pub trouble: Option<String>,
 }
 
 /// Where the key is, in the form that is asked for each request.
@@ -153,7 +167,15 @@ impl Route {
             found.map(|deployment| Arm::new(&plan.endpoint, &arm.name, &deployment))
         };
         let found: Vec<Result<Arc<Arm>, Missing>> = plan.arms.iter().zip(standing).map(arm).collect();
-        let key = Key::of(plan, found[champion].as_ref().ok().map(|champion| &*champion.deployment));
+        // While the champion is out, others like it say which column the key is in.
+        let speaker = std::iter::once(&found[champion]).chain(&found).find_map(|found| found.as_ref().ok());
+        let (key, trouble) = match Key::of(plan, speaker.map(|speaker| &*speaker.deployment)) {
+            Ok(key) => (key, None),
+            Err(error) => (Key::Nowhere, found[champion].is_ok().then(|| without_keys(&error))),
+        };
+        if let Some(reason) = trouble.as_ref().filter(|_| before.is_none_or(|before| before.trouble != trouble)) {
+            tracing::error!(endpoint = plan.endpoint, reason, "the plan cannot be carried out as it is meant");
+        }
         let stood_in = |at: usize| before.is_some_and(|before| matches!(before.seats[at].answers, Ok((_, true))));
         let seats = (0..found.len()).map(|at| {
             // Whoever belongs to an arm that will be there in a moment is not sent elsewhere until then, but may stay there.
@@ -178,6 +200,7 @@ impl Route {
             rules: plan.headers.iter().filter_map(rule).collect(),
             seats,
             champion,
+            trouble,
             plan: Arc::clone(plan),
         })
     }
@@ -203,18 +226,13 @@ impl Route {
     /// Who answers a request, as far as its head tells.
     pub(crate) fn choose(self: &Arc<Self>, asking: &Asking<'_>) -> Result<Choice> {
         let Some(pick) = self.pick(asking) else {
-            // Until the body is read, it is counted where most are.
-            let arm = self.champion()?;
-            return Ok(Choice {
-                arm,
-                evidence: None,
-                route: Some(Arc::clone(self)),
-                picked: self.champion,
-                is_open: true,
-            });
+            // While the champion is out, whoever else is there can say how the body is to be read.
+            let champion = self.champion();
+            let others = || self.seats().find_map(|found| found.ok().cloned());
+            let arm = champion.or_else(|error| others().ok_or(error))?;
+            return Ok(Choice { is_open: true, route: Some(Arc::clone(self)), ..Choice::of(arm) });
         };
-        let (arm, evidence) = self.take(pick)?;
-        Ok(Choice { arm, evidence, route: Some(Arc::clone(self)), picked: pick.arm, is_open: false })
+        Arc::clone(self).take(pick)
     }
 
     /// `None` where the key is in the body.
@@ -250,18 +268,18 @@ impl Route {
         Error::new(error.kind(), message)
     }
 
+    /// An empty key is none, wherever it comes from: not every protocol can tell the two apart.
     fn deal(&self, key: Option<&[u8]>) -> Pick {
+        let key = key.filter(|key| !key.is_empty());
         let Assigned { arm, evidence } = self.assignment.assign(key);
         Pick { arm, evidence: evidence.ok_or(Apart::NoKey) }
     }
 
-    fn take(&self, pick: Pick) -> Result<(Arc<Arm>, Option<u64>)> {
+    fn take(self: Arc<Self>, pick: Pick) -> Result<Choice> {
         let (arm, stands_in) = self.answering(pick.arm)?;
         let evidence = if stands_in { Err(Apart::StandIn) } else { pick.evidence };
-        if let Err(why) = evidence {
-            arm.requests.apart(why);
-        }
-        Ok((arm, evidence.ok()))
+        let (apart, picked) = (evidence.err(), pick.arm);
+        Ok(Choice { arm, evidence: evidence.ok(), apart, route: Some(self), picked, is_open: false })
     }
 
     fn answering(&self, arm: usize) -> Result<(Arc<Arm>, bool)> {
@@ -294,7 +312,11 @@ fn find(arm: &tiltyard_rollout::plan::Arm, models: &BTreeMap<String, Model>) -> 
     };
     match &arm.digest {
         Some(digest) if *digest != deployment.identity.digest.to_string() => missing(
-            format!("{called} has the digest {}, and the plan wants {digest}", deployment.identity.digest),
+            format!(
+                "{called} has the digest {}, and the plan wants {digest}: put the files back that had it, or apply a plan \
+                 with the other digest or without one",
+                deployment.identity.digest
+            ),
             false,
         ),
         _ => Ok(Arc::clone(deployment)),
@@ -336,9 +358,9 @@ fn seat(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], at: usize, may_stand_i
 }
 
 impl Key {
-    /// While the champion is out only what lies in a column cannot be found: it says which column that is.
-    fn of(plan: &Plan, champion: Option<&Deployment>) -> Key {
-        match &plan.key {
+    /// Where nobody is there to say which column it is, a key in a column cannot be found. Fails where there is no such column.
+    fn of(plan: &Plan, speaker: Option<&Deployment>) -> Result<Key> {
+        Ok(match &plan.key {
             KeySource::Header(name) | KeySource::Metadata(name) => {
                 HeaderName::from_bytes(name.as_bytes()).map_or(Key::Nowhere, Key::Header)
             }
@@ -346,11 +368,15 @@ impl Key {
             KeySource::PerRequest => Key::Request,
             KeySource::JsonPath(path) => BodyKey::at_path(path).map_or(Key::Nowhere, Key::Body),
             KeySource::TensorColumn(name) => {
-                let found = champion.and_then(|champion| BodyKey::in_column(name, champion).ok());
+                let found = speaker.map(|speaker| BodyKey::in_column(name, speaker)).transpose()?;
                 found.map_or(Key::Nowhere, Key::Body)
             }
-        }
+        })
     }
+}
+
+fn without_keys(error: &Error) -> String {
+    format!("no request has a key, so that the champion answers all of them and none is evidence: {}", error.message())
 }
 
 /// Whether the server can carry out a plan whose arms are there: what the plan itself cannot know. `has_locks` tells whether
@@ -386,4 +412,4 @@ pub(crate) fn check(plan: &Plan, champion: Option<&Deployment>, has_locks: bool)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,7 @@ mod endpoints;
 mod held;
 mod loading;
 mod plan;
+mod release;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -221,9 +222,7 @@ impl State {
                 Ok(Command::Follow(following)) => {
                     let before = std::mem::replace(&mut self.plan.following, *following);
                     if before.strict && !self.plan.following.strict {
-                        // What was refused for that may come now.
-                        let refused = self.tracked.values_mut().filter(|tracked| tracked.trouble.is_some());
-                        refused.for_each(|tracked| tracked.tried = None);
+                        self.retry_refused();
                     }
                     look_at = self.look();
                 }
@@ -237,6 +236,7 @@ impl State {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.settle_proposals();
+            self.release();
             self.tell_waiting();
             self.note_first_look();
             self.disarm();
@@ -246,14 +246,17 @@ impl State {
     /// Looks at the repository and starts what is to be loaded. Says when to look again.
     fn look(&mut self) -> Option<Moment> {
         let rests = self.look_at_plans();
+        let rests = rests.into_iter().chain(self.plans.forget_removed(clock::now())).min();
         let scan = match repository::scan(&self.plan.root) {
             Ok(scan) => scan,
             Err(error) => {
                 let message = format!("the model repository {} cannot be read: {error}", self.plan.root.display());
-                self.tell_once(message);
                 // What serves goes on serving: a repository out of reach is no reason to forget its models.
+                self.note_looked_for(Some(&message));
+                self.tell_once(message);
                 // What waits to be loaded waits for another look, whoever decides what is.
-                return self.next_look((!self.armed.is_empty()).then_some(self.plan.following.poll_interval));
+                let again = (!self.armed.is_empty()).then_some(self.plan.following.poll_interval);
+                return self.next_look(rests.into_iter().chain(again).min());
             }
         };
         let now = Now { steady: clock::now(), wall: SystemTime::now() };
@@ -272,7 +275,7 @@ impl State {
             wait = wait.into_iter().chain(of_model).min();
         }
         self.take_out_missing(&scan, &mut catalog, now.steady);
-        self.note_looked_for();
+        self.note_looked_for(None);
         if std::mem::take(&mut self.changed) {
             self.publish(catalog);
         }
@@ -522,8 +525,14 @@ impl State {
         let mut catalog = self.catalog();
         let model = catalog.models.entry(name.clone()).or_default();
         let (mut retired, mut trouble) = (None, None);
+        // At the start nobody has clients yet, and where the name has a plan nobody but it decides whom they meet.
+        let speaks_for_itself = *self.done.borrow() && !self.plans.has(&name);
+        let (planned, wanted) = (self.plans.versions(&name), self.wanted.get(&name));
+        let is_for_plans = |other: u64| {
+            !speaks_for_itself && planned.contains(&other) && !wanted.is_some_and(|wanted| wanted.chooses(other))
+        };
         let breaks = match &result {
-            Ok(Some(new)) if !self.accepting.contains(&name) => incompatible(model, new),
+            Ok(Some(new)) if !self.accepting.contains(&name) => incompatible(model, new, is_for_plans),
             _ => None,
         };
         let incompatible = breaks.is_some();
@@ -549,22 +558,14 @@ impl State {
             }
             Ok(Some(new)) => match &version.deployment {
                 Some(old) if old.identity.digest == new.identity.digest && old.health.out().is_none() => return false,
-                Some(old) if self.plan.following.strict && old.identity.digest != new.identity.digest => {
-                    let (old, new) = (old.identity.artifact.short(), new.identity.artifact.short());
-                    tracing::error!(
-                        model = name,
-                        version = number,
-                        old,
-                        new,
-                        "new bytes under an old version are refused (--strict)"
-                    );
-                    trouble = Some("new bytes under an old version are refused (--strict)".to_owned());
-                }
-                old => {
-                    announce(&name, number, old.as_deref(), &new);
-                    retired = version.deployment.replace(new);
-                    version.state = VersionState::Ready;
-                }
+                old => match old.as_ref().and_then(|old| self.refuse_other_bytes(old, &new)) {
+                    Some(reason) => trouble = Some(reason),
+                    None => {
+                        announce(&name, number, old.as_deref(), &new);
+                        retired = version.deployment.replace(new);
+                        version.state = VersionState::Ready;
+                    }
+                },
             },
         }
         if let Some(tracked) = self.tracked.get_mut(&(name.clone(), number)) {

@@ -1,5 +1,6 @@
 """Do plans split live traffic as they say, and does nobody notice when they change?"""
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -11,9 +12,11 @@ import time
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 import asking
@@ -681,3 +684,264 @@ def test_unloading_a_model_of_a_plan_is_refused(repository, tmp_path):
         with pytest.raises(InferenceServerException):
             with contextlib.closing(tritonclient.http.InferenceServerClient(server.http_address)) as client:
                 client.get_model_metadata("m")
+
+
+# --- What is loaded, and what may take whose place -------------------------------------------------------------------
+
+
+def is_loaded(server, version, model="m"):
+    return server.index().get((model, str(version)), {}).get("state") == "READY"
+
+
+def test_an_old_version_of_a_plan_makes_no_newer_one_fail_at_a_restart(tmp_path):
+    """Version 1 is there for a plan alone: clients of m moved on to version 2, which takes other inputs."""
+    root = tmp_path / "models"
+    put(root, "m", 1, times(1.0))
+    put(root, "m", 2, times(2.0, width=5))
+    plan = toml(("champion", 1, 'model = "m"\nrole = "champion"'))
+    for _ in range(2):
+        with start(root, tmp_path, "--version-policy", "latest:1") as server:
+            if revision(server, "old") is None:
+                apply(server, tmp_path, plan, name="old")
+            assert is_loaded(server, 2), server.index()
+            assert arm_over_rest(server, model="old") == ("champion", 1, 1.0)
+
+
+def test_under_explicit_control_versions_leave_that_no_plan_needs(repository, tmp_path):
+    def champion(version, more=""):
+        return toml(("champion", version, 'model = "m"\nrole = "champion"'), more=more)
+
+    with start(repository, tmp_path, "--model-control", "explicit") as server:
+        for version in (1, 2):
+            apply(server, tmp_path, champion(version), name="e")
+        assert is_loaded(server, 1) and is_loaded(server, 2), "the one before is warm"
+        apply(server, tmp_path, champion(3), name="e")
+        serving.until(lambda: not is_loaded(server, 1), "version 1 to leave")
+        assert is_loaded(server, 2) and is_loaded(server, 3)
+        assert "version 9 is not there" in apply(server, tmp_path, split(1, version=9), name="other", expected=1)
+        serving.until(lambda: server.index()["other", "1"].get("reason") == "unloaded", "what a refused plan would have had")
+        # A dry run says what apply then does.
+        assert "to be loaded first: m version 1" in apply(server, tmp_path, champion(1), "--dry-run", name="e")
+        apply(server, tmp_path, champion(1), name="e")
+        assert arm_over_rest(server, model="e")[1] == 1
+        # What a client asked for stays, whatever becomes of plans.
+        assert server.post("/v2/repository/models/m/load", {}).status == 200
+        for version in (2, 1):
+            apply(server, tmp_path, champion(version, more='salt = "x"'), name="e")
+        run(server, "endpoints", "remove", "e")
+        assert is_loaded(server, 3) and is_loaded(server, 2) and arm_over_rest(server)[1] == 3
+
+
+def test_new_bytes_under_a_digest_that_a_plan_wants_are_refused_and_said(server, repository, tmp_path):
+    apply(server, tmp_path, toml(("champion", 3, 'role = "champion"')))
+    digest = endpoints(server)["m"]["arms"][0]["digest"]
+    pinned = toml(("champion", 3, f'role = "champion"\ndigest = "{digest}"'), more='salt = "x"')
+    apply(server, tmp_path, pinned)
+    shutil.rmtree(repository / "m" / "3")
+    put(repository, "m", 3, times(30.0))
+    serving.until(lambda: "pins by its digest are refused" in server.log_text(), "the new bytes to be refused")
+    assert arm_over_rest(server) == ("champion", 3, 3.0), "the old ones go on"
+    apply(server, tmp_path, toml(("champion", 3, 'role = "champion"'), more='salt = "x"'))
+    serving.until(lambda: arm_over_rest(server) == ("champion", 3, 30.0), "the new bytes, as the plan without a digest wants")
+    told = apply(server, tmp_path, pinned, expected=1)
+    assert f"and the plan wants {digest}: put the files back that had it, or apply a plan" in told, told
+
+
+def test_apply_tells_that_the_repository_cannot_be_read(server, repository, tmp_path):
+    repository.rename(tmp_path / "away")
+    repository.symlink_to(repository)
+    begun = time.monotonic()
+    told = apply(server, tmp_path, split(0), expected=1)
+    assert "m version 1 is not there" in told and "the model repository" in told and "cannot be read" in told, told
+    assert time.monotonic() - begun < 30 and arm_over_rest(server)[1] == 3
+    repository.unlink()
+    (tmp_path / "away").rename(repository)
+    (repository / "other" / "2").symlink_to(repository / "other" / "2")
+    told = apply(server, tmp_path, toml(("champion", 2, 'role = "champion"')), name="other", expected=1)
+    assert "other version 2 is not there" in told and 'model "other" cannot be looked at' in told, told
+    serving.until(lambda: "has a plan" in run_anyway(server, tmp_path), "the plan, once it can be read")
+
+
+def run_anyway(server, tmp_path):
+    command = [str(serving.BINARY), "apply", "-f", str(tmp_path / "m.toml"), "--ports-file", str(server.ports_file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+
+
+# --- Files and people ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["on", "restarted"])
+def test_a_file_that_waits_does_not_overrule_what_is_applied_meanwhile(repository, folder, tmp_path, restart):
+    flags = ["--endpoints", str(folder), "--poll-interval", "100ms", "--settle-time", "100ms"]
+    with contextlib.ExitStack() as still:
+        server = still.enter_context(start(repository, tmp_path, *flags))
+        apply(server, tmp_path, split(10))
+        (folder / "m.toml").write_text(toml(("champion", 9, 'role = "champion"')))
+        serving.until(lambda: "m version 9 is not there" in (endpoints(server)["m"]["trouble"] or ""), "the file to wait")
+        if restart:
+            still.close()
+            server = still.enter_context(start(repository, tmp_path, *flags))
+            serving.until(lambda: endpoints(server)["m"]["trouble"], "the file to wait again")
+        apply(server, tmp_path, split(20))
+        serving.until(lambda: not endpoints(server)["m"]["trouble"], "the file to be overruled")
+        if restart:
+            still.close()
+            server = still.enter_context(start(repository, tmp_path, *flags))
+        put(repository, "m", 9, times(9.0))
+        serving.until(lambda: is_loaded(server, 9), "version 9")
+        serving.stays(lambda: revision(server) == 2, "what was applied")
+        (folder / "m.toml").write_text(toml(("champion", 9, 'role = "champion"'), more='salt = "new"'))
+        serving.until(lambda: arm_over_rest(server)[1] == 9, "the file once it has changed")
+
+
+def test_files_that_are_no_plans_are_told_by_the_command(repository, folder, tmp_path):
+    flags = ["--endpoints", str(folder), "--poll-interval", "100ms", "--settle-time", "100ms"]
+    (folder / "m.toml").write_text(split(0).replace("weight", "wieght"))
+    with start(repository, tmp_path, *flags) as server:
+        told = run(server, "endpoints")
+        assert "m: the plan in its file does not hold" in told and "did you mean weight?" in told
+        (folder / "m.toml").unlink()
+        serving.until(lambda: "m" not in endpoints(server), "the trouble to go with the file")
+        (folder / "m.toml").write_text(split(0))
+        serving.until(lambda: revision(server) == 1, "the plan that can be read")
+        (folder / "m.toml").write_text("key = ")
+        serving.until(lambda: "m.toml" in (endpoints(server)["m"]["trouble"] or ""), "the file to be told")
+        assert revision(server) == 1
+
+
+def test_a_column_that_is_not_there_is_told_where_a_file_is_adopted(repository, folder, tmp_path):
+    (folder / "m.toml").write_text(split(50, key='{ tensor_column = "customer" }'))
+    with start(repository, tmp_path, "--endpoints", str(folder)) as server:
+        assert 'no input or column "customer"' in run(server, "endpoints")
+        assert "no request has a key" in server.log_text()
+
+
+# --- Keys that are the same on every protocol ------------------------------------------------------------------------
+
+
+def apart(server, reason):
+    return total(server, "tiltyard_requests_apart_total", reason=reason, endpoint="m")
+
+
+def test_a_request_is_counted_apart_once_however_it_is_read(server, tmp_path):
+    apply(server, tmp_path, split(100))
+    assert arm_over_grpc(server, parameters={"anything": "makes the quick way give up"})[0] == "champion"
+    assert apart(server, "no_key") == 1
+
+
+def test_an_empty_key_is_none_on_every_protocol(server, tmp_path):
+    apply(server, tmp_path, split(100))
+    assert arm_over_rest(server, {"x-user": ""})[0] == arm_over_grpc(server, [("x-user", "")])[0] == "champion"
+    apply(server, tmp_path, split(100, key='{ json_path = "$.parameters.customer" }', more='salt = "x"'))
+    body = {"inputs": QUESTION["inputs"], "parameters": {"customer": ""}}
+    assert arm_over_rest(server, body=body)[0] == arm_over_grpc(server, parameters={"customer": ""})[0] == "champion"
+    assert apart(server, "no_key") == 4
+    assert "an empty key is none" in run(server, "rollout", "assign", "m", "--key", "", expected=2)
+
+
+def test_the_id_is_the_key_on_every_protocol(tmp_path):
+    models = serving.link_models(tmp_path / "models", serving.SAMPLES / "risk")
+    with serving.Server(models, tmp_path / "server") as server:
+        apply(server, tmp_path, split(50, key='{ json_path = "$.id" }'), name="risk")
+        paths = server.get("/docs/models/risk/openapi.json").json()["paths"]
+        example = {path: paths[f"{path}"]["post"]["requestBody"]["content"]["application/json"]["example"]
+                   for path in ("/v1/models/risk/score", "/v2/models/risk/infer")}
+        for key in "abcdef":
+            expected = assign(server, key, endpoint="risk")["version"]
+            for path, body in example.items():
+                answer = server.post(path, body | {"id": key})
+                assert answer.status == 200, answer
+                assert (answer.headers["tiltyard-version"], answer.json()["id"]) == (expected, key)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda server, key: arm_over_rest(server, body={"inputs": QUESTION["inputs"], "parameters": {"customer": key}}),
+    lambda server, key: arm_over_grpc(server, parameters={"customer": key}),
+], ids=["rest", "grpc"])
+def test_challengers_answer_keys_in_the_body_while_the_champion_is_out(repository, tmp_path, ask):
+    with start(repository, tmp_path) as server:
+        apply(server, tmp_path, split(50, key='{ json_path = "$.parameters.customer" }'))
+        new = next(key for key in "abcdefgh" if assign(server, key)["arm"] == "new")
+        old = next(key for key in "abcdefgh" if assign(server, key)["arm"] == "champion")
+    shutil.rmtree(repository / "m" / "1")
+    with start(repository, tmp_path) as server:
+        assert ask(server, new) == ("new", 2, 2.0)
+        body = {"inputs": QUESTION["inputs"], "parameters": {"customer": old}}
+        refused = server.post("/v2/models/m/infer", body)
+        assert refused.status == 503 and "m version 1 is not there" in refused.error(), refused
+
+
+# --- Pages in a browser ----------------------------------------------------------------------------------------------
+
+
+def test_pages_of_others_change_nothing(server, tmp_path):
+    apply(server, tmp_path, split(10))
+    apply(server, tmp_path, split(20))
+    here = f"127.0.0.1:{server.admin_port}"
+    rollback = ("POST", "/admin/endpoints/m/rollback", b"{}")
+
+    def ask(method, path, body, **headers):
+        return server.ask(method, path, body, {name.capitalize(): value for name, value in headers.items()}, port=server.admin_port)
+
+    for method, path, body in (rollback, ("DELETE", "/admin/endpoints/m", None), ("POST", "/admin/reload", b"")):
+        for headers in ({"origin": "http://evil.example"}, {"origin": "null"}, {"host": "evil.example"}):
+            refused = ask(method, path, body, **headers)
+            assert refused.status == 403, (method, path, headers, refused)
+            assert "admin port" in refused.error()
+    assert ask("GET", "/admin/endpoints", None, host=f"evil.example:{server.admin_port}").status == 403
+    assert revision(server) == 2, "nothing was changed"
+    # What scrapers ask by whatever name is for everybody.
+    assert ask("GET", "/metrics", None, host="tiltyard.monitoring").status == 200
+    assert ask(*rollback, origin=f"http://{here}").status == 200
+    assert revision(server) == 1
+
+
+def test_the_admin_port_may_have_names(repository, tmp_path):
+    with serving.Server(repository, tmp_path / "server", "--admin-names", "tiltyard.internal") as server:
+        for host, status in (("tiltyard.internal:8002", 200), ("localhost:1", 200), ("other.internal", 403)):
+            assert server.get("/admin/models", headers={"Host": host}, port=server.admin_port).status == status, host
+
+
+def heavy(width=256, steps=300):
+    """The bytes of a model whose runs take some milliseconds."""
+    weights = onnx.numpy_helper.from_array(np.eye(width, dtype=np.float32), "w")
+    nodes = [helper.make_node("MatMul", [f"x{step}" if step else "x", "w"], [f"x{step + 1}"]) for step in range(steps)]
+    nodes.append(helper.make_node("ReduceSum", [f"x{steps}", "axis"], ["y"], keepdims=1))
+    axis = onnx.numpy_helper.from_array(np.array([1], np.int64), "axis")
+    graph = helper.make_graph(
+        nodes, "heavy", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])], [weights, axis])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize("form", ["json", "raw"])
+def test_a_full_queue_of_the_champion_is_no_reason_against_its_challengers(tmp_path, form):
+    """With the key in the body, nobody knows whose request it is until that is read."""
+    for version in (1, 2):
+        put(tmp_path / "models", "m", version, heavy())
+    flags = ["--threads", "2", "--queue-rows-max", "1", "--batch-rows-max", "1"]
+    with serving.Server(tmp_path / "models", tmp_path / "server", *flags) as server:
+        apply(server, tmp_path, split(50, key='{ json_path = "$.parameters.customer" }'))
+        keys = {assign(server, key)["arm"]: key for key in "abcdefgh"}
+        stop, kinds = threading.Event(), collections.Counter()
+
+        def ask(arm):
+            question = {"model": "m", "inputs": [asking.tensor("x", np.ones((1, 256), np.float32))]}
+            return asking.FORMS[form](server, question | {"parameters": {"customer": keys[arm], "timeout": 60_000_000}}).kind
+
+        def flood():
+            while not stop.is_set():
+                kinds[ask("champion")] += 1
+
+        flooding = [threading.Thread(target=flood) for _ in range(6)]
+        for thread in flooding:
+            thread.start()
+        try:
+            serving.until(lambda: kinds["overloaded"] > 20, "the champion to be overloaded", 30)
+            assert [ask("new") for _ in range(30)] == [None] * 30
+        finally:
+            stop.set()
+            for thread in flooding:
+                thread.join()
+        assert kinds["overloaded"] > kinds[None]

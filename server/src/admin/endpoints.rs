@@ -156,15 +156,20 @@ pub(crate) fn list(service: &Service) -> Vec<Value> {
                 })
             });
             let (arms, plan) = (arms.collect::<Vec<_>>(), file::write(&route.plan));
-            let trouble = told.troubles.get(name);
+            let trouble = told.troubles.get(name).map(|why| of_file(why)).or_else(|| route.trouble.clone());
             json!({ "endpoint": name, "revision": route.plan.revision, "arms": arms, "plan": plan, "trouble": trouble })
         })
         .collect();
     let without = told.troubles.iter().filter(|(name, _)| !list.iter().any(|form| form["endpoint"] == **name));
-    let without = without.map(|(name, why)| json!({ "endpoint": name, "revision": null, "arms": [], "trouble": why }));
+    let without =
+        without.map(|(name, why)| json!({ "endpoint": name, "revision": null, "arms": [], "trouble": of_file(why) }));
     let without = without.collect::<Vec<_>>();
     list.extend(without);
     list
+}
+
+fn of_file(why: &str) -> String {
+    format!("the plan in its file does not hold: {why}")
 }
 
 /// The share of keys that an arm answers, in millionths; none of a shadow.

@@ -72,7 +72,7 @@ pub(super) fn listing(endpoints: &[Value]) -> String {
             }
         }
         if let Some(trouble) = endpoint["trouble"].as_str() {
-            troubles += &format!("{name}: the plan in its file does not hold: {trouble}\n");
+            troubles += &format!("{name}: {trouble}\n");
         }
     }
     table.to_string() + &troubles
@@ -101,7 +101,7 @@ mod tests {
              risk      3         champion  risk   1        87.5%  ready    0123456789ab\n\
              risk      3         new       risk   2        12.5%  missing  0123456789ab\n\
              risk, arm new: it hangs\n\
-             x: the plan in its file does not hold: salt is empty\n"
+             x: salt is empty\n"
         );
     }
 }

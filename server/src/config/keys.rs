@@ -148,6 +148,9 @@ keys! {
             "The port for gRPC; REST is answered too. May be the same as http_port. 0 chooses a free one.";
         admin_host: Host = HOST, Text("127.0.0.1"),
             "Where the admin port listens.";
+        admin_names: Vec<String> = NAMES, Text(""),
+            "Names that the admin port is asked by where it has neither TLS nor an access_file, beside addresses, localhost, \
+             admin_host and metrics_host. Others are refused: a page in a browser may have its own name lead here.";
         admin_port: u16 = PORT, Text("8002"),
             "The port for administration and metrics. 0 chooses a free one.";
         metrics_host: Host = HOST, Like("host"),

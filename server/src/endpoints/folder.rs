@@ -31,8 +31,12 @@ pub struct Found {
     pub plans: Vec<Plan>,
     /// Endpoints whose files have been gone for long enough.
     pub gone: Vec<String>,
-    /// What cannot be read, and why.
-    pub problems: Vec<String>,
+    /// Endpoints whose files are no plans, and why.
+    pub unread: BTreeMap<String, String>,
+    /// Every endpoint that has a file; `None` where the folder cannot be read.
+    pub files: Option<BTreeSet<String>>,
+    /// Why the folder cannot be read.
+    pub problem: Option<String>,
     /// How long the next file must still rest.
     pub wait: Option<Duration>,
 }
@@ -47,11 +51,12 @@ impl Folder {
     /// before it is read, and as long gone before its endpoint is. `known` are the endpoints that came from files.
     pub fn look<'a>(&mut self, now: Moment, settle_time: Duration, known: impl Iterator<Item = &'a String>) -> Found {
         let mut found = Found::default();
-        let texts = match self.texts(&mut found.problems) {
+        let texts = match self.texts(&mut found.unread) {
             Ok(texts) => texts,
             Err(error) => {
                 // What holds goes on: a folder out of reach is no reason to forget its plans.
-                found.problems.push(format!("the folder of endpoints {} cannot be read: {error}", self.path.display()));
+                found.problem =
+                    Some(format!("the folder of endpoints {} cannot be read: {error}", self.path.display()));
                 return found;
             }
         };
@@ -71,7 +76,7 @@ impl Folder {
             }
             match read_toml(text, Some(name)) {
                 Ok(plan) => found.plans.push(plan),
-                Err(error) => found.problems.push(format!("{}: {}", self.file(name).display(), error.message())),
+                Err(error) => drop(found.unread.insert(name.clone(), self.blame(name, error.message()))),
             }
         }
         self.seen.retain(|name, _| texts.contains_key(name));
@@ -87,15 +92,16 @@ impl Folder {
             }
         }
         self.missing = missing;
+        found.files = Some(texts.into_keys().collect());
         found
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{name}.toml"))
+    fn blame(&self, name: &str, reason: &str) -> String {
+        format!("{}: {reason}", self.path.join(format!("{name}.toml")).display())
     }
 
-    /// The text of each file by its endpoint; `None` where it cannot be read, which is told among the problems.
-    fn texts(&self, problems: &mut Vec<String>) -> io::Result<BTreeMap<String, Option<String>>> {
+    /// The text of each file by its endpoint; `None` where it cannot be read, which is told.
+    fn texts(&self, unread: &mut BTreeMap<String, String>) -> io::Result<BTreeMap<String, Option<String>>> {
         let mut texts = BTreeMap::new();
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
@@ -103,7 +109,7 @@ impl Folder {
             let Some(name) = name.filter(|_| path.extension().is_some_and(|end| end == "toml")) else { continue };
             let text = read(&path);
             if let Err(error) = &text {
-                problems.push(format!("{}: {error}", path.display()));
+                unread.insert(name.to_owned(), self.blame(name, &error.to_string()));
             }
             texts.insert(name.to_owned(), text.ok());
         }
@@ -148,7 +154,8 @@ mod tests {
         write("risk.toml", "key = ");
         look(120);
         let found = look(300);
-        assert!(found.plans.is_empty() && found.problems[0].contains("risk.toml: "), "{found:?}");
+        assert!(found.plans.is_empty() && found.unread["risk"].contains("risk.toml: "), "{found:?}");
+        assert_eq!(found.files, Some(BTreeSet::from(["risk".to_owned()])));
         fs::remove_file(place.path().join("risk.toml")).unwrap();
         assert_eq!((look(310).gone.len(), look(500).gone), (0, vec!["risk".to_owned()]));
     }
@@ -160,7 +167,7 @@ mod tests {
         let known = ["risk".to_owned()];
         for ms in [0, 1000] {
             let found = folder.look(at(ms), Duration::ZERO, known.iter());
-            assert!(found.gone.is_empty() && found.problems.len() == 1, "{found:?}");
+            assert!(found.gone.is_empty() && found.problem.is_some() && found.files.is_none(), "{found:?}");
         }
     }
 }

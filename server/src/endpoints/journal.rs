@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(endpoints, Endpoints::default());
         endpoints.add(endpoints.next(&draft(10)).unwrap().unwrap());
         endpoints.add(endpoints.next(&draft(20)).unwrap().unwrap());
-        endpoints.note_file(&draft(20));
+        endpoints.see_file(&draft(20)).unwrap();
         endpoints.point("risk", 1);
         journal.keep(&endpoints).unwrap();
         assert_eq!(open(data.path()).unwrap().1, endpoints);

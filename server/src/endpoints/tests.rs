@@ -130,7 +130,6 @@ fn plans_are_bounded() {
 fn what_was_removed_can_be_brought_back() {
     let mut endpoints = Endpoints::default();
     apply(&mut endpoints, &draft(10));
-    endpoints.note_file(&draft(10));
     endpoints.remove("risk").unwrap();
     assert!(endpoints.current().is_empty() && endpoints.versions("risk") == BTreeSet::from([1, 2]));
     assert_eq!(endpoints.back("risk", None).unwrap().revision, 1);
@@ -139,12 +138,76 @@ fn what_was_removed_can_be_brought_back() {
 }
 
 #[test]
-fn a_file_is_news_until_it_is_taken_in() {
+fn what_was_removed_is_forgotten_but_for_its_number() {
     let mut endpoints = Endpoints::default();
-    assert!(endpoints.is_news("risk", &draft(10)));
     apply(&mut endpoints, &draft(10));
-    endpoints.note_file(&draft(10));
-    assert!(!endpoints.is_news("risk", &draft(10)) && endpoints.is_news("risk", &draft(20)));
     apply(&mut endpoints, &draft(20));
-    assert!(!endpoints.is_news("risk", &draft(10)), "what was applied since holds until the file changes");
+    endpoints.point("risk", 1);
+    endpoints.forget("risk");
+    assert_eq!(endpoints.current()["risk"].revision, 1, "what holds is not forgotten");
+    endpoints.see_file(&draft(30)).unwrap();
+    endpoints.remove("risk").unwrap();
+    assert_eq!(endpoints.removed().collect::<Vec<_>>(), ["risk"]);
+    endpoints.forget("risk");
+    assert!(endpoints.versions("risk").is_empty() && endpoints.removed().next().is_none());
+    let refused = endpoints.back("risk", None).unwrap_err();
+    assert!(refused.message().ends_with("no revision to go back to: none is remembered"), "{refused:?}");
+    assert_eq!(Endpoints::read(endpoints.form()), Ok(endpoints.clone()));
+    assert_eq!((endpoints.see_file(&draft(30)), endpoints.is_awaited("risk")), (Ok(false), false));
+    assert_eq!(apply(&mut endpoints, &draft(10)), Some(3), "numbers are not used twice");
+}
+
+#[test]
+fn names_are_bounded_by_those_that_are_in_use() {
+    let mut endpoints = Endpoints::default();
+    let of = |name: String| Plan { endpoint: name, ..draft(10) };
+    for number in 0..=NAMES_MAX {
+        apply(&mut endpoints, &of(format!("old-{number}")));
+        endpoints.remove(&format!("old-{number}")).unwrap();
+        endpoints.forget(&format!("old-{number}"));
+    }
+    assert_eq!(endpoints.held.len(), NAMES_MAX);
+    for number in 0..ENDPOINTS_MAX {
+        apply(&mut endpoints, &of(format!("new-{number}")));
+    }
+    let refused = endpoints.next(&of("more".into())).unwrap_err();
+    assert!(refused.message().contains("1000 endpoints have a plan already"), "{refused:?}");
+    let noted = (0..NAMES_MAX).filter(|number| endpoints.see_file(&of(format!("file-{number}"))).is_ok()).count();
+    assert_eq!((noted, endpoints.held.len()), (NAMES_MAX - ENDPOINTS_MAX, NAMES_MAX));
+}
+
+#[test]
+fn only_a_file_that_changes_is_news() {
+    let mut endpoints = Endpoints::default();
+    let see = |endpoints: &mut Endpoints, weight| {
+        let is_news = endpoints.see_file(&draft(weight)).unwrap();
+        // As a restart finds it.
+        assert_eq!(Endpoints::read(endpoints.form()).as_ref(), Ok(&*endpoints));
+        (is_news, endpoints.is_awaited("risk"))
+    };
+    assert_eq!(see(&mut endpoints, 10), (true, true));
+    assert_eq!(see(&mut endpoints, 10), (false, true), "it waits, and is no news");
+    assert!(endpoints.current().is_empty() && endpoints.form_of("risk").unwrap()["current"].is_null());
+    apply(&mut endpoints, &draft(10));
+    assert_eq!(see(&mut endpoints, 10), (false, false));
+    apply(&mut endpoints, &draft(20));
+    assert_eq!(see(&mut endpoints, 10), (false, false), "what was applied since holds until the file changes");
+    // A plan in a file that waits does not overrule what is decided meanwhile, whatever that is.
+    let decisions: [&dyn Fn(&mut Endpoints); 4] = [
+        &|endpoints| assert!(apply(endpoints, &draft(21)).is_some()),
+        &|endpoints| endpoints.point("risk", 1),
+        &|endpoints| endpoints.remove("risk").unwrap(),
+        &|endpoints| endpoints.decide("risk"),
+    ];
+    for (weight, decide) in (30..).zip(decisions) {
+        assert_eq!(see(&mut endpoints, weight), (true, true));
+        decide(&mut endpoints);
+        assert_eq!(see(&mut endpoints, weight), (false, false));
+    }
+    endpoints.forget_file("risk");
+    assert_eq!(see(&mut endpoints, 33), (true, true), "a file that comes back is news");
+    let mut waiting = Endpoints::default();
+    see(&mut waiting, 10);
+    waiting.forget_file("risk");
+    assert_eq!(waiting, Endpoints::default());
 }

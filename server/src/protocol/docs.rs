@@ -147,7 +147,11 @@ fn score_operation(Asked { name, deployment }: Asked<'_>) -> Option<Value> {
         json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false });
     let mut request = json!({ "schema": {
         "type": "object",
-        "properties": { "rows": { "type": "array", "items": row } },
+        "properties": {
+            "rows": { "type": "array", "items": row },
+            "id": { "type": "string", "description": "Your name for the request, which the answer repeats" },
+            "parameters": { "type": "object" },
+        },
     } });
     if let Some(example) = score_example(deployment, &fields) {
         request["example"] = example;
@@ -161,6 +165,7 @@ fn score_operation(Asked { name, deployment }: Asked<'_>) -> Option<Value> {
         "responses": responses(json!({
             "type": "object",
             "properties": {
+                "id": { "type": "string" },
                 "model": { "type": "string" },
                 "version": { "type": "string" },
                 "rows": { "type": "array", "items": { "type": "object" } },

@@ -53,7 +53,7 @@ where
             let fields = fields(&of.deployment)?;
             let table = read_table(&text, &fields)?;
             let inputs = assemble(&of.deployment, &fields, &table)?;
-            let request = InferRequest { inputs, parameters: table.parameters, ..request };
+            let request = InferRequest { id: table.id, inputs, parameters: table.parameters, ..request };
             let pick = open.map(|route| route.look_into(&request, &text)).transpose()?;
             Ok::<_, Error>((table.rows, table.outside, request, pick))
         };
@@ -62,7 +62,8 @@ where
             service.inference.settle(&mut choice, pick, &mut room, accepted)?;
         }
         let outcome = service.inference.infer(&mut request, choice, accepted, room).await?;
-        beside_the_loop(body.len(), move || self::answer(rows, &outside, &outcome)).await
+        let id = request.id;
+        beside_the_loop(body.len(), move || self::answer(rows, &outside, &id, &outcome)).await
     };
     answer.await.inspect_err(|error: &Error| log_failure(started.id, model, "", error))
 }
@@ -168,6 +169,8 @@ struct Table<'a> {
     columns: Vec<Option<Vec<&'a [u8]>>>,
     /// Values outside the range that the model's owner declared, told in the answer.
     outside: Vec<String>,
+    /// The client's name for the request; empty where it gave none.
+    id: String,
     /// The request's own.
     parameters: Parameters,
 }
@@ -177,17 +180,21 @@ fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
         fields.iter().enumerate().map(|(position, field)| (field.name.as_str(), position)).collect();
     let mut rows: Option<usize> = None;
     let mut columns: Vec<Option<Vec<&'a [u8]>>> = vec![None; fields.len()];
-    let mut parameters = Parameters::new();
+    let (mut id, mut parameters) = (String::new(), Parameters::new());
     let mut reader = Reader::new(body);
     reader.read_object(|key, reader| {
         match key {
             "rows" | "columns" => {}
+            "id" => {
+                id = reader.read_string()?.into_owned();
+                return Ok(());
+            }
             "parameters" => {
                 parameters = read_parameters(reader)?;
                 return Ok(());
             }
             _ => {
-                let expected = "expected \"rows\" or \"columns\", and perhaps \"parameters\"";
+                let expected = "expected \"rows\" or \"columns\", and perhaps \"id\" and \"parameters\"";
                 return Err(Error::invalid(format!("unknown key {key:?}: {expected}")));
             }
         }
@@ -219,7 +226,7 @@ fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
     if !missing.is_empty() {
         return Err(Error::invalid(format!("missing {}", listed("column", &missing))));
     }
-    Ok(Table { rows, columns, outside: Vec::new(), parameters }.with_outside(fields))
+    Ok(Table { rows, columns, outside: Vec::new(), id, parameters }.with_outside(fields))
 }
 
 fn read_rows<'a>(
@@ -418,7 +425,7 @@ fn interleave(dtype: DataType, shape: Shape, columns: &[Tensor]) -> Result<Tenso
     }
 }
 
-fn answer(rows: usize, outside: &[String], outcome: &Outcome) -> Result<Reply> {
+fn answer(rows: usize, outside: &[String], id: &str, outcome: &Outcome) -> Result<Reply> {
     let identity = &outcome.arm.deployment.identity;
     let mut objects: Vec<Map<String, Value>> = vec![Map::new(); rows];
     for (name, tensor) in outcome.named() {
@@ -451,6 +458,9 @@ fn answer(rows: usize, outside: &[String], outcome: &Outcome) -> Result<Reply> {
         "prediction_ids": prediction_ids,
     });
     form["rows"] = Value::Array(objects.into_iter().map(Value::Object).collect());
+    if !id.is_empty() {
+        form["id"] = json!(id);
+    }
     if !outside.is_empty() {
         form["warnings"] = json!(outside);
     }

@@ -116,6 +116,7 @@ fn choose(catalog: &Catalog, headers: &HeaderMap, caller: Option<&str>, id: u128
 /// The arm, and whether the request is evidence.
 fn chosen(catalog: &Catalog, pairs: &[(&'static str, &'static str)]) -> (String, bool) {
     let choice = choose(catalog, &headers(pairs), None, 1).unwrap();
+    choice.count_apart();
     (choice.arm.name.clone(), choice.evidence.is_some())
 }
 
@@ -184,6 +185,66 @@ fn a_key_in_the_body_waits_for_the_body() {
     assert_eq!((choice.arm.name.as_str(), choice.contract().name.as_str()), ("new", "champion"));
     assert_eq!(choice.evidence, Assignment::new(&plan).assign(Some(b"1")).evidence);
     assert!(choice.open().is_none());
+}
+
+#[test]
+fn until_the_body_is_read_a_request_is_for_nobody() {
+    let plan = plan(KeySource::TensorColumn("x".into()), MILLION);
+    let request = |values: &[f32]| {
+        let inputs =
+            vec![NamedTensor { name: "x".into(), tensor: Tensor::from_slice([values.len()], values).unwrap() }];
+        InferRequest { inputs, ..InferRequest::default() }
+    };
+    let known = |choice: &Choice| choice.known().map(|arm| arm.name.clone());
+    let catalog = both_ready(&plan);
+    let mut choice = choose(&catalog, &HeaderMap::new(), None, 1).unwrap();
+    assert_eq!((known(&choice), choice.contract().name.as_str()), (None, "champion"));
+    choice.settle(choice.open().unwrap().look_into(&request(&[]), b"").unwrap()).unwrap();
+    assert_eq!(known(&choice), Some("champion".into()));
+    assert_eq!(apart(&catalog, Apart::NoKey), 0, "it may be read again");
+    choice.count_apart();
+    assert_eq!(apart(&catalog, Apart::NoKey), 1);
+    // While the champion is out, its challengers answer their keys.
+    let alone = self::catalog(&plan, &[(2, VersionState::Ready)], OnFailure::Previous);
+    let mut choice = choose(&alone, &HeaderMap::new(), None, 1).unwrap();
+    assert_eq!((known(&choice), choice.contract().name.as_str()), (None, "new"));
+    let route = choice.open().unwrap();
+    choice.settle(route.look_into(&request(&[1.0]), b"").unwrap()).unwrap();
+    assert_eq!((known(&choice), choice.evidence.is_some()), (Some("new".into()), true));
+    let mut keyless = choose(&alone, &HeaderMap::new(), None, 1).unwrap();
+    let refused = keyless.settle(route.look_into(&request(&[]), b"").unwrap()).unwrap_err();
+    assert!(refused.message().contains("arm \"champion\": risk version 1 is not there"), "{refused:?}");
+    let nobody = self::catalog(&plan, &[], OnFailure::Previous);
+    assert!(choose(&nobody, &HeaderMap::new(), None, 1).err().unwrap().message().contains("arm \"champion\""));
+}
+
+#[test]
+fn an_empty_key_is_none_wherever_it_comes_from() {
+    let by_header = both_ready(&plan(KeySource::Header("x-user".into()), MILLION));
+    assert_eq!(chosen(&by_header, &[("x-user", "")]), ("champion".into(), false));
+    let by_caller = both_ready(&plan(KeySource::ClientIdentity, MILLION));
+    assert_eq!(choose(&by_caller, &HeaderMap::new(), Some(""), 1).unwrap().arm.name, "champion");
+    for (path, text) in [("$.id", "{}"), ("$.parameters.user", "{}"), ("$.user", r#"{"user": ""}"#)] {
+        let catalog = both_ready(&plan(KeySource::JsonPath(path.into()), MILLION));
+        let mut choice = choose(&catalog, &HeaderMap::new(), None, 1).unwrap();
+        let mut request = InferRequest::default();
+        request.parameters.insert("user".into(), tiltyard_types::Parameter::Text(String::new()));
+        choice.settle(choice.open().unwrap().look_into(&request, text.as_bytes()).unwrap()).unwrap();
+        assert_eq!((choice.arm.name.as_str(), choice.evidence), ("champion", None), "{path}");
+    }
+}
+
+#[test]
+fn a_column_that_is_not_there_is_told() {
+    let trouble = |catalog: &Catalog| match &catalog.endpoints["risk"] {
+        crate::catalog::Endpoint::Planned(route) => route.trouble.clone(),
+        crate::catalog::Endpoint::Newest(_) => panic!("it has a plan"),
+    };
+    let wrong = plan(KeySource::TensorColumn("z".into()), MILLION);
+    let told = trouble(&both_ready(&wrong)).unwrap();
+    assert!(told.contains("no request has a key") && told.contains("its inputs are x"), "{told}");
+    assert_eq!(trouble(&self::catalog(&wrong, &[(2, VersionState::Ready)], OnFailure::Previous)), None);
+    assert_eq!(trouble(&both_ready(&plan(KeySource::TensorColumn("x".into()), MILLION))), None);
 }
 
 #[test]

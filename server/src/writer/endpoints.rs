@@ -11,16 +11,19 @@ use arc_swap::ArcSwap;
 use tiltyard_rollout::plan::Plan;
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::repository;
-use tiltyard_types::{Error, ErrorKind, Result};
+use tiltyard_types::{Error, ErrorKind, Moment, Result};
 use tokio::sync::oneshot;
 
 use super::{Command, State, Writer};
-use crate::catalog::{Catalog, Endpoint};
+use crate::catalog::{Catalog, Endpoint, VersionState};
 use crate::clock;
 use crate::endpoints::folder::Folder;
 use crate::endpoints::journal::Journal;
 use crate::endpoints::{Endpoints, differences};
 use crate::route::{self, Missing, stand};
+
+/// How long a plan that was removed can be brought back, and its versions stay loaded for that.
+const REMOVED_KEPT: Duration = Duration::from_secs(3600);
 
 /// Where plans come from and where they are kept.
 #[derive(Default)]
@@ -78,6 +81,8 @@ struct Proposal {
     answer: Option<OrderAnswer>,
     /// Whether the repository was looked at for it.
     is_looked_for: bool,
+    /// Why what it waits for could not be looked at.
+    unreadable: Vec<String>,
 }
 
 /// The writer's part that has to do with plans.
@@ -86,14 +91,16 @@ pub(super) struct Plans {
     proposals: BTreeMap<String, Proposal>,
     told: Arc<ArcSwap<Told>>,
     troubles: BTreeMap<String, String>,
+    /// Endpoints whose plan was removed, and since when this process knows it.
+    removed: BTreeMap<String, Moment>,
     /// Whether files were looked at since the start.
     looked_before: bool,
 }
 
 impl Plans {
     pub(super) fn new(sources: PlanSources, told: Arc<ArcSwap<Told>>) -> Plans {
-        let (proposals, troubles) = (BTreeMap::new(), BTreeMap::new());
-        let plans = Plans { sources, proposals, told, troubles, looked_before: false };
+        let (proposals, troubles, removed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let plans = Plans { sources, proposals, told, troubles, removed, looked_before: false };
         plans.tell();
         plans
     }
@@ -101,6 +108,40 @@ impl Plans {
     /// The plan that holds for each endpoint.
     pub(super) fn current(&self) -> BTreeMap<String, Arc<Plan>> {
         self.sources.endpoints.current()
+    }
+
+    /// Whether the endpoint has a plan.
+    pub(super) fn has(&self, endpoint: &str) -> bool {
+        self.sources.endpoints.plan(endpoint).is_some()
+    }
+
+    /// Why new bytes may not take the place of these, which a plan wants by their digest; `None` where they may.
+    pub(super) fn refuse_other(&self, old: &Deployment) -> Option<String> {
+        let (identity, digest) = (&old.identity, old.identity.digest.to_string());
+        let endpoint = self.sources.endpoints.pins(&identity.model, identity.version, &digest)?;
+        Some(format!(
+            "new bytes under a version that the plan of endpoint {endpoint:?} pins by its digest are refused: to take them, \
+             apply the plan without the digest"
+        ))
+    }
+
+    /// Forgets plans that were removed long enough ago. Says when the next one's time comes.
+    pub(super) fn forget_removed(&mut self, now: Moment) -> Option<Duration> {
+        let removed: BTreeSet<String> = self.sources.endpoints.removed().cloned().collect();
+        self.removed.retain(|name, _| removed.contains(name));
+        let (mut wait, mut forgot): (Option<Duration>, bool) = (None, false);
+        for name in removed {
+            let left = REMOVED_KEPT.saturating_sub(now - *self.removed.entry(name.clone()).or_insert(now));
+            match left.is_zero() {
+                true => self.sources.endpoints.forget(&name),
+                false => wait = wait.into_iter().chain([left]).min(),
+            }
+            forgot |= left.is_zero();
+        }
+        if forgot {
+            self.keep();
+        }
+        wait
     }
 
     /// The versions of a model that are held for plans, those that are proposed among them.
@@ -130,9 +171,16 @@ impl Plans {
 
     /// Takes the place of what was proposed for the endpoint before.
     fn propose(&mut self, draft: Plan, answer: Option<OrderAnswer>) {
-        let proposal = Proposal { draft, answer, is_looked_for: false };
+        let proposal = Proposal { draft, answer, is_looked_for: false, unreadable: Vec::new() };
         self.drop_proposal(&proposal.draft.endpoint.clone(), "another plan came for it in the meantime");
         self.proposals.insert(proposal.draft.endpoint.clone(), proposal);
+    }
+
+    /// What a file proposed and does not say any more.
+    fn drop_proposal_of_file(&mut self, endpoint: &str) {
+        if self.proposals.get(endpoint).is_some_and(|proposal| proposal.answer.is_none()) {
+            self.proposals.remove(endpoint);
+        }
     }
 
     fn drop_proposal(&mut self, endpoint: &str, why: &str) {
@@ -232,7 +280,11 @@ impl State {
                 drop(answer.send(report));
                 return lacks_some;
             }
-            Order::Remove { endpoint } => drop(answer.send(self.remove_plan(&endpoint))),
+            Order::Remove { endpoint } => {
+                drop(answer.send(self.remove_plan(&endpoint)));
+                // That there is something to forget, and when, is found by a look.
+                return true;
+            }
         }
         false
     }
@@ -257,7 +309,8 @@ impl State {
             scan.models.get(model).is_some_and(|model| model.versions.contains_key(&version))
         };
         let is_known = |model: &str, version: u64| {
-            catalog.models.get(model).is_some_and(|model| model.versions.contains_key(&version))
+            let version = catalog.models.get(model).and_then(|model| model.versions.get(&version));
+            version.is_some_and(|version| version.state != VersionState::Unloaded)
         };
         let (mut loads, mut missing) = (Vec::new(), Vec::new());
         for (arm, found) in next.arms.iter().zip(standing) {
@@ -297,7 +350,7 @@ impl State {
 
     /// What becomes of a proposal; `None` while that is open.
     fn settle(&mut self, proposal: &Proposal) -> Option<Result<Report>> {
-        let Proposal { draft, answer, is_looked_for } = proposal;
+        let Proposal { draft, answer: _, is_looked_for, unreadable } = proposal;
         let standing = stand(draft, &self.inference.catalog.load().models);
         let champion = standing.get(draft.champion()).and_then(|found| found.as_deref().ok());
         let next = match self.plans.next(draft, champion) {
@@ -307,16 +360,15 @@ impl State {
         let missing: Vec<&Missing> = standing.iter().filter_map(|found| found.as_ref().err()).collect();
         if next.is_some() && !missing.is_empty() {
             let is_open = !is_looked_for || missing.iter().all(|missing| missing.is_coming);
-            let reasons: Vec<String> = missing.iter().map(|missing| missing.reason.clone()).collect();
+            let reasons = missing.iter().map(|missing| missing.reason.clone()).chain(unreadable.iter().cloned());
+            let reasons: Vec<String> = reasons.collect();
             return (!is_open).then(|| Err(cannot_hold(&draft.endpoint, &reasons)));
-        }
-        if answer.is_none() {
-            self.plans.sources.endpoints.note_file(draft);
         }
         Some(Ok(match next {
             Some(next) => self.let_hold(next),
             None => {
                 let held = self.plans.sources.endpoints.plan(&draft.endpoint).cloned();
+                self.plans.sources.endpoints.decide(&draft.endpoint);
                 let is_kept = self.plans.keep();
                 self.plans.report(&draft.endpoint, held.as_deref(), held.as_deref(), is_kept)
             }
@@ -328,6 +380,7 @@ impl State {
         let (endpoint, revision) = (next.endpoint.clone(), next.revision);
         self.plans.sources.endpoints.add(next.clone());
         self.publish(self.catalog());
+        self.retry_refused();
         tracing::info!(endpoint, revision, "the plan holds");
         let is_kept = self.plans.keep();
         self.plans.report(&endpoint, before.as_deref(), Some(&next), is_kept)
@@ -346,6 +399,7 @@ impl State {
         self.plans.drop_proposal(endpoint, "the endpoint was rolled back in the meantime");
         self.plans.sources.endpoints.point(endpoint, back.revision);
         self.publish(self.catalog());
+        self.retry_refused();
         tracing::warn!(endpoint, from = before.as_ref().map(|plan| plan.revision), to = back.revision, "rolled back");
         let missing = back.arms.iter().zip(standing).filter_map(|(arm, found)| Some((arm, found.err()?)));
         let loads: Vec<String> = missing.map(|(arm, missing)| format!("{}: {}", arm.name, missing.reason)).collect();
@@ -360,7 +414,9 @@ impl State {
         let before = self.plans.sources.endpoints.plan(endpoint).cloned();
         self.plans.sources.endpoints.remove(endpoint)?;
         self.plans.drop_proposal(endpoint, "the plan was removed in the meantime");
+        self.plans.removed.remove(endpoint);
         self.publish(self.catalog());
+        self.retry_refused();
         tracing::warn!(endpoint, "the plan was removed");
         let is_kept = self.plans.keep();
         Ok(self.plans.report(endpoint, before.as_deref(), None, is_kept))
@@ -372,46 +428,64 @@ impl State {
         let PlanSources { endpoints, folder, .. } = &mut self.plans.sources;
         let found = folder.as_mut()?.look(clock::now(), settle_time, endpoints.from_files());
         let is_first = !std::mem::replace(&mut self.plans.looked_before, true);
-        found.problems.into_iter().for_each(|problem| self.tell_once(problem));
+        found.problem.into_iter().for_each(|problem| self.tell_once(problem));
+        if let Some(files) = found.files {
+            let told: Vec<String> = self.plans.troubles.keys().filter(|name| !files.contains(*name)).cloned().collect();
+            told.iter().for_each(|endpoint| self.note_trouble(endpoint, None));
+        }
+        for (endpoint, reason) in found.unread {
+            self.plans.drop_proposal_of_file(&endpoint);
+            self.note_trouble(&endpoint, Some(Error::invalid(reason)));
+        }
         for endpoint in &found.gone {
             self.plans.sources.endpoints.forget_file(endpoint);
-            self.note_trouble(endpoint, None);
-            if self.plans.sources.endpoints.plan(endpoint).is_some() {
-                drop(self.remove_plan(endpoint));
+            self.plans.drop_proposal_of_file(endpoint);
+            match self.plans.has(endpoint) {
+                true => drop(self.remove_plan(endpoint)),
+                // A file that comes back is news, after a restart too.
+                false => {
+                    self.plans.keep();
+                }
             }
         }
         for draft in found.plans {
             let endpoint = draft.endpoint.clone();
-            if !self.plans.sources.endpoints.is_news(&endpoint, &draft) {
-                self.note_trouble(&endpoint, None);
-                continue;
-            }
-            let goes_on = self.plans.sources.endpoints.plan(&endpoint).is_some_and(|held| !held.steps.is_empty());
-            if goes_on {
-                let error = Error::invalid("a rollout goes on, and its plan holds until it has ended");
+            if let Err(error) = self.take_in_file(draft, is_first) {
                 self.note_trouble(&endpoint, Some(error));
-                continue;
-            }
-            if let Err(error) = self.plans.next(&draft, None) {
-                self.note_trouble(&endpoint, Some(error));
-                continue;
-            }
-            self.arm_models(&draft);
-            if is_first && self.plans.sources.endpoints.plan(&endpoint).is_none() {
-                let adopted = self.adopt(&draft);
-                self.note_trouble(&endpoint, adopted.err());
-            } else if self.plans.proposals.get(&endpoint).is_none_or(|proposal| proposal.draft != draft) {
-                self.plans.propose(draft, None);
             }
         }
         found.wait
+    }
+
+    /// Proposes what a file says, if that is still to hold. What was seen is kept when somebody decides otherwise.
+    fn take_in_file(&mut self, draft: Plan, is_first: bool) -> Result<()> {
+        let endpoint = draft.endpoint.clone();
+        let is_news = self.plans.sources.endpoints.see_file(&draft)?;
+        if !self.plans.sources.endpoints.is_awaited(&endpoint) {
+            self.note_trouble(&endpoint, None);
+            return Ok(());
+        }
+        if self.plans.sources.endpoints.plan(&endpoint).is_some_and(|held| !held.steps.is_empty()) {
+            return Err(Error::invalid("a rollout goes on, and decides what holds"));
+        }
+        self.plans.next(&draft, None)?;
+        self.arm_models(&draft);
+        if is_first && !self.plans.has(&endpoint) {
+            self.adopt(&draft)?;
+            self.note_trouble(&endpoint, None);
+            return Ok(());
+        }
+        // What somebody asks for in this moment comes after a file that has been there for longer.
+        if is_news || !self.plans.proposals.contains_key(&endpoint) {
+            self.plans.propose(draft, None);
+        }
+        Ok(())
     }
 
     /// Lets the plan of a file hold at the start where none did: nobody is to be answered by a version that no plan names while
     /// its own versions are being loaded. Later, whoever answered before answers until they are there.
     fn adopt(&mut self, draft: &Plan) -> Result<()> {
         let Some(next) = self.plans.next(draft, None)? else { return Ok(()) };
-        self.plans.sources.endpoints.note_file(draft);
         self.let_hold(next);
         Ok(())
     }
@@ -433,9 +507,16 @@ impl State {
         }
     }
 
-    /// From here on, what a proposal waits for and is not there will not come.
-    pub(super) fn note_looked_for(&mut self) {
-        self.plans.proposals.values_mut().for_each(|proposal| proposal.is_looked_for = true);
+    /// From here on, what a proposal waits for and is not there will not come. `trouble` says why the repository could not be
+    /// looked at.
+    pub(super) fn note_looked_for(&mut self, trouble: Option<&str>) {
+        for proposal in self.plans.proposals.values_mut() {
+            let models: BTreeSet<&String> = proposal.draft.arms.iter().map(|arm| &arm.model).collect();
+            let of_models = models.into_iter().filter_map(|model| self.unreadable.get_key_value(model));
+            let of_models = of_models.map(|(model, why)| format!("model {model:?} cannot be looked at: {why}"));
+            proposal.unreadable = trouble.map(str::to_owned).into_iter().chain(of_models).collect();
+            proposal.is_looked_for = true;
+        }
     }
 
     fn note_trouble(&mut self, endpoint: &str, error: Option<Error>) {
@@ -456,4 +537,31 @@ impl State {
 fn cannot_hold(endpoint: &str, missing: &[String]) -> Error {
     let message = format!("the plan of endpoint {endpoint:?} cannot hold: {}", missing.join("; "));
     Error::new(ErrorKind::NotReady, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoints::file::read_toml;
+
+    #[test]
+    fn a_removed_plan_is_kept_for_a_while() {
+        let text = "key = \"per_request\"\n[[arms]]\nname = \"champion\"\nversion = 1\nrole = \"champion\"\n";
+        let draft = read_toml(text, Some("risk")).unwrap();
+        let mut endpoints = Endpoints::default();
+        endpoints.add(endpoints.next(&draft).unwrap().unwrap());
+        endpoints.remove("risk").unwrap();
+        let mut plans = Plans::new(PlanSources { endpoints, ..PlanSources::default() }, Arc::default());
+        let at = |seconds: u64| Moment::from_nanos(seconds * 1_000_000_000);
+        assert_eq!(plans.forget_removed(at(10)), Some(REMOVED_KEPT));
+        assert_eq!(plans.forget_removed(at(20)), Some(REMOVED_KEPT - Duration::from_secs(10)));
+        assert_eq!(plans.versions("risk"), BTreeSet::from([1]));
+        // What is brought back and removed again has all of the time again.
+        plans.sources.endpoints.point("risk", 1);
+        assert_eq!(plans.forget_removed(at(30)), None);
+        plans.sources.endpoints.remove("risk").unwrap();
+        assert_eq!(plans.forget_removed(at(40)), Some(REMOVED_KEPT));
+        assert_eq!(plans.forget_removed(at(40) + REMOVED_KEPT), None);
+        assert!(plans.versions("risk").is_empty() && plans.sources.endpoints.back("risk", None).is_err());
+    }
 }

@@ -39,6 +39,9 @@ pub(crate) fn command() -> Command {
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let (endpoint, key) = (text("endpoint").unwrap_or_default(), text("key").unwrap_or_default());
+    if key.is_empty() {
+        return Err(Failure::usage("--key is empty, and an empty key is none: the champion answers"));
+    }
     let plan = match text("file") {
         Some(path) => of_file(path, endpoint)?,
         None => {

@@ -173,7 +173,9 @@ fn receive(
     }
     let routed = service.inference.catalog.load().route(model, version, &sender.asking(accepted));
     let Ok(choice) = routed else { return Ok(None) };
-    let received = room.belongs_to(&choice.arm.deployment.stats);
+    // Where all of it must be read to know whom it is for, nobody's load speaks against it yet.
+    let Some(arm) = choice.known() else { return Ok(Some(choice)) };
+    let received = room.belongs_to(&arm.deployment.stats);
     let received = received.inspect_err(|error| count_refusal(&choice, accepted, error));
     // A message without parameters asks for no other time than that.
     let timeout =
@@ -286,8 +288,10 @@ async fn try_infer(
         None => {
             let asking = sender.asking(accepted);
             let choice = service.inference.catalog.load().route(&request.model, request.version, &asking)?;
-            let room = room.belongs_to(&choice.arm.deployment.stats);
-            room.inspect_err(|error| count_refusal(&choice, accepted, error))?;
+            if let Some(arm) = choice.known() {
+                let room = room.belongs_to(&arm.deployment.stats);
+                room.inspect_err(|error| count_refusal(&choice, accepted, error))?;
+            }
             choice
         }
     };

@@ -134,7 +134,8 @@ where
     Box::pin(dispatch_rest(service, head, body)).await
 }
 
-/// Lets an inference in by what its head tells, and reads its body, which takes the room that comes with it.
+/// Lets an inference in by what its head tells, and reads its body, which takes the room that comes with it. Where the body
+/// must tell whom it is for, nobody's load speaks against it yet.
 pub(crate) async fn receive<B>(
     service: &Service,
     choice: &Choice,
@@ -146,13 +147,17 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display,
 {
-    service.inference.foresee(choice, accepted)?;
-    let mut room = service.inference.admission.room(&choice.arm.deployment.stats);
+    let inference = &service.inference;
+    let stats = match choice.known() {
+        Some(arm) => inference.foresee(choice, accepted).map(|()| &arm.deployment.stats)?,
+        None => inference.admission.check(inference.admission.unknown()).map(|()| inference.admission.unknown())?,
+    };
+    let mut room = inference.admission.room(stats);
     let (bytes_max, time_max) = (service.live.body_bytes_max(), service.live.request_timeout());
     match body::read(content_encoding, body, bytes_max, time_max, &mut room).await {
         Ok(bytes) => Ok((bytes, room)),
         Err(error) => {
-            if error.kind() == ErrorKind::Overloaded {
+            if choice.known().is_some() && error.kind() == ErrorKind::Overloaded {
                 count_refusal(choice, accepted, &error);
             }
             Err(error)
