@@ -13,6 +13,7 @@ import os
 # Before numpy is imported: one thread and one set of kernels, since sums in another order train other weights.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OPENBLAS_CORETYPE="Haswell")
 
+import csv
 import gettext
 import importlib.util
 import json
@@ -118,8 +119,9 @@ def make_risk():
     """A risk score from 30 numbers: version 1 is a logistic regression, version 2 a small neural network."""
     cancer = load_breast_cancer()
     risk = (cancer.target == 0).astype(np.int64)  # the package has malignant as class 0
-    train_x, test_x, train_y, test_y = train_test_split(
-        cancer.data, risk, test_size=0.3, stratify=risk, random_state=SEED
+    numbers = np.arange(len(risk))
+    train_x, test_x, train_y, test_y, _, test_numbers = train_test_split(
+        cancer.data, risk, numbers, test_size=0.3, stratify=risk, random_state=SEED
     )
     scaler = StandardScaler().fit(train_x)
     regression = LogisticRegression(C=0.5, max_iter=1000).fit(scaler.transform(train_x), train_y)
@@ -141,7 +143,18 @@ def make_risk():
             f"Wisconsin breast cancer data, {len(train_y)} rows",
             f"accuracy {accuracy:.3f}, ROC AUC {auc:.4f}, log loss {loss:.3f} on {len(test_y)} rows",
         )
-    write_risk_columns([re.sub(r"\W+", "_", column) for column in cancer.feature_names], train_x)
+    names = [re.sub(r"\W+", "_", column) for column in cancer.feature_names]
+    write_risk_columns(names, train_x)
+    write_risk_history(names, test_numbers, test_x, test_y)
+
+
+def write_risk_history(names, numbers, rows, labels):
+    """The rows that no version has seen, each with its number in the data set and what it turned out to be."""
+    with open(HERE / "risk-history.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", *names, "malignant"])
+        for number, row, label in sorted(zip(numbers, rows, labels), key=lambda item: item[0]):
+            writer.writerow([number, *map(float, row), label])
 
 
 def write_risk(version, kind, layers, scaler):

@@ -90,6 +90,17 @@ impl EmpiricalBernstein {
         let (center, radius) = (self.lambda_x / self.lambda, (self.budget + self.psi_v) / self.lambda);
         Interval { lower: (center - radius).max(0.0), upper: (center + radius).min(1.0) }
     }
+
+    /// ln E against "the mean is at most `mean`": Σ λ(x − mean) − Σ v ψ(λ). The lower bound lies above `mean` just where
+    /// this is above ln(2/α).
+    pub fn ln_e_above(&self, mean: f64) -> f64 {
+        self.lambda_x - self.lambda * mean - self.psi_v
+    }
+
+    /// ln E against "the mean is at least `mean`".
+    pub fn ln_e_below(&self, mean: f64) -> f64 {
+        self.lambda * mean - self.lambda_x - self.psi_v
+    }
 }
 
 /// What the difference of two arms' mean outcomes is, challenger − champion.

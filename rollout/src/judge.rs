@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tiltyard_types::{Error, Result};
 
 use crate::evidence::{Arms, Block};
+use crate::paired::Paired;
 use crate::plan::{MILLION, Plan};
 use scales::Scales;
 
@@ -212,6 +213,11 @@ impl Judge {
     /// What the outcomes show now; `None` where the plan declares none.
     pub fn quality(&self) -> Option<Quality> {
         self.scales.quality()
+    }
+
+    /// What pairs of losses show now, in either direction; `None` where the plan declares no outcome.
+    pub fn paired(&self) -> Option<&Paired> {
+        self.scales.paired()
     }
 
     /// ln E of each output distribution against "both arms answer alike".

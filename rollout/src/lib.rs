@@ -13,6 +13,7 @@ pub mod interval;
 pub mod judge;
 pub mod kernel;
 mod numbers;
+pub mod paired;
 pub mod plan;
 pub mod preview;
 pub mod rate;

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::Share;
+use crate::evidence::{Labels, Moments, Share, Sum};
 use crate::interval::Difference;
 use crate::kernel::{Tally, ln_e_above, ln_e_beta, ratio};
 use crate::numbers::{exp, ln, normal_below};
+use crate::paired::Paired;
 use crate::plan::{Guardrail, Plan};
 use crate::rate;
 
@@ -195,6 +196,30 @@ pub fn paired_labels(gain: f64, disagreement: f64, alpha: f64, block: u64) -> Op
     None
 }
 
+/// Labels up to which losses that are no bits are followed.
+const BOUNDED_MAX: u64 = 10_000_000;
+
+/// How many labels pairs of losses in [0, 1] need until the gain is shown to be above `needed` at `alpha`, where it is `gain`
+/// with the standard deviation `sd` from row to row, and somebody looks every `block` labels. `None`: more than 10⁷.
+///
+/// The confidence sequence is fed with blocks of just these moments.
+pub fn bounded_labels(gain: f64, sd: f64, needed: f64, alpha: f64, block: u64) -> Option<u64> {
+    if gain <= needed {
+        return None;
+    }
+    let (n, mean, block) = (block as f64, (gain + 1.0) / 2.0, block.max(1));
+    let moments = Moments { n: block, x: Sum::of(n * mean), xx: Sum::of(n * (sd * sd / 4.0 + mean * mean)) };
+    let mut paired = Paired::new(alpha);
+    let labels = Labels { paired: moments, ..Labels::default() };
+    while paired.n() < BOUNDED_MAX {
+        paired.add(&labels);
+        if paired.interval().is_some_and(|interval| interval.lower > needed) {
+            return Some(paired.n());
+        }
+    }
+    None
+}
+
 /// How many a split needs, in the median, where outcomes have the standard deviation `sd`, at the challenger's share `w`,
 /// planned for `planned` units, and somebody looks every `block` labels. `None`: more than 10⁹.
 ///
@@ -293,5 +318,23 @@ mod tests {
         }
         assert_eq!(split_labels(0.0, 0.3, 0.5, 0.01, 50_000, 2_000), None);
         assert_eq!(paired_labels(0.0, 0.04, 0.01, 200), None);
+    }
+
+    #[test]
+    fn losses_of_such_moments_need_about_so_many_labels() {
+        for (gain, sd, needed) in [(0.02f64, 0.1f64, 0.0f64), (0.004, 0.05, 0.0), (-0.001, 0.02, -0.005)] {
+            let mut paired = Paired::new(0.01);
+            while paired.interval().is_none_or(|interval| interval.lower <= needed) {
+                let mut labels = Labels::default();
+                for row in 0..10 {
+                    let d = gain + if row % 2 == 0 { sd } else { -sd };
+                    labels.paired.add((d + 1.0) / 2.0);
+                }
+                paired.add(&labels);
+            }
+            assert_eq!(bounded_labels(gain, sd, needed, 0.01, 10), Some(paired.n()), "{gain} {sd}");
+        }
+        assert_eq!(bounded_labels(0.0, 0.1, 0.0, 0.01, 10), None);
+        assert_eq!(bounded_labels(1e-5, 0.5, 0.0, 0.01, 1_000), None);
     }
 }

@@ -6,10 +6,9 @@ use crate::cohort::{Arrival, design};
 use crate::cusum::{Cusum, RUN_LENGTH};
 use crate::evidence::{Arms, Block, Events, Group, Moments, Outcomes, Seen, Share, plus};
 use crate::interval::{EmpiricalBernstein, Interval, difference};
-use crate::kernel::{
-    ROUNDING, Ratio, Tally, e_bh, ln_e_above, ln_e_beta, ln_e_bins, ln_e_sample_ratio, p_value, ratio,
-};
+use crate::kernel::{ROUNDING, Ratio, Tally, e_bh, ln_e_above, ln_e_bins, ln_e_sample_ratio, p_value, ratio};
 use crate::numbers::ln;
+use crate::paired::{PAIRS_EXPECTED, Paired};
 use crate::plan::{Agreement, Comparison, Design, Guardrail, Policy, Primary};
 use crate::rate;
 
@@ -26,12 +25,6 @@ const DROPS_MAX: f64 = 0.05;
 
 /// Outcomes of each arm from which on the normal approximation is trusted.
 const OUTCOMES_MIN: u64 = 100;
-
-/// Values in a first block of pairs, about.
-const PAIRS_EXPECTED: u64 = 256;
-
-/// The prior of discordant pairs: Beta(5, 5), cut off at 1/2.
-const DISCORDANT_PRIOR: [f64; 2] = [5.0, 5.0];
 
 /// Everything that was counted, by what it is for.
 #[derive(Clone, Debug)]
@@ -100,7 +93,7 @@ impl Scales {
                 self.arrival.add(matured.share, matured.arrived);
                 outcome.add_split(matured.share, matured.outcomes);
             }
-            outcome.add_pairs(labels.paired, labels.discordant, labels.is_binary);
+            outcome.paired.add(labels);
         }
     }
 
@@ -156,6 +149,11 @@ impl Scales {
     /// What the outcomes show; `None` where none are declared.
     pub(super) fn quality(&self) -> Option<Quality> {
         self.primary.as_ref().map(|outcome| outcome.quality(self.alpha_primary))
+    }
+
+    /// The pairs that the outcomes are made of.
+    pub(super) fn paired(&self) -> Option<&Paired> {
+        self.primary.as_ref().map(|outcome| &outcome.paired)
     }
 
     /// Why pairs say nothing of quality, where they were asked to.
@@ -368,16 +366,12 @@ impl Pairing {
 struct Outcome {
     rule: Primary,
     cohorts: BTreeMap<Share, [Outcomes; 2]>,
-    sequence: EmpiricalBernstein,
-    discordant: Arms,
-    /// Whether all losses of pairs were 0 or 1 so far.
-    is_binary: bool,
+    paired: Paired,
 }
 
 impl Outcome {
     fn new(rule: &Primary, alpha: f64) -> Outcome {
-        let sequence = EmpiricalBernstein::new(2.0 * alpha, PAIRS_EXPECTED);
-        Outcome { rule: rule.clone(), cohorts: BTreeMap::new(), sequence, discordant: [0; 2], is_binary: true }
+        Outcome { rule: rule.clone(), cohorts: BTreeMap::new(), paired: Paired::new(alpha) }
     }
 
     fn add_split(&mut self, share: Share, outcomes: [Outcomes; 2]) {
@@ -387,19 +381,13 @@ impl Outcome {
         }
     }
 
-    fn add_pairs(&mut self, paired: Moments, discordant: Arms, is_binary: bool) {
-        self.is_binary &= is_binary || paired.n == 0;
-        self.discordant = plus(self.discordant, discordant);
-        self.sequence.add(paired);
-    }
-
     fn quality(&self, alpha: f64) -> Quality {
         let needed = -self.rule.margin.unwrap_or(0.0);
         let threshold = -ln(alpha);
         let (design, _) = design(&self.rule);
         let (n, gain, interval, ln_e) = match design {
             Design::Split => self.split(alpha),
-            Design::PairedShadow => self.paired(),
+            Design::PairedShadow => self.pairs(),
         };
         let passes = match ln_e {
             // One test decides, not the better of two.
@@ -410,7 +398,7 @@ impl Outcome {
             (Some(interval), Some(least)) => interval.upper < least,
             _ => false,
         };
-        let (metric, discordant) = (self.rule.metric.clone(), self.discordant);
+        let (metric, discordant) = (self.rule.metric.clone(), self.paired.discordant());
         Quality { metric, design, n, gain, interval, discordant, ln_e, threshold, needed, passes, is_futile }
     }
 
@@ -424,12 +412,8 @@ impl Outcome {
         (found.n, found.mean, is_enough.then_some(interval), None)
     }
 
-    fn paired(&self) -> (u64, f64, Option<Interval>, Option<f64>) {
-        let n = self.sequence.n();
-        // From (d + 1)/2 back to d.
-        let Interval { lower, upper } = self.sequence.interval();
-        let interval = Interval { lower: 2.0 * lower - 1.0, upper: 2.0 * upper - 1.0 };
-        let ln_e = self.is_binary.then(|| ln_e_beta(self.discordant, 0.5, 0.0, DISCORDANT_PRIOR));
-        (n, 2.0 * self.sequence.mean() - 1.0, (n > 0).then_some(interval), ln_e)
+    fn pairs(&self) -> (u64, f64, Option<Interval>, Option<f64>) {
+        let paired = &self.paired;
+        (paired.n(), paired.gain(), paired.interval(), paired.is_binary().then(|| paired.ln_e_above(0.0)))
     }
 }

@@ -156,7 +156,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// The deployment that answers for `model`, or why none does.
-fn find(local: &Local, model: &ModelName) -> Result<Arc<Deployment>, Failure> {
+pub(crate) fn find(local: &Local, model: &ModelName) -> Result<Arc<Deployment>, Failure> {
     let catalog = local.service().inference.catalog.load();
     let arm = catalog.speaker(&model.name, model.version).map_err(|error| Failure::failed(error.to_string()))?;
     Ok(Arc::clone(&arm.deployment))

@@ -1,7 +1,9 @@
 //! Which command was asked for, and how does the process end?
 
 mod apply;
+mod backtest;
 mod bench;
+mod cells;
 mod check;
 mod completions;
 mod config;
@@ -49,6 +51,7 @@ Examples:
   tiltyard predict risk --file patients.csv     ask a running server
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
+  tiltyard backtest --rows history.csv …        two versions on rows whose labels are known
   tiltyard rollout plan --preview --rate 100    how long it takes to judge a challenger
   tiltyard token new app scorer:risk            a token for a caller of one model
 
@@ -92,6 +95,7 @@ fn command() -> Command {
         .subcommand(apply::command())
         .subcommand(rollback::command())
         .subcommand(rollout::command())
+        .subcommand(backtest::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
@@ -145,6 +149,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("apply", matches)) => apply::run(matches).map(done),
         Some(("rollback", matches)) => rollback::run(matches).map(done),
         Some(("rollout", matches)) => rollout::run(matches).map(done),
+        Some(("backtest", matches)) => backtest::run(matches).map(Into::into),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
@@ -218,6 +223,7 @@ mod tests {
         check("tiltyard rollout plan --preview --rate 100", "rollout");
         check("tiltyard check m --engines tract,onnxruntime", "check");
         check("tiltyard bench risk --models m --output json", "bench json");
+        check("tiltyard backtest --rows h.csv --label y risk@1 risk@2 --output json", "backtest json");
         check("tiltyard completions bash", "completions");
         check("tiltyard token new app scorer:risk viewer", "token");
         check("tiltyard apply -f risk.toml --dry-run", "apply");
@@ -248,6 +254,7 @@ mod tests {
         check("tiltyard rollout verify", "MissingRequiredArgument");
         check("tiltyard rollout plan --preview", "MissingRequiredArgument");
         check("tiltyard rollout plan --rate 100", "MissingRequiredArgument");
+        check("tiltyard backtest --rows h.csv --label y risk@1", "MissingRequiredArgument");
         check("tiltyard completions cmd", "InvalidValue");
         check("tiltyard token new app", "MissingRequiredArgument");
         check("tiltyard models --token secret", "UnknownArgument");

@@ -17,7 +17,7 @@ use super::output::{self, Form};
 use super::progress;
 use super::settings::{self, ENGINE_SETTINGS};
 use super::target::{Http, Named, Target, ask, path_part, server_flags};
-use crate::config::ModelControl;
+use crate::config::{Config, ModelControl};
 use crate::local::Local;
 
 /// Rows in one request.
@@ -151,7 +151,11 @@ pub(crate) fn parse_model(text: &str) -> Result<ModelName, Failure> {
 pub(crate) fn local(matches: &ArgMatches, model: &ModelName) -> Result<Local, Failure> {
     let loaded = settings::load(matches)?;
     settings::warn(&loaded);
-    let mut config = loaded.config;
+    start(loaded.config, model)
+}
+
+/// The same by a configuration.
+pub(crate) fn start(mut config: Config, model: &ModelName) -> Result<Local, Failure> {
     config.model_control = ModelControl::Explicit;
     config.load_model = vec![model.name.clone()];
     if let Some(version) = model.version {

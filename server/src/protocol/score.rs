@@ -69,7 +69,7 @@ where
 }
 
 /// A named column and where it goes.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Field {
     pub(crate) name: String,
     /// The input, by position.
@@ -163,7 +163,7 @@ fn row_width(spec: &TensorSpec) -> Option<usize> {
 }
 
 /// The rows of a request, column by column: the text of each value.
-struct Table<'a> {
+pub(crate) struct Table<'a> {
     rows: usize,
     /// By field, one slice of JSON per row; `None` where the column was left out.
     columns: Vec<Option<Vec<&'a [u8]>>>,
@@ -323,6 +323,13 @@ fn listed(what: &str, names: &[&str]) -> String {
     format!("{what}{} {shown}{more}", if names.len() == 1 { "" } else { "s" })
 }
 
+impl<'a> Table<'a> {
+    /// Rows that somebody else has taken apart: by field, one value of JSON per row; `None` where the column is left out.
+    pub(crate) fn of(rows: usize, columns: Vec<Option<Vec<&'a [u8]>>>) -> Table<'a> {
+        Table { rows, columns, outside: Vec::new(), id: String::new(), parameters: Parameters::new() }
+    }
+}
+
 impl Table<'_> {
     fn with_outside(mut self, fields: &[Field]) -> Self {
         const TOLD_MAX: usize = 100;
@@ -350,7 +357,7 @@ fn bound(value: Option<f64>) -> String {
 }
 
 /// Puts the columns into the model's inputs.
-fn assemble(deployment: &Deployment, fields: &[Field], table: &Table<'_>) -> Result<Vec<NamedTensor>> {
+pub(crate) fn assemble(deployment: &Deployment, fields: &[Field], table: &Table<'_>) -> Result<Vec<NamedTensor>> {
     let mut inputs = Vec::new();
     for (position, spec) in deployment.signature.inputs.iter().enumerate() {
         let mut columns = Vec::new();
