@@ -1,7 +1,8 @@
 //! What does it cost to find out which arm answers a request?
 //!
 //! `cargo bench -p tiltyard-benches --bench route`. One line per way: nanoseconds for each, and what a plan adds to the first,
-//! which is a name without one. The server's own code, from the loaded catalog to the arm.
+//! which is a name without one. The server's own code, from the loaded catalog to the arm; of a rollout also how its request's end
+//! is told and gathered.
 #![allow(clippy::print_stdout, reason = "the report is what a bench is for")]
 
 use std::collections::BTreeMap;
@@ -11,16 +12,19 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tiltyard_benches::{Contender, side_by_side};
-use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, MILLION, Plan, Policy, Role};
+use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, MILLION, Plan, Policy, Role, Step};
 use tiltyard_runtime::deployment::{BatchAxis, Deployment, Identity, Padding, Parts};
 use tiltyard_runtime::engine::{CompiledModel, EngineBuild, EngineError, Session};
+use tiltyard_runtime::job::Answer;
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_runtime::queue::QueuePolicy;
 use tiltyard_runtime::repository::settings::Settings;
+use tiltyard_runtime::stats::RunTimes;
 use tiltyard_server::catalog::{Catalog, Version, VersionState};
 use tiltyard_server::config::OnFailure;
+use tiltyard_server::rollouts::gatherer::Gatherer;
 use tiltyard_server::route::Asking;
-use tiltyard_types::{DataType, Digest, Dim, RequestId, Signature, TensorSpec};
+use tiltyard_types::{DataType, Digest, Dim, Moment, RequestId, Signature, Tensor, TensorSpec};
 
 /// The server's own allocator.
 #[global_allocator]
@@ -78,7 +82,7 @@ fn deployment(version: u64) -> Arc<Deployment> {
 }
 
 /// A catalog of one model with two versions, half of whose traffic goes to the second under a plan.
-fn catalog(key: Option<KeySource>, rules: usize) -> Catalog {
+fn catalog(key: Option<KeySource>, rules: usize, steps: usize) -> Catalog {
     let mut catalog = Catalog::default();
     let model = catalog.models.entry("risk".to_owned()).or_default();
     for version in [1, 2] {
@@ -87,6 +91,7 @@ fn catalog(key: Option<KeySource>, rules: usize) -> Catalog {
     let arm = |name: &str, version, role| Arm { name: name.into(), model: "risk".into(), version, digest: None, role };
     let challenger = Role::Challenger { weight: MILLION / 2, final_weight: MILLION };
     let rule = |number| HeaderRule { header: format!("x-tester-{number}"), value: "yes".into(), arm: "new".into() };
+    let step = Step { share: MILLION / 2, min_time_ms: 0, min_units: 0, gates: Vec::new() };
     let plan = key.map(|key| Plan {
         endpoint: "risk".into(),
         revision: 1,
@@ -94,7 +99,7 @@ fn catalog(key: Option<KeySource>, rules: usize) -> Catalog {
         key,
         salt: "0123456789abcdef".into(),
         headers: (0..rules).map(rule).collect(),
-        steps: Vec::new(),
+        steps: vec![step; steps],
         policy: Policy::default(),
         watched: false,
     });
@@ -117,12 +122,17 @@ fn main() {
     let asking = Asking { headers: &headers, caller: Some("ada"), id };
     let by_header = || Some(KeySource::Header("x-user".into()));
     let catalogs = [
-        ("no plan", catalog(None, 0)),
-        ("key in a header", catalog(by_header(), 0)),
-        ("the same, 3 header rules", catalog(by_header(), 3)),
-        ("by request", catalog(Some(KeySource::PerRequest), 0)),
-        ("by client", catalog(Some(KeySource::ClientIdentity), 0)),
+        ("no plan", catalog(None, 0, 0)),
+        ("key in a header", catalog(by_header(), 0, 0)),
+        ("the same, 3 header rules", catalog(by_header(), 3, 0)),
+        ("by request", catalog(Some(KeySource::PerRequest), 0, 0)),
+        ("by client", catalog(Some(KeySource::ClientIdentity), 0, 0)),
     ];
+    let rollout = catalog(by_header(), 0, 1);
+    let outputs = vec![Tensor::from_slice([1, 10], &[0.1f32; 10]).expect("ten numbers are ten")];
+    let times = RunTimes { run: Duration::from_micros(50), ..RunTimes::default() };
+    let answer = Answer { outputs, rows: 1, queue: Duration::ZERO, times, batch_rows: 1, run: 1 };
+    let (mut gatherer, mut told) = (Gatherer::new(true), 0u64);
     let mut contenders: Vec<Contender<'_>> = catalogs
         .iter()
         .map(|(name, catalog)| {
@@ -132,6 +142,18 @@ fn main() {
             })
         })
         .collect();
+    contenders.push(Contender::new("a rollout, its end told", || {
+        let choice = rollout.route(black_box("risk"), None, &asking).expect("both versions are ready");
+        let Some((observer, side, key)) = choice.observed() else { return 0 };
+        told += 1;
+        observer.answered(side, key, black_box(&answer), Moment::from_nanos(told));
+        // As the rollouts' thread does now and then.
+        if told % 1024 == 0 {
+            let (ends, _) = observer.take();
+            gatherer.add(observer.share, &ends);
+        }
+        1
+    }));
     let times = side_by_side(&mut contenders, ROUNDS, SLICE);
     let plain = times[0].as_secs_f64();
     for (contender, time) in contenders.iter().zip(&times) {

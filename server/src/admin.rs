@@ -124,9 +124,9 @@ fn dated(mut response: Response<Full<Bytes>>, version: http::Version) -> Respons
 fn let_in<B>(service: &Service, request: &Request<B>, came_in: &CameIn) -> Result<Option<Arc<Caller>>> {
     let Some(access) = &service.access else { return Ok(None) };
     let path = request.uri().path();
-    let named = endpoints::parts(path).and_then(|named| Some(named.ok()?.0));
+    let named = endpoints::parts(path).and_then(Result::ok);
     let call = match &named {
-        Some(endpoint) => endpoints::call(request.method(), endpoint),
+        Some((endpoint, verb)) => endpoints::call(request.method(), endpoint, verb),
         None => call(request.method(), path),
     };
     access.judge(request.headers(), came_in.certificate.as_deref(), call)

@@ -94,7 +94,7 @@ impl Choice {
     }
 
     /// Who is told how the request ends, as whose it counts, and under which key; `None` where no rollout asks.
-    pub(crate) fn observed(&self) -> Option<(&Observer, Side, u64)> {
+    pub fn observed(&self) -> Option<(&Observer, Side, u64)> {
         let observer = self.route.as_ref()?.observer.as_deref()?;
         Some((observer, observer.side(self.picked)?, self.evidence?))
     }

@@ -226,6 +226,31 @@ def test_a_gate_waits_for_somebody(server, tmp_path):
         reaches(server, lambda told: told["state"] == "promoted", "the promotion")
 
 
+def test_a_deployer_does_not_pass_a_gate_and_an_approver_passes_nothing_else(repository, tmp_path):
+    tokens, lines = {}, []
+    for name in ("deployer", "approver"):
+        made = subprocess.run([str(serving.BINARY), "token", "new", name, name], capture_output=True, text=True, check=True)
+        tokens[name], _ = made.stdout.strip(), lines.append(made.stderr.strip())
+    access = tmp_path / "access"
+    access.write_text("\n".join(lines) + "\n")
+    flags = ["--access-file", str(access), "--open-calls", "health"]
+    with start(repository, tmp_path, *flags) as server:
+
+        def ask(name, verb, body):
+            headers = {"authorization": f"Bearer {tokens[name]}", "content-type": "application/json"}
+            path = f"/admin/endpoints/m/rollout{verb}"
+            return server.ask("POST", path, json.dumps(body).encode(), headers, port=server.admin_port).status
+
+        rollout = {"challenger": {"version": 2}, "steps": [{"share": "10%", "min_time": "1h"}],
+                   "policy": {"min_time": "2h", "gates": ["ada"]}}
+        assert ask("approver", "", rollout) == 403
+        assert ask("deployer", "", rollout) == 200
+        answer = {"gate": "ada", "passed": True}
+        assert ask("deployer", "/gate", answer) == 403 and ask("approver", "/gate", answer) == 200
+        assert ask("deployer", "/promote", {}) == 403, "past the gate"
+        assert ask("approver", "/abort", {}) == 403 and ask("deployer", "/abort", {}) == 200
+
+
 def test_what_cannot_be_is_told_before_anything_begins(server, tmp_path):
     assert "version 9 is not there" in begin(server, tmp_path, 9, expected=1)
     assert "nobody but the challenger answers" in begin(server, tmp_path, 1, expected=1)

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::evidence::{Arms, Events, Labels, Matured, Moments, Outcomes, Share};
+use crate::evidence::{Arms, Events, Group, Labels, Matured, Moments, Outcomes, Share};
 use crate::plan::tests::ramp;
 use crate::plan::{Agreement, Comparison, Design, Guardrail, Missing, Primary};
 use crate::verify::{Entry, Record, verify};
@@ -424,4 +424,54 @@ proptest! {
         }
         prop_assert_eq!(verify(&rollout.record).expect("it is proved").state(), rollout.judge.state());
     }
+}
+
+/// In the first step, with errors by request and by cause in each of ten blocks.
+fn after_causes(requests: impl Fn([u64; 2]) -> [u64; 2], causes: Group) -> State {
+    let mut rollout = Rollout::shared(policy(|plan| plan.policy.failures_max = 1_000));
+    for _ in 0..10 {
+        rollout.block([0, 0], |block| {
+            let events = requests(block.units);
+            block.events.insert("errors".into(), Events::Every { of: block.units, events });
+            block.causes.insert("errors".into(), vec![causes]);
+        });
+    }
+    rollout.judge.state()
+}
+
+#[test]
+fn a_fault_that_fells_many_is_one_event() {
+    let one_in_ten_blocks = Group { of: [10_000, 1_000], events: [1, 1] };
+    let state = after_causes(|_| [0, 32], one_in_ten_blocks);
+    assert!(matches!(state, State::Running(_)), "{state}");
+}
+
+#[test]
+fn an_outage_of_everything_is_no_arms_fault_though_each_has_one() {
+    let each = Group { of: [10_000, 100], events: [1, 1] };
+    let state = after_causes(|units| units.map(|units| units / 100), each);
+    assert!(matches!(state, State::Running(_)), "{state}");
+    let alone = after_causes(|units| [units[0] / 100, units[1] / 10], each);
+    assert_eq!(alone, State::RolledBack, "by request and by cause it is harm");
+}
+
+#[test]
+fn slow_runs_are_counted_by_cause_alone() {
+    let watched = |plan: &mut Plan| plan.policy.guardrails = vec![Guardrail::new("slow_p90")];
+    let slow = |events| {
+        let mut rollout = Rollout::shared(policy(watched));
+        for _ in 0..10 {
+            rollout.block([0, 0], |block| {
+                // Kinds that one arm alone has tell nothing.
+                let kinds = vec![Group { of: [0, 500], events: [0, 500] }, Group { of: [900, 100], events }];
+                block.causes.insert("slow_p90".into(), kinds);
+            });
+        }
+        rollout.judge
+    };
+    assert!(matches!(slow([90, 10]).state(), State::Running(_)));
+    assert_eq!(slow([90, 20]).state(), State::RolledBack);
+    let reading = &slow([90, 10]).readings()[0];
+    assert_eq!((reading.events, reading.of), ([900, 5_100], [9_000, 6_000]));
+    assert!(reading.ratio.lower < 1.0 && reading.ratio.upper.is_some_and(|upper| upper > 1.0), "{:?}", reading.ratio);
 }

@@ -134,3 +134,32 @@ proptest! {
         prop_assert!(bounds.upper.is_none_or(|upper| upper > bounds.lower));
     }
 }
+
+proptest! {
+    /// The challenger is given its due, or a little more, and never less.
+    #[test]
+    fn exposure_is_rounded_in_the_challengers_favour(champion in 1u64..1_000_000_000, challenger in 1u64..1_000_000_000) {
+        let mut tally = Tally::default();
+        tally.add_exposed(Group { of: [champion, challenger], events: [1, 2] });
+        let due = challenger as f64 / (challenger + champion) as f64;
+        match tally.by_share().next() {
+            Some((share, events)) => {
+                let given = share.challengers();
+                prop_assert_eq!(events, [1, 2]);
+                prop_assert!(given >= due && given <= (due + 1e-6) * (1.0 + ROUNDING), "{} for {}", given, due);
+            }
+            // All of it, or hardly less.
+            None => prop_assert!(due > 0.96, "{}", due),
+        }
+    }
+}
+
+#[test]
+fn few_shares_are_remembered_of_many_exposures() {
+    let mut tally = Tally::default();
+    for challenger in 1..20_000 {
+        tally.add_exposed(Group { of: [20_000, challenger], events: [1, 1] });
+    }
+    assert!(tally.by_share().count() < 400, "{}", tally.by_share().count());
+    assert_eq!(tally.total(), [19_999, 19_999]);
+}

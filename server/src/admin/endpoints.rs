@@ -31,9 +31,10 @@ pub(super) fn parts(path: &str) -> Option<Result<(String, &str)>> {
 }
 
 /// What a request to such a path asks for, as far as permission goes.
-pub(super) fn call<'a>(method: &Method, endpoint: &'a str) -> Call<'a> {
+pub(super) fn call<'a>(method: &Method, endpoint: &'a str, verb: &str) -> Call<'a> {
     match *method {
         Method::GET | Method::HEAD => Call::See(endpoint),
+        _ if verb == "rollout/gate" => Call::Approve(endpoint),
         _ => Call::Plan(endpoint),
     }
 }

@@ -35,10 +35,10 @@ pub(super) async fn answer(
         (&Method::POST, "", _) => start(service, caller, endpoint, body).await,
         (&Method::POST, _, Some(command)) => {
             may_change(service, caller, endpoint)?;
+            may_pass_gates(service, caller, endpoint, command)?;
             service.rollouts.tell(endpoint, command, named(caller)).await
         }
         (&Method::POST, "gate", _) => {
-            may_change(service, caller, endpoint)?;
             let (gate, passed) = gate(body)?;
             service.rollouts.gate(endpoint, gate, passed, named(caller)).await
         }
@@ -52,7 +52,7 @@ pub(super) async fn answer(
 /// Every rollout, the oldest first.
 pub(super) fn list(service: &Service) -> Value {
     let told = service.rollouts.told();
-    let mut list: Vec<&Value> = told.rollouts.values().collect();
+    let mut list: Vec<&Value> = told.rollouts.values().map(|form| &**form).collect();
     let number = |form: &Value| form["rollout"].as_str()?.rsplit_once('-')?.1.parse::<u64>().ok();
     list.sort_by_key(|form| (form["endpoint"].as_str().unwrap_or_default().to_owned(), number(form)));
     json!({ "rollouts": list, "trouble": told.closed })
@@ -107,6 +107,17 @@ fn may_change(service: &Service, caller: Option<&Caller>, endpoint: &str) -> Res
     caller.may(Call::Plan(endpoint))?;
     let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
     held.map_or(Ok(()), |held| may_deploy(Some(caller), &held))
+}
+
+/// Fails where a command goes past gates that the caller may not answer for.
+fn may_pass_gates(service: &Service, caller: Option<&Caller>, endpoint: &str, command: Command) -> Result<()> {
+    let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
+    let has_gates = |plan: &Plan| !plan.policy.gates.is_empty() || plan.steps.iter().any(|step| !step.gates.is_empty());
+    let passes = matches!(command, Command::Step | Command::Promote) && held.is_some_and(|plan| has_gates(&plan));
+    match caller.filter(|_| passes) {
+        Some(caller) => caller.may(Call::Approve(endpoint)),
+        None => Ok(()),
+    }
 }
 
 fn named(caller: Option<&Caller>) -> String {

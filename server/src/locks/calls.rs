@@ -57,6 +57,8 @@ pub enum Call<'a> {
     Deploy(&'a str),
     /// Say which versions answer for one name.
     Plan(&'a str),
+    /// Answer for a gate of one name's rollout.
+    Approve(&'a str),
     /// How the server logs and traces.
     SeeSettings,
     /// Change that.
@@ -74,6 +76,7 @@ impl<'a> Call<'a> {
             Call::See(_) => &[Viewer, Scorer, Deployer, Approver, Admin],
             Call::Score(_) => &[Scorer, Admin],
             Call::Deploy(_) | Call::Plan(_) => &[Deployer, Admin],
+            Call::Approve(_) => &[Approver, Admin],
             Call::ChangeSettings => &[Admin],
         }
     }
@@ -81,7 +84,9 @@ impl<'a> Call<'a> {
     /// How far a role must reach.
     const fn reach(self) -> Reach<'a> {
         match self {
-            Call::See(model) | Call::Score(model) | Call::Deploy(model) | Call::Plan(model) => Reach::Model(model),
+            Call::See(name) | Call::Score(name) | Call::Deploy(name) | Call::Plan(name) | Call::Approve(name) => {
+                Reach::Model(name)
+            }
             Call::Health | Call::Server => Reach::Nothing,
             Call::Metrics | Call::Docs | Call::SeeAll | Call::SeeSettings | Call::ChangeSettings => Reach::Everything,
         }
@@ -93,14 +98,15 @@ impl<'a> Call<'a> {
             Call::Health => Some(OpenCall::Health),
             Call::Metrics => Some(OpenCall::Metrics),
             Call::Docs => Some(OpenCall::Docs),
-            Call::Server | Call::SeeAll | Call::See(_) | Call::Score(_) | Call::Deploy(_) | Call::Plan(_) => None,
+            Call::Server | Call::SeeAll | Call::See(_) | Call::Score(_) | Call::Deploy(_) => None,
+            Call::Plan(_) | Call::Approve(_) => None,
             Call::SeeSettings | Call::ChangeSettings => None,
         }
     }
 
     /// Whether somebody may want to know afterwards who did it.
     const fn is_change(self) -> bool {
-        matches!(self, Call::Deploy(_) | Call::Plan(_) | Call::ChangeSettings)
+        matches!(self, Call::Deploy(_) | Call::Plan(_) | Call::Approve(_) | Call::ChangeSettings)
     }
 }
 
@@ -116,6 +122,7 @@ impl fmt::Display for Call<'_> {
             Call::Score(model) => write!(f, "asking model {model:?}"),
             Call::Deploy(model) => write!(f, "loading or unloading model {model:?}"),
             Call::Plan(endpoint) => write!(f, "changing the plan of endpoint {endpoint:?}"),
+            Call::Approve(endpoint) => write!(f, "answering for a gate of endpoint {endpoint:?}"),
             Call::SeeSettings => f.write_str("looking at settings"),
             Call::ChangeSettings => f.write_str("changing settings"),
         }
@@ -188,7 +195,7 @@ impl Caller {
 mod tests {
     use super::*;
 
-    const CALLS: [Call<'_>; 11] = [
+    const CALLS: [Call<'_>; 12] = [
         Call::Health,
         Call::Metrics,
         Call::Docs,
@@ -198,6 +205,7 @@ mod tests {
         Call::Score("risk"),
         Call::Deploy("risk"),
         Call::Plan("risk"),
+        Call::Approve("risk"),
         Call::SeeSettings,
         Call::ChangeSettings,
     ];
@@ -210,7 +218,7 @@ mod tests {
     /// One letter for each call, in the order of the list; a point for what is refused.
     fn allowed(caller: &Caller) -> String {
         let letter = |(call, letter): (&Call<'_>, char)| if caller.may(*call).is_ok() { letter } else { '.' };
-        CALLS.iter().zip("HMDSAsidpvc".chars()).map(letter).collect()
+        CALLS.iter().zip("HMDSAsidpavc".chars()).map(letter).collect()
     }
 
     #[test]
@@ -218,18 +226,18 @@ mod tests {
         let check = |role, models: &[&str], expected: &str| {
             assert_eq!(allowed(&caller(role, models)), expected, "{role:?} {models:?}");
         };
-        check(Role::Viewer, &[], "HMDSAs...v.");
-        check(Role::Scorer, &[], "H..S.si....");
-        check(Role::Deployer, &[], "HMDSAs.dpv.");
-        check(Role::Approver, &[], "HMDSAs...v.");
-        check(Role::Admin, &[], "HMDSAsidpvc");
-        check(Role::Viewer, &["risk"], "H..S.s.....");
-        check(Role::Scorer, &["risk"], "H..S.si....");
-        check(Role::Scorer, &["ri*"], "H..S.si....");
-        check(Role::Scorer, &["digits"], "H..S.......");
-        check(Role::Deployer, &["digits", "risk"], "H..S.s.dp..");
-        check(Role::Admin, &["risk"], "H..S.sidp..");
-        assert_eq!(allowed(&Caller { name: "nobody".to_owned(), grants: Vec::new() }), "...........");
+        check(Role::Viewer, &[], "HMDSAs....v.");
+        check(Role::Scorer, &[], "H..S.si.....");
+        check(Role::Deployer, &[], "HMDSAs.dp.v.");
+        check(Role::Approver, &[], "HMDSAs...av.");
+        check(Role::Admin, &[], "HMDSAsidpavc");
+        check(Role::Viewer, &["risk"], "H..S.s......");
+        check(Role::Scorer, &["risk"], "H..S.si.....");
+        check(Role::Scorer, &["ri*"], "H..S.si.....");
+        check(Role::Scorer, &["digits"], "H..S........");
+        check(Role::Deployer, &["digits", "risk"], "H..S.s.dp...");
+        check(Role::Admin, &["risk"], "H..S.sidpa..");
+        assert_eq!(allowed(&Caller { name: "nobody".to_owned(), grants: Vec::new() }), "............");
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use tiltyard_rollout::judge::{Judge, State};
 use tiltyard_rollout::plan::{Arm, Plan, Policy, Role};
 
-/// The plan, whose revision is not known yet. Where the challenger was promoted and became worse since, the champion of before
-/// is back.
-pub fn plan(judge: &Judge, went_back: bool) -> Plan {
+/// The plan, whose revision is not known yet. Where the challenger was promoted it is still watched for a while; where it became
+/// worse since, the champion of before is back.
+pub fn plan(judge: &Judge, went_back: bool, is_watched: bool) -> Plan {
     let plan = judge.plan();
     match judge.state() {
-        State::Promoted if !went_back => alone(plan, challenger(plan), true),
+        State::Promoted if !went_back => alone(plan, challenger(plan), is_watched),
         State::Promoted | State::RolledBack | State::Futile | State::Aborted => before(plan),
         _ => draft(plan.at_share(judge.share())),
     }
@@ -109,11 +109,11 @@ mod tests {
     #[test]
     fn the_share_follows_the_state() {
         let mut judge = begun();
-        assert_eq!(weight(&plan(&judge, false)), Role::Challenger { weight: 0, final_weight: 500_000 });
+        assert_eq!(weight(&plan(&judge, false, true)), Role::Challenger { weight: 0, final_weight: 500_000 });
         command(&mut judge, Command::Step);
-        assert_eq!(weight(&plan(&judge, false)), Role::Challenger { weight: 10_000, final_weight: 500_000 });
-        let current = Plan { revision: 7, ..plan(&judge, false) };
-        assert!(is_ours(&current, &judge) && is_same(&current, &plan(&judge, false)));
+        assert_eq!(weight(&plan(&judge, false, true)), Role::Challenger { weight: 10_000, final_weight: 500_000 });
+        let current = Plan { revision: 7, ..plan(&judge, false, true) };
+        assert!(is_ours(&current, &judge) && is_same(&current, &plan(&judge, false, true)));
     }
 
     #[test]
@@ -121,14 +121,16 @@ mod tests {
         let named = |plan: &Plan| plan.arms.iter().map(|arm| (arm.name.clone(), arm.version)).collect::<Vec<_>>();
         let mut judge = begun();
         command(&mut judge, Command::Promote);
-        let promoted = plan(&judge, false);
+        let promoted = plan(&judge, false, true);
         assert_eq!(named(&promoted), [("old".to_owned(), 2), ("other".to_owned(), 3)]);
         assert!(promoted.watched && is_ours(&promoted, &judge));
         assert_eq!(Plan { revision: 1, ..promoted }.validate(), Ok(()));
-        assert_eq!(named(&plan(&judge, true))[0], ("old".to_owned(), 1));
+        let at_last = plan(&judge, false, false);
+        assert!(!at_last.watched && !is_ours(&at_last, &judge), "it is left to itself");
+        assert_eq!(named(&plan(&judge, true, true))[0], ("old".to_owned(), 1));
         let mut judge = begun();
         command(&mut judge, Command::Abort);
-        let back = plan(&judge, false);
+        let back = plan(&judge, false, true);
         assert_eq!((named(&back)[0].1, back.watched, is_ours(&back, &judge)), (1, false, false));
     }
 }

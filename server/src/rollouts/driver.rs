@@ -53,7 +53,7 @@ pub(super) struct Driver {
     /// Plans that are to give their challengers nothing, since nobody judges: on their way.
     quieted: BTreeMap<String, oneshot::Receiver<Result<Report>>>,
     /// What was told last of each rollout, by id.
-    forms: BTreeMap<String, Value>,
+    forms: BTreeMap<String, Arc<Value>>,
 }
 
 /// A rollout that has an endpoint.
@@ -114,23 +114,41 @@ impl Driver {
     fn open(&mut self) {
         self.record = None;
         self.retry = clock::now() + RETRY;
-        let record = match Record::open(&self.folder, Limits::default()) {
+        let mut record = match Record::open(&self.folder, Limits::default()) {
             Ok(record) => record,
             Err(error) => {
-                let why = format!("rollouts stand still, since their log cannot be used: {error}");
-                if self.closed.as_ref() != Some(&why) {
-                    tracing::error!(log = %self.folder.display(), %error, "rollouts stand still, and challengers get no traffic");
-                }
-                self.closed = Some(why);
+                self.close(&format!("rollouts stand still, since their log cannot be used: {error}"));
                 return;
             }
         };
         if let Some(cut) = record.log().cut() {
             tracing::warn!(segment = %cut.segment.display(), bytes = cut.bytes, "an unfinished line of the log was cut off");
         }
+        self.resume(&record);
+        // Who goes on must be able to say so.
+        let going = self.active.values().map(|active| active.id.clone()).collect::<Vec<_>>();
+        for id in going {
+            let time_ms = clock::unix_ms();
+            if let Err(error) = record.feed(&id, Event::Tick { time_ms }) {
+                self.close(&format!("rollouts stand still, since their log cannot be written: {error}"));
+                return;
+            }
+        }
         if self.closed.take().is_some() {
             tracing::info!("the rollouts' log can be used again");
         }
+        self.record = Some(record);
+    }
+
+    fn close(&mut self, why: &str) {
+        if self.closed.as_deref() != Some(why) {
+            tracing::error!(log = %self.folder.display(), why, "challengers get no traffic");
+        }
+        (self.record, self.closed, self.retry) = (None, Some(why.to_owned()), clock::now() + RETRY);
+    }
+
+    /// Finds whose rollouts go on.
+    fn resume(&mut self, record: &Record) {
         let (now, plans) = (clock::now(), self.writer.plans.load());
         for (id, rollout) in record.rollouts().iter() {
             let judge = &rollout.judge;
@@ -140,9 +158,8 @@ impl Driver {
             if goes_on && self.active.get(endpoint).is_none_or(|active| active.id != id) {
                 self.active.insert(endpoint.clone(), Active::new(id, judge, now));
             }
-            self.forms.insert(id.to_owned(), form::of(id, rollout, form::Beside::default()));
+            self.forms.insert(id.to_owned(), Arc::new(form::of(id, rollout, form::Beside::default())));
         }
-        self.record = Some(record);
     }
 
     fn tick(&mut self) {
@@ -196,13 +213,17 @@ impl Driver {
 
     /// Tells the judge what is due.
     fn look(&mut self, endpoint: &str, route: Option<&Route>, now: Moment) {
-        let Some(judge) = self.judge(endpoint).cloned() else { return };
-        let Some(active) = self.active.get_mut(endpoint) else { return };
+        let (Some(record), Some(active)) = (&self.record, self.active.get_mut(endpoint)) else { return };
+        let Ok(Rollout { judge, .. }) = record.rollouts().get(&active.id) else { return };
         let now_ms = clock::unix_ms();
-        let trip = route.and_then(|route| active.live.trip(&judge, route));
         let mut events = Vec::new();
-        if active.live.is_due(&judge, now) || trip.is_some() {
-            events.extend(active.live.close(&judge, now, now_ms).into_iter().map(Event::Block));
+        if judge.state() == State::Running(Stage::Draft) {
+            // The process ended before it began.
+            events.push(Event::Command { time_ms: now_ms, by: "tiltyard".to_owned(), command: Command::Start });
+        }
+        let trip = route.and_then(|route| active.live.trip(judge, route));
+        if active.live.is_due(judge, now) || trip.is_some() {
+            events.extend(active.live.close(judge, now, now_ms).into_iter().map(Event::Block));
         }
         events.extend(trip.map(|trip| Event::Trip { time_ms: now_ms, trip }));
         for event in events {
@@ -229,9 +250,7 @@ impl Driver {
             // What a person wants may make no sense.
             Err(error) if is_command && error.kind() == ErrorKind::Invalid => Err(error),
             Err(error) => {
-                tracing::error!(endpoint, rollout = id, %error, "evidence cannot be put on the record");
-                let why = format!("rollouts stand still, since their log cannot be written: {error}");
-                (self.record, self.closed, self.retry) = (None, Some(why), clock::now() + RETRY);
+                self.close(&format!("rollouts stand still, since their log cannot be written: {error}"));
                 Err(self.standstill())
             }
         }
@@ -256,7 +275,7 @@ impl Driver {
             self.leave(endpoint);
             return;
         }
-        let wanted = aim::plan(judge, rollout.went_back);
+        let wanted = aim::plan(judge, rollout.went_back, rollout.is_watched(clock::unix_ms()));
         let holds = current.as_ref().is_some_and(|current| aim::is_same(current, &wanted));
         if holds {
             self.validate(endpoint, route);
@@ -322,7 +341,13 @@ impl Driver {
         self.reconcile(&endpoint, self.route(&endpoint).as_deref(), clock::now());
         self.tell();
         let told = self.told.load();
-        let form = || told.latest.get(&endpoint).and_then(|id| told.rollouts.get(id)).cloned().unwrap_or_default();
+        let form = || {
+            told.latest
+                .get(&endpoint)
+                .and_then(|id| told.rollouts.get(id))
+                .map(|form| Value::clone(form))
+                .unwrap_or_default()
+        };
         drop(answer.send(answered.map(|()| form())));
     }
 
@@ -361,14 +386,16 @@ impl Driver {
         self.ongoing(endpoint)?;
         // What was seen until now was seen before the command.
         let route = self.route(endpoint);
-        if let (Some(judge), Some(active)) = (self.judge(endpoint).cloned(), self.active.get_mut(endpoint)) {
+        let mut blocks = Vec::new();
+        if let (Some(record), Some(active)) = (&self.record, self.active.get_mut(endpoint)) {
             active.live.observe(route.as_ref());
+            let judge = &record.rollouts().get(&active.id)?.judge;
             if judge.state().stage().is_some_and(|stage| stage >= Stage::Shadow) {
-                let blocks = active.live.close(&judge, clock::now(), clock::unix_ms());
-                for block in blocks {
-                    self.feed(endpoint, Event::Block(block))?;
-                }
+                blocks = active.live.close(judge, clock::now(), clock::unix_ms());
             }
+        }
+        for block in blocks {
+            self.feed(endpoint, Event::Block(block))?;
         }
         self.feed(endpoint, Event::Command { time_ms: clock::unix_ms(), by, command }).map(drop)
     }
@@ -386,10 +413,10 @@ impl Driver {
                 unseen: active.live.unseen,
                 sampling: active.live.sampling(),
             };
-            self.forms.insert(active.id.clone(), form::of(&active.id, rollout, beside));
+            self.forms.insert(active.id.clone(), Arc::new(form::of(&active.id, rollout, beside)));
         }
         if let Some(form) = self.forms.get_mut(&active.id) {
-            form["units_since"] = active.live.units().into();
+            Arc::make_mut(form)["units_since"] = active.live.units().into();
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Beside<'a> {
 
 /// All that is known.
 pub(super) fn of(id: &str, rollout: &Rollout, beside: Beside<'_>) -> Value {
-    let Rollout { judge, events, last, went_back } = rollout;
+    let Rollout { judge, events, last, went_back, .. } = rollout;
     let plan = judge.plan();
     let arm =
         |arm: &tiltyard_rollout::plan::Arm| json!({ "name": arm.name, "model": arm.model, "version": arm.version });

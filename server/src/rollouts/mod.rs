@@ -34,7 +34,7 @@ use crate::writer::Writer;
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     /// By id.
-    pub rollouts: BTreeMap<String, Value>,
+    pub rollouts: BTreeMap<String, Arc<Value>>,
     /// The latest of each endpoint.
     pub latest: BTreeMap<String, String>,
     /// Endpoints whose plan is a rollout's to change.
@@ -105,7 +105,7 @@ impl Rollouts {
     /// How an endpoint's latest rollout stands.
     pub fn of(&self, endpoint: &str) -> Result<Value> {
         let told = self.told.load();
-        let found = told.latest.get(endpoint).and_then(|id| told.rollouts.get(id)).cloned();
+        let found = told.latest.get(endpoint).and_then(|id| told.rollouts.get(id)).map(|form| Value::clone(form));
         found.ok_or_else(|| match &told.closed {
             Some(why) => Error::new(ErrorKind::NotReady, why.clone()),
             None => Error::not_found(format!(

@@ -50,9 +50,9 @@ pub enum Ended {
         /// Which run.
         run: u64,
     },
-    /// It was not answered in time, or the arm was out.
+    /// It was not answered in time, the arm was out, or its client went away before.
     Unanswered,
-    /// Nothing of it is the arm's fault: it was refused, or its client made a mistake or went away.
+    /// Nothing of it is the arm's fault: it was refused, or its client made a mistake.
     Blameless,
 }
 
@@ -144,7 +144,10 @@ impl Observer {
     pub fn failed(&self, side: Side, key: u64, error: &Error, at: Moment) {
         let ended = match (error.run(), error.kind()) {
             (Some(run), _) => Ended::Failed { run },
-            (None, ErrorKind::Engine | ErrorKind::Deadline | ErrorKind::NotReady) => Ended::Unanswered,
+            // A client that goes away may have waited for too long.
+            (None, ErrorKind::Engine | ErrorKind::Deadline | ErrorKind::NotReady | ErrorKind::Cancelled) => {
+                Ended::Unanswered
+            }
             (None, _) => Ended::Blameless,
         };
         self.note(End { at, key, side, ended });

@@ -50,15 +50,25 @@ pub struct Rollout {
     pub last: Option<Verdict>,
     /// Whether its challenger became worse after the promotion.
     pub went_back: bool,
+    promoted_ms: Option<u64>,
 }
 
 impl Rollout {
     fn begun(judge: Judge) -> Rollout {
-        Rollout { judge, events: 0, last: None, went_back: false }
+        Rollout { judge, events: 0, last: None, went_back: false, promoted_ms: None }
+    }
+
+    /// Whether one that was promoted is still held against what the champion was: for as long as a rollout may take.
+    pub fn is_watched(&self, now_ms: u64) -> bool {
+        let time_max = self.judge.plan().policy.max_time_ms;
+        self.promoted_ms.is_some_and(|promoted| now_ms.saturating_sub(promoted) <= time_max)
     }
 
     fn heard(&mut self, verdict: &Verdict) {
         self.events += 1;
+        if verdict.state == State::Promoted {
+            self.promoted_ms.get_or_insert(verdict.time_ms);
+        }
         self.went_back |= verdict.state == State::Promoted && verdict.decision == Decision::RollBack;
         // What is seen after the end does not say why it ended.
         if verdict.decision != Decision::NotYet || !verdict.state.is_terminal() {

@@ -1,5 +1,7 @@
 //! How do rollouts stand, for those who watch figures?
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{Page, escape};
@@ -10,7 +12,7 @@ pub(super) fn families(page: &mut Page, told: &Told) {
     let name = "tiltyard_rollouts_stand_still";
     page.family(name, "gauge", "Whether nothing can be put on the record, so that no rollout goes on.");
     page.sample(name, "", f64::from(u8::from(told.closed.is_some())));
-    let latest: Vec<(String, &Value)> = told
+    let latest: Vec<(String, &Arc<Value>)> = told
         .latest
         .iter()
         .filter_map(|(endpoint, id)| Some((format!("endpoint=\"{}\"", escape(endpoint)), told.rollouts.get(id)?)))
