@@ -59,6 +59,15 @@ pub fn bounded(champion: &[f64], challenger: &[f64], scale: f64) -> Option<f64> 
     Some(sum / champion.len().max(1) as f64)
 }
 
+/// The mean of min(1, |a − b|/max(1, |champion's|)): for values whose scale nobody declared. Small ones, as probabilities, are
+/// measured in their own unit, large ones relative to the champion's. 0 of none.
+pub fn relative(champion: &[f64], challenger: &[f64]) -> Option<f64> {
+    same_length(champion, challenger)?;
+    let scale = |a: f64| if a.is_finite() { a.abs().max(1.0) } else { 1.0 };
+    let sum: f64 = champion.iter().zip(challenger).map(|(&a, &b)| (apart(a, b) / scale(a)).min(1.0)).sum();
+    Some(sum / champion.len().max(1) as f64)
+}
+
 /// The share of the champion's `k` highest that are among the challenger's `k` highest, 0 to 1. Of fewer than k, all count.
 pub fn top_k_overlap(champion: &[f64], challenger: &[f64], k: usize) -> Option<f64> {
     same_length(champion, challenger)?;
@@ -145,6 +154,8 @@ mod tests {
         assert_eq!(distance(&[f64::INFINITY], &[3.0], loose).map(|found| found.beyond), Some(1));
         assert_eq!(bounded(&[0.0, 0.0], &[0.5, 9.0], 2.0), Some(0.625));
         assert_eq!((bounded(&[NAN], &[1.0], 2.0), bounded(&[], &[], 1.0)), (Some(1.0), Some(0.0)));
+        assert_eq!(relative(&[0.25, 100.0], &[0.75, 150.0]), Some(0.5));
+        assert_eq!((relative(&[f64::INFINITY, NAN], &[3.0, NAN]), relative(&[], &[])), (Some(0.5), Some(0.0)));
     }
 
     #[test]

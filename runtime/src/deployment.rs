@@ -1,6 +1,7 @@
 //! What is a version that is ready to answer?
 
 mod faults;
+mod lane;
 mod leases;
 mod refuse;
 mod runs;
@@ -119,11 +120,13 @@ pub struct Deployment {
     layout: Option<Arc<Layout>>,
     /// Whether it is fit to answer.
     pub health: Health,
-    compiled: Box<dyn CompiledModel>,
+    compiled: Arc<dyn CompiledModel>,
     leases: Leases,
     waiting: Mutex<Waiting>,
     outlook: Outlook,
-    _live: Live,
+    _live: Option<Live>,
+    /// Of a lane, whose model it runs: the last to go, so that whoever frees models frees this one too.
+    _model: Option<Arc<Deployment>>,
 }
 
 /// The queue, and how many workers were sent to it: under one lock, so that no wake-up is lost.
@@ -180,12 +183,13 @@ impl Deployment {
             rows_taken_max: AtomicUsize::new(rows_taken_max),
             learns_rows: parts.learns_rows,
             layout,
-            compiled: parts.compiled,
+            compiled: Arc::from(parts.compiled),
             health: Health::default(),
             leases: Leases::default(),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
             outlook: Outlook::default(),
-            _live: Live::new(Kind::Deployments),
+            _live: Some(Live::new(Kind::Deployments)),
+            _model: None,
         }
     }
 

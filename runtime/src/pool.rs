@@ -14,6 +14,7 @@ use std::time::Duration;
 use tiltyard_types::Moment;
 
 use crate::deployment::{Deployment, Visit};
+use crate::priority::give_way;
 use crate::sync::{Receiver, RecvTimeoutError, Sender, thread, unbounded};
 
 #[cfg(not(shuttle))]
@@ -24,6 +25,9 @@ use self::waits::Waits;
 /// The process's clock, handed in by the server: only it may read one.
 pub type Clock = fn() -> Moment;
 
+/// For how long the calling thread was kept from running so far: what a run took is told without it.
+pub type Kept = fn() -> Duration;
+
 /// Worker threads shared by all deployments. They end when the pool is dropped.
 ///
 /// The channels are unbounded, but what is in them is not: a deployment sends at most as many workers as it has
@@ -33,6 +37,8 @@ pub struct Pool {
     visits: Sender<Arc<Deployment>>,
     waits: OnceLock<Sender<(Moment, Weak<Deployment>)>>,
     threads: usize,
+    /// Where workers take only what others leave of the processors: for how long each was kept waiting for them.
+    kept_waiting: Option<Kept>,
     /// For workers that take the place of others.
     incoming: Receiver<Arc<Deployment>>,
     /// Workers that are lost to runs that hang.
@@ -47,8 +53,17 @@ const REPLACED_MAX: usize = 64;
 impl Pool {
     /// Starts `threads` workers.
     pub fn start(threads: usize, clock: Clock) -> std::io::Result<Arc<Pool>> {
+        Pool::start_workers(threads, clock, None)
+    }
+
+    /// The same with workers that take only what others leave of the processors.
+    pub fn start_giving_way(threads: usize, clock: Clock, kept_waiting: Kept) -> std::io::Result<Arc<Pool>> {
+        Pool::start_workers(threads, clock, Some(kept_waiting))
+    }
+
+    fn start_workers(threads: usize, clock: Clock, kept_waiting: Option<Kept>) -> std::io::Result<Arc<Pool>> {
         let (visits, incoming) = unbounded();
-        let pool = Arc::new(Pool::of(clock, visits, incoming, threads));
+        let pool = Arc::new(Pool { kept_waiting, ..Pool::of(clock, visits, incoming, threads) });
         for number in 0..threads {
             pool.start_worker(number)?;
         }
@@ -57,12 +72,19 @@ impl Pool {
 
     fn of(clock: Clock, visits: Sender<Arc<Deployment>>, incoming: Receiver<Arc<Deployment>>, threads: usize) -> Pool {
         let (lost, alarms) = (AtomicUsize::new(0), crossbeam_channel::bounded(1));
-        Pool { clock, visits, waits: OnceLock::new(), threads, incoming, lost, alarms }
+        Pool { clock, visits, waits: OnceLock::new(), threads, kept_waiting: None, incoming, lost, alarms }
     }
 
     fn start_worker(self: &Arc<Self>, number: usize) -> std::io::Result<()> {
-        let (incoming, pool) = (self.incoming.clone(), Arc::downgrade(self));
-        thread::Builder::new().name(format!("tiltyard-run-{number}")).spawn(move || work(&incoming, &pool)).map(drop)
+        let (incoming, pool, gives_way) = (self.incoming.clone(), Arc::downgrade(self), self.kept_waiting.is_some());
+        let name = if gives_way { "tiltyard-low" } else { "tiltyard-run" };
+        let work = move || {
+            if gives_way {
+                give_way();
+            }
+            work(&incoming, &pool);
+        };
+        thread::Builder::new().name(format!("{name}-{number}")).spawn(work).map(drop)
     }
 
     /// Counts a worker whose run hangs, and says how many there are with it. Before the worker may hear that its run was given
@@ -111,6 +133,11 @@ impl Pool {
     /// The moment it is.
     pub fn now(&self) -> Moment {
         (self.clock)()
+    }
+
+    /// For how long the calling worker was kept from running so far; nothing where workers do not give way.
+    pub(crate) fn kept_waiting(&self) -> Duration {
+        self.kept_waiting.map_or(Duration::ZERO, |kept_waiting| kept_waiting())
     }
 
     /// Workers there are.

@@ -3,12 +3,16 @@
 //! Counters are atomics in shards, one picked per thread, so that threads do not fight over a cache line. Reading
 //! adds the shards up.
 
+mod shadow;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tiltyard_types::ErrorKind;
 use tiltyard_types::shard::{SHARDS, shard};
+
+pub use self::shadow::{Dropped, ShadowCounts, ShadowSums};
 
 use crate::sync::Mutex;
 
@@ -188,6 +192,8 @@ struct Shard {
 /// The counters of the requests that came by one way.
 #[derive(Default)]
 pub struct Requests {
+    /// As a shadow, which answers nobody.
+    pub shadow: ShadowCounts,
     shards: [RequestShard; SHARDS],
     last_request_ms: AtomicU64,
 }
@@ -287,6 +293,8 @@ pub struct Snapshot {
     pub split: Durations,
     /// When the last request arrived, in milliseconds since 1970; 0 for never.
     pub last_request_ms: u64,
+    /// As a shadow.
+    pub shadow: ShadowSums,
     /// Per number of rows that occurred: rows, then the durations of assemble, run and split. Batches above
     /// [`BATCH_ROWS_COUNTED_MAX`] rows are counted under one more than that.
     pub batches: Vec<(usize, Durations, Durations, Durations)>,
@@ -320,7 +328,8 @@ impl Requests {
 
     /// Adds the shards up.
     pub fn snapshot(&self) -> Snapshot {
-        let mut sum = Snapshot { last_request_ms: self.last_request_ms.load(Relaxed), ..Snapshot::default() };
+        let (last_request_ms, shadow) = (self.last_request_ms.load(Relaxed), self.shadow.read());
+        let mut sum = Snapshot { last_request_ms, shadow, ..Snapshot::default() };
         self.shards.iter().for_each(|shard| sum.add(shard));
         sum
     }
@@ -426,6 +435,7 @@ impl Snapshot {
         merge_durations(&mut self.assemble, other.assemble);
         merge_durations(&mut self.split, other.split);
         self.last_request_ms = self.last_request_ms.max(other.last_request_ms);
+        self.shadow.merge(&other.shadow);
         for &(rows, assemble, run, split) in &other.batches {
             let position = self.batches.partition_point(|batch| batch.0 < rows);
             match self.batches.get_mut(position).filter(|batch| batch.0 == rows) {
@@ -483,6 +493,9 @@ mod tests {
             requests.succeeded(rows, Duration::ZERO, times(micros), Duration::from_micros(60), micros);
             requests.failed(ErrorKind::Engine, Duration::from_micros(5), micros);
             requests.apart(Apart::Header);
+            requests.shadow.sampled();
+            requests.shadow.dropped(Dropped::Late);
+            requests.shadow.compared(Duration::from_micros(micros));
             stats.refused(Refusal::Shed);
             stats.late(rows);
         };

@@ -130,8 +130,7 @@ impl Endpoints {
     /// Notes what a file says. True if it said something else when it was last seen: from now on that plan is awaited, until it
     /// holds or somebody decides otherwise. Fails where there are too many names.
     pub fn see_file(&mut self, draft: &Plan) -> Result<bool> {
-        let digest = file_digest(draft);
-        if self.held.get(&draft.endpoint).is_some_and(|held| held.file.as_ref() == Some(&digest)) {
+        if !self.is_news(draft) {
             return Ok(false);
         }
         if !self.held.contains_key(&draft.endpoint) {
@@ -139,8 +138,14 @@ impl Endpoints {
         }
         let nothing = || Held { is_removed: true, ..Held::default() };
         let held = self.held.entry(draft.endpoint.clone()).or_insert_with(nothing);
-        (held.file, held.is_awaited) = (Some(digest), true);
+        (held.file, held.is_awaited) = (Some(file_digest(draft)), true);
         Ok(true)
+    }
+
+    /// Whether a file says something else than when it was last seen.
+    pub fn is_news(&self, draft: &Plan) -> bool {
+        let digest = file_digest(draft);
+        self.held.get(&draft.endpoint).is_none_or(|held| held.file.as_ref() != Some(&digest))
     }
 
     /// Whether the plan in its file is still to hold.

@@ -23,6 +23,8 @@ use crate::clients::{Asker, Clients};
 use crate::logs::Seldom;
 use crate::reload::Live;
 use crate::route::{Choice, Pick};
+use crate::shadow::Shadows;
+use crate::shadow::sample::Sample;
 use crate::{clock, deadlines, ids};
 
 /// What answers requests: shared by all connections.
@@ -35,6 +37,8 @@ pub struct Inference {
     pub admission: Arc<Admission>,
     /// How often each client may ask; `None` where that has no bound.
     pub clients: Option<Clients>,
+    /// Who shows live traffic to shadows.
+    pub shadows: Arc<Shadows>,
     /// The settings that hold now, with the time that a request has where its client gave none.
     pub live: Arc<Live>,
 }
@@ -72,6 +76,8 @@ pub struct Outcome {
     pub outputs: Vec<Tensor>,
     /// Where each of them is in the signature.
     wanted: Wanted,
+    /// What shadows see of it, once this is dropped: when the answer is encoded.
+    _sample: Option<Box<Sample>>,
 }
 
 type Wanted = SmallVec<[usize; 2]>;
@@ -124,6 +130,7 @@ impl Inference {
         room: Room,
     ) -> Result<Outcome> {
         choice.count_apart();
+        let mut sample = self.shadows.pick(choice.shadows(), accepted.id, accepted.bytes, &request.inputs);
         let inputs = std::mem::take(&mut request.inputs);
         let mut watch = Watch { choice: &choice, accepted, request, done: false };
         let answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;
@@ -133,7 +140,10 @@ impl Inference {
         }
         drop(watch);
         let (answer, wanted) = answered?;
-        Ok(Outcome { arm: choice.arm, id: accepted.id, outputs: answer.outputs, wanted })
+        if let Some(sample) = &mut sample {
+            sample.answered(&answer, &wanted, accepted.unix_ms);
+        }
+        Ok(Outcome { arm: choice.arm, id: accepted.id, outputs: answer.outputs, wanted, _sample: sample })
     }
 
     async fn answer(
@@ -182,9 +192,10 @@ impl Inference {
     }
 }
 
-/// Counts a request that was refused before it was decoded, as one of those that reached its arm.
+/// Counts a request that was refused before it was decoded, as one of those that reached its arm, where that is known.
 pub fn count_refusal(choice: &Choice, accepted: Accepted, error: &Error) {
-    choice.arm.requests.failed(error.kind(), Duration::ZERO, accepted.unix_ms);
+    let Some(arm) = choice.known() else { return };
+    arm.requests.failed(error.kind(), Duration::ZERO, accepted.unix_ms);
     if let Some((observer, side, key)) = choice.observed() {
         observer.failed(side, key, error, accepted.at);
     }

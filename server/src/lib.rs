@@ -33,6 +33,7 @@ pub mod reload;
 pub mod rollouts;
 pub mod route;
 pub mod service;
+pub mod shadow;
 pub mod start;
 pub mod state;
 pub mod states;

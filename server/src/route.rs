@@ -20,6 +20,8 @@ use crate::arm::Arm;
 use crate::catalog::{Model, VersionState};
 use crate::config::OnFailure;
 use crate::rollouts::observer::{Observer, Side};
+use crate::shadow::SHADOWS_MAX;
+use crate::shadow::lane::{Lane, Watching};
 
 use self::key::BodyKey;
 
@@ -80,6 +82,13 @@ impl Choice {
         (!self.is_open).then_some(&self.arm)
     }
 
+    /// The shadows that see the request: those of its plan, where the champion itself answers and it is evidence.
+    pub fn shadows(&self) -> &[Watching] {
+        let watched =
+            |route: &&Arc<Route>| self.evidence.is_some() && !route.watching.is_empty() && route.is_champion(&self.arm);
+        self.route.as_ref().filter(watched).map_or(&[], |route| route.watching())
+    }
+
     /// Takes what the plan found in the body. Fails where that arm does not answer, nor anybody in its stead.
     pub fn settle(&mut self, pick: Pick) -> Result<()> {
         if let Some(route) = self.route.take() {
@@ -114,6 +123,8 @@ pub struct Route {
     pub(crate) observer: Option<Arc<Observer>>,
     /// Why no request has a key, though the champion is there.
     pub trouble: Option<String>,
+    /// The shadows.
+    watching: Vec<Watching>,
 }
 
 /// Where the key is, in the form that is asked for each request.
@@ -158,6 +169,7 @@ impl Route {
         before: Option<&Arc<Route>>,
     ) -> Arc<Route> {
         let standing = stand(plan, models);
+        let lanes: &[Watching] = before.map_or(&[], |before| &before.watching);
         let before = before.filter(|before| Arc::ptr_eq(&before.plan, plan));
         if let Some(before) = before.filter(|before| before.stands_as(&standing)) {
             return Arc::clone(before);
@@ -184,6 +196,7 @@ impl Route {
             seat(plan, &found, at, may_stand_in)
         });
         let seats = seats.collect();
+        let watching = watch(plan, &found, lanes);
         let rule = |rule: &tiltyard_rollout::plan::HeaderRule| {
             Some(Rule {
                 header: HeaderName::from_bytes(rule.header.as_bytes()).ok()?,
@@ -201,6 +214,7 @@ impl Route {
             seats,
             champion,
             trouble,
+            watching,
             plan: Arc::clone(plan),
         })
     }
@@ -216,6 +230,15 @@ impl Route {
     /// What each arm of the plan is, or why it does not answer.
     pub fn seats(&self) -> impl Iterator<Item = Result<&Arc<Arm>, &Missing>> {
         self.seats.iter().map(|seat| seat.found.as_ref())
+    }
+
+    /// The shadows, with what is known of them.
+    pub fn watching(&self) -> &[Watching] {
+        &self.watching
+    }
+
+    fn is_champion(&self, arm: &Arc<Arm>) -> bool {
+        self.seats[self.champion].found.as_ref().is_ok_and(|champion| Arc::ptr_eq(champion, arm))
     }
 
     /// Who answers whoever no challenger answers.
@@ -357,6 +380,24 @@ fn seat(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], at: usize, may_stand_i
     Seat { found: found[at].clone(), answers }
 }
 
+/// The shadows of a plan. Where shadow and champion are the same as before, so is what is known of them; where one of them does
+/// not answer, it is kept until both do.
+fn watch(plan: &Plan, found: &[Result<Arc<Arm>, Missing>], before: &[Watching]) -> Vec<Watching> {
+    let champion = found[plan.champion()].as_ref().ok();
+    let watch = |(arm, found): (&tiltyard_rollout::plan::Arm, &Result<Arc<Arm>, Missing>)| {
+        let Role::Shadow { sampling } = arm.role else { return None };
+        let known = || before.iter().map(|before| &before.lane).filter(|lane| lane.arm.name == arm.name);
+        let Some((found, champion)) = found.as_ref().ok().zip(champion) else {
+            let lane = known().find(|lane| lane.is_called(&arm.model, arm.version))?;
+            return Some(Watching { lane: Arc::clone(lane), sampling: 0 });
+        };
+        let lane = known().find(|lane| lane.is_of(found, champion));
+        let lane = lane.map_or_else(|| Lane::new(&plan.endpoint, found, champion), Arc::clone);
+        Some(Watching { lane, sampling })
+    };
+    plan.arms.iter().zip(found).filter_map(watch).collect()
+}
+
 impl Key {
     /// Where nobody is there to say which column it is, a key in a column cannot be found. Fails where there is no such column.
     fn of(plan: &Plan, speaker: Option<&Deployment>) -> Result<Key> {
@@ -405,9 +446,19 @@ pub(crate) fn check(plan: &Plan, champion: Option<&Deployment>, has_locks: bool)
             return Err(Error::invalid(format!("{:?} cannot be the value of a header", rule.value)));
         }
     }
-    match plan.arms.iter().find(|arm| matches!(arm.role, Role::Shadow { .. })) {
-        Some(arm) => Err(Error::unsupported(format!("arm {}: shadows are not offered yet", arm.name))),
-        None => Ok(()),
+    check_shadows(plan)
+}
+
+fn check_shadows(plan: &Plan) -> Result<()> {
+    let shadows = || plan.arms.iter().filter(|arm| matches!(arm.role, Role::Shadow { .. }));
+    let picked = |rule: &&tiltyard_rollout::plan::HeaderRule| shadows().any(|shadow| shadow.name == rule.arm);
+    if let Some(rule) = plan.headers.iter().find(picked) {
+        let message = format!("header {} picks {}, which is a shadow: a shadow answers nobody", rule.header, rule.arm);
+        return Err(Error::invalid(message));
+    }
+    match shadows().count() {
+        0..=SHADOWS_MAX => Ok(()),
+        count => Err(Error::invalid(format!("the plan has {count} shadows: expected {SHADOWS_MAX} at most"))),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tiltyard_runtime::engine::Engine;
 use tiltyard_runtime::load::{Loader, Measuring};
 use tiltyard_runtime::measure::idle::Measurer;
 use tiltyard_runtime::pool::Pool;
@@ -27,6 +28,7 @@ use crate::reload::Live;
 use crate::rollouts::Rollouts;
 use crate::rollouts::hooks::Hook;
 use crate::service::Service;
+use crate::shadow::Shadows;
 use crate::state::StateFolder;
 use crate::states::States;
 use crate::telemetry::Totals;
@@ -84,6 +86,28 @@ pub fn plans(config: &Config) -> Result<PlanSources, String> {
     Ok(PlanSources { endpoints, journal: Some(journal), folder: config.endpoints.clone().map(Folder::new), has_locks })
 }
 
+/// Who loads versions, and keeps what was learned of them where that can be kept.
+fn loader(config: &Config, engines: Vec<Arc<dyn Engine>>, threads: usize, measurer: &Arc<Measurer>) -> Loader {
+    let profiles = config.data_dir.join("profiles");
+    let writable = std::fs::create_dir_all(&profiles);
+    if let Err(error) = &writable {
+        let folder = config.data_dir.display();
+        tracing::warn!(%folder, %error, "the data folder cannot be written: choices of engines and costs of runs are not kept");
+    }
+    Loader {
+        first_engine_wins: !config.engines.is_empty(),
+        engines,
+        profiles: writable.is_ok().then_some(profiles),
+        defaults: queue_defaults(config, threads),
+        clock: clock::now,
+        measuring: Some(Measuring {
+            measurer: Arc::clone(measurer),
+            learns_rows: config.batch_rows_max == Amount::Auto,
+            cores: cores::granted(),
+        }),
+    }
+}
+
 /// Starts everything but the listeners. The first look at the repository begins at once.
 pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Service>, String> {
     let access = Access::open(config)?.map(Arc::new);
@@ -93,34 +117,21 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
     let text = |error: std::io::Error| format!("a thread cannot be started: {error}");
     let pool = Pool::start(threads, clock::now).map_err(text)?;
     let live = Arc::new(Live::new(config));
+    // Half of the processors for each shadow: the rest is there for whoever serves, whatever shadows do.
+    let (held, runs) = (config.shadow_bytes_max, threads.div_ceil(2));
+    let shadows = Shadows::start(held, runs, config.run_timeout, clock::now).map_err(text)?;
     let inference = Arc::new(Inference {
         catalog: ArcSwap::from_pointee(Catalog::default()),
         pool,
         admission: Admission::new(config.requests_max, bytes_in_flight(config)),
+        shadows,
         live: Arc::clone(&live),
         clients: config
             .client_rate
             .map(|rate| Clients::new(rate, config.client_burst.or(rate), config.client_key.clone())),
     });
-    let profiles = config.data_dir.join("profiles");
-    let writable = std::fs::create_dir_all(&profiles);
-    if let Err(error) = &writable {
-        let folder = config.data_dir.display();
-        tracing::warn!(%folder, %error, "the data folder cannot be written: choices of engines and costs of runs are not kept");
-    }
     let measurer = Measurer::new(clock::now);
-    let loader = Loader {
-        first_engine_wins: !config.engines.is_empty(),
-        engines: engines.found,
-        profiles: writable.is_ok().then_some(profiles),
-        defaults: queue_defaults(config, threads),
-        clock: clock::now,
-        measuring: Some(Measuring {
-            measurer: Arc::clone(&measurer),
-            learns_rows: config.batch_rows_max == Amount::Auto,
-            cores: cores::granted(),
-        }),
-    };
+    let loader = loader(config, engines.found, threads, &measurer);
     let mirror = mirror::follow(config, &live)?;
     let plan = Plan {
         root: mirror.root,

@@ -2,6 +2,7 @@
 
 mod live;
 mod rollouts;
+mod shadow;
 mod store;
 
 use std::fmt::Write as _;
@@ -46,6 +47,7 @@ pub fn render(service: &Service, triton: bool) -> String {
     requests(&mut page, &ways);
     executions(&mut page, &runs);
     refusals(&mut page, &runs, &service.inference.admission.unknown().snapshot());
+    shadow::families(&mut page, service, &catalog, &ways);
     page.family("tiltyard_queue_length", "gauge", "Requests that wait for a session now.");
     for deployment in catalog.deployments() {
         page.sample("tiltyard_queue_length", &labels_of_all(deployment), deployment.queue_len() as f64);

@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import reference
 import serving
 
 SECONDS_MAX = 120
@@ -350,6 +351,31 @@ def test_classes_by_name(tmp_path, root, data):
     found = form_of(tmp_path, root, "--rows", path, "--label", "left", *NO, "kind@1", "kind@2", code=0)
     said = [names[answers(root, "kind", version, data["features"]).argmax(axis=1)] for version in (1, 2)]
     check_scale(found["all"], np.array(said) != truth)
+
+
+def test_columns_of_other_types(tmp_path):
+    """Whole numbers, truth values and text reach the model as row scoring would send them."""
+    random = np.random.default_rng(5)
+    ages, countries = random.integers(18, 95, 300), random.choice(["DE", "FR", "IT"], 300)
+    members, regions, incomes = random.random(300) < 0.5, random.integers(0, 4, 300), random.integers(1, 90_000, 300)
+    cases = {
+        "columns": {"age": ages, "income": incomes, "member": members, "region": regions},
+        "columns_text": {"age": ages, "country": countries},
+    }
+    for model, columns in cases.items():
+        kinds = {"age": np.float32, "income": np.float32, "country": object}
+        inputs = {name: np.array(values).astype(kinds.get(name, values.dtype))[:, None] for name, values in columns.items()}
+        if "country" in inputs:
+            inputs["country"] = np.array([[country.encode()] for country in countries], object)
+        said = reference.answer(model, 1, inputs)["score"].ravel().astype(float)
+        label = said + random.normal(size=300)
+        rows = zip(*(values.tolist() for values in columns.values()), label.tolist())
+        path = write_csv(tmp_path / f"{model}.csv", [*columns, "y"], rows)
+        found = form_of(
+            tmp_path, serving.FIXTURES, "--rows", path, "--label", "y", "--loss", "absolute", "--scale", "5", *NO, f"{model}@1",
+            f"{model}@1", code=4)
+        loss = np.minimum(np.abs(said - label) / 5, 1).mean()
+        assert found["all"]["loss"] == pytest.approx([loss, loss], rel=1e-4), model
 
 
 def test_a_threshold(tmp_path, root, data, plain):

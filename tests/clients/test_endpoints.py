@@ -396,7 +396,7 @@ def test_apply_says_what_it_changes_and_changes_it_once(server, tmp_path):
     (split(10, key='"client_identity"'), "set access_file"),
     (split(10) + TESTER.replace('"new"', '"nobody"'), "names arm \\\"nobody\\\""),
     (toml(("new", 2, 'role = "challenger"\nweight = "1%"')), "0 champions"),
-    (toml(CHAMPION, ("s", 2, 'role = "shadow"')), "shadows are not offered yet"),
+    (toml(CHAMPION, ("s", 2, 'role = "shadow"\nweight = "1%"')), "a shadow answers nobody"),
     ("key = ", "m.toml"),
 ], ids=lambda value: None)
 def test_wrong_plans_are_refused_with_the_reason(server, tmp_path, text, said):

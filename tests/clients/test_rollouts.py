@@ -19,7 +19,7 @@ import tritonclient.http
 from onnx import TensorProto, helper
 
 import serving
-from test_endpoints import apply, arms_of_keys, endpoints, revision, run, split, start
+from test_endpoints import CHAMPION, apply, arms_of_keys, endpoints, revision, run, split, start, toml
 from test_repository import put, times
 
 # Short, and judged by failures alone: a shared machine says nothing of speed.
@@ -176,6 +176,26 @@ def test_two_versions_that_fail_alike_are_left_alone(server, tmp_path, repositor
     assert told["state"] == "running", told
     errors = told["guardrails"][0]
     assert min(errors["events"]) > 100 and errors["ln_e"] < errors["threshold"], errors
+
+
+def test_a_challenger_is_shown_traffic_before_it_gets_a_share(server, tmp_path, repository):
+    put(repository, "m", 4, times(1.0))
+    policy = FLOOR | {"comparisons": [{"metric": "mismatch", "rule": {"refactor": 0.05}}]}
+    flags = ("--steps", "50%/1h", "--min-time", "2h", "--shadow", "100%")
+    with Load(server) as load:
+        # Another model: its answers are all others.
+        begin(server, tmp_path, 2, *flags, policy=policy)
+        told = reaches(server, lambda told: told["comparisons"][0]["n"] > 200, "pairs")
+        assert (told["stage"], told["share"]) == ("shadow", 0) and told["comparisons"][0]["mean"] > 0.9, told
+        assert set(load.versions) == {"1"}, "nobody is answered by it"
+        command(server, "abort")
+        # The same model again.
+        begin(server, tmp_path, 4, *flags, policy=policy)
+        told = reaches(server, lambda told: told["stage"] == "canary(1)", "the first share")
+        assert told["comparisons"][0]["passes"] and told["comparisons"][0]["mean"] == 0, told
+        command(server, "abort")
+    assert not load.failed
+    verify(server)
 
 
 # --- By people -------------------------------------------------------------------------------------------------------
@@ -361,3 +381,17 @@ def test_other_bytes_under_the_same_number_stop_the_comparison(server, tmp_path,
         command(server, "abort")
         serving.until(lambda: set(arms_of_keys(server, "abcdefgh").values()) == {1}, "version 1 answers all", 10)
     assert not load.failed
+
+
+def test_a_file_that_changes_meanwhile_holds_once_the_rollout_has_ended(repository, tmp_path):
+    folder = tmp_path / "endpoints"
+    folder.mkdir()
+    (folder / "m.toml").write_text(toml(CHAMPION))
+    flags = ["--endpoints", str(folder), "--poll-interval", "100ms", "--settle-time", "100ms"]
+    with start(repository, tmp_path, *flags) as server:
+        begin(server, tmp_path, 2)
+        (folder / "m.toml").write_text(toml(("champion", 3, 'role = "champion"')))
+        serving.until(lambda: "a rollout goes on" in (endpoints(server)["m"]["trouble"] or ""), "the file to wait")
+        command(server, "abort")
+        serving.until(lambda: set(arms_of_keys(server, "abcdefgh").values()) == {3}, "what the file says", 20)
+        assert not endpoints(server)["m"]["trouble"]

@@ -70,6 +70,11 @@ impl RequestId {
         RequestId(uuid)
     }
 
+    /// Its 128 bits.
+    pub const fn bits(&self) -> u128 {
+        self.0.as_u128()
+    }
+
     /// The prediction id of one row: `<request id>:<row>`.
     pub fn prediction(&self, row: usize) -> String {
         format!("{self}:{row}")

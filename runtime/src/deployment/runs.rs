@@ -128,6 +128,7 @@ impl Deployment {
         let deadlines: SmallVec<[Moment; 4]> = jobs.iter().filter_map(|job| job.demand.deadline).collect();
         let number = next_run();
         let (slot, idle) = self.leases.lease(Running { number, since: assembled, rows, on_loop, jobs, later });
+        let waited = pool.kept_waiting();
         let (outputs, opened) = self.in_session(idle, |session| {
             if !deadlines.is_empty() {
                 let begun = pool.now();
@@ -143,7 +144,7 @@ impl Deployment {
                 return Ok(Ran { answers: Err(self.failure(error, assembled, pool).in_run(number)), jobs, later });
             }
         };
-        let ran = pool.now();
+        let (ran, waited) = (pool.now(), pool.kept_waiting().saturating_sub(waited));
         let apart = self.check_outputs(&outputs, &wanted).and_then(|()| match &layout {
             // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
             Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(|error| internal(&error)),
@@ -157,7 +158,11 @@ impl Deployment {
             }
         };
         self.health.ran_well();
-        let times = RunTimes { assemble: assembled - taken, run: ran - assembled, split: pool.now() - ran };
+        let times = RunTimes {
+            assemble: assembled - taken,
+            run: (ran - assembled).saturating_sub(waited),
+            split: pool.now() - ran,
+        };
         self.stats.executed(batch_rows, times);
         self.observe(rows, &inputs, times.run);
         let answers = jobs.iter().zip(apart).map(|(job, outputs)| {

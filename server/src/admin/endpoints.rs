@@ -15,7 +15,7 @@ use crate::endpoints::file;
 use crate::locks::calls::{Call, Caller};
 use crate::service::Service;
 use crate::writer::Report;
-use crate::{clock, deadlines};
+use crate::{clock, deadlines, shadow};
 
 /// The largest plan that is read.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -60,6 +60,11 @@ where
     }
     match (method, verb) {
         (&Method::GET | &Method::HEAD, "") => service.writer.plans.load().endpoints.form_of(endpoint),
+        (&Method::GET | &Method::HEAD, "shadows") => {
+            service.writer.plans.load().endpoints.form_of(endpoint)?;
+            let inference = &service.inference;
+            Ok(shadow::form::of_endpoint(&inference.shadows, &inference.catalog.load(), endpoint))
+        }
         (&Method::PUT, "") => {
             let draft = file::read_json(&read(body).await?, Some(endpoint))?;
             may_deploy(caller, &draft)?;
@@ -89,7 +94,7 @@ where
             service.writer.roll_back(endpoint, Some(back.revision)).await.map(|report| form(&report, false))
         }
         _ => Err(Error::not_found(format!(
-            "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, or POST to …/rollback or …/rollout"
+            "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, GET of …/shadows, or POST to …/rollback or …/rollout"
         ))),
     }
 }

@@ -1,5 +1,7 @@
 //! Which versions answer which endpoints on a running server?
 
+mod shadows;
+
 use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 
@@ -21,15 +23,19 @@ pub(crate) fn command() -> Command {
     Command::new("endpoints")
         .about("List the endpoints of a running server that have a plan, with their arms and shares")
         .subcommand(remove)
+        .subcommand(shadows::command())
         .args(server_flags())
         .arg(admin_flag())
         .after_help(
             "Names without a plan answer with the newest version of their model that is ready.\n\n\
-             Examples:\n  tiltyard endpoints\n  tiltyard endpoints --output json\n  tiltyard endpoints remove risk",
+             Examples:\n  tiltyard endpoints\n  tiltyard endpoints --output json\n  tiltyard endpoints shadows risk\n  tiltyard endpoints remove risk",
         )
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    if let Some(("shadows", matches)) = matches.subcommand() {
+        return shadows::run(matches);
+    }
     if let Some(("remove", matches)) = matches.subcommand() {
         let endpoint = matches.get_one::<String>("endpoint").map(String::as_str).unwrap_or_default();
         let http = Http::new(address(&Named::of(matches)?)?, &Credentials::of(matches)?)?;

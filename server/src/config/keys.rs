@@ -226,6 +226,9 @@ keys! {
             "The most bytes of request bodies in memory, those that still arrive included; more are refused at once. \
              Model versions share it as they do requests_max. 0 takes a quarter of the memory that the control group \
              grants, 1GiB at most.";
+        shadow_bytes_max: usize = SIZE, Text("64MiB"),
+            "The most bytes of requests and answers that shadows hold, all of them together, while they wait to be compared. \
+             The rest is not shown to them, and counted.";
         client_rate: Option<usize> = COUNT_OR_NONE, Text("0"),
             "Inference requests per second that each client may send; more are refused at once. A request counts once its \
              caller is known and before it is read, whatever it asks: a model that is not there counts too. 0 is no bound.";

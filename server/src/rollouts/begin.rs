@@ -2,12 +2,13 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tiltyard_rollout::plan::{Arm, Guardrail, HeaderRule, KeySource, Plan, Policy, Role, Step};
+use tiltyard_rollout::plan::{Agreement, Arm, Comparison, Guardrail, HeaderRule, KeySource, Plan, Policy, Role, Step};
 use tiltyard_types::{Error, Result};
 
 use super::gatherer::ERRORS;
 use crate::config::parse_duration;
 use crate::endpoints::file::{Share, explain};
+use crate::shadow::{lane, measure};
 
 /// The schedule where nobody says.
 const STEPS: [(u32, u64); 4] = [(10_000, 10), (50_000, 10), (250_000, 10), (500_000, 10)];
@@ -83,7 +84,7 @@ pub fn plan(endpoint: &str, text: &[u8], held: Option<&Plan>, answering: &[u64])
         known.into_iter().filter(|rule| arms.iter().any(|arm| arm.name == rule.arm)).collect()
     });
     let key = key.or_else(|| held.map(|held| held.key.clone())).unwrap_or(KeySource::PerRequest);
-    let policy = read_policy(policy)?;
+    let policy = read_policy(policy, arms.iter().any(|arm| matches!(arm.role, Role::Shadow { .. })))?;
     let plan = Plan {
         endpoint: endpoint.to_owned(),
         revision: 0,
@@ -141,7 +142,7 @@ fn read_step(written: WrittenStep) -> Result<Step> {
 }
 
 /// A policy in its own words, and times such as `min_time = "24h"` in place of milliseconds.
-fn read_policy(mut written: Map<String, Value>) -> Result<Policy> {
+fn read_policy(mut written: Map<String, Value>, has_shadow: bool) -> Result<Policy> {
     for key in ["shadow_time", "min_time", "max_time"] {
         if let Some(time) = written.remove(key) {
             let text = time.as_str().map_or_else(|| time.to_string(), str::to_owned);
@@ -149,11 +150,15 @@ fn read_policy(mut written: Map<String, Value>) -> Result<Policy> {
         }
     }
     let says_guardrails = written.contains_key("guardrails");
+    let says_comparisons = written.contains_key("comparisons");
     let says_max = written.contains_key("max_time_ms");
     let mut policy: Policy = serde_json::from_value(Value::Object(written))
         .map_err(|error| Error::invalid(format!("policy: {}", explain(&error.to_string()))))?;
     if !says_guardrails {
         policy.guardrails = guardrails();
+    }
+    if has_shadow && !says_comparisons {
+        policy.comparisons = comparisons();
     }
     if !says_max {
         policy.max_time_ms = policy.max_time_ms.max(policy.min_time_ms.saturating_mul(2));
@@ -166,6 +171,13 @@ fn read_policy(mut written: Map<String, Value>) -> Result<Policy> {
 pub fn guardrails() -> Vec<Guardrail> {
     let watch = |metric: &str, floor| Guardrail::new(metric).with_floor(floor);
     vec![watch(ERRORS, 0.001), watch("slow_p90", 0.15), watch("slow_p99", 0.02)]
+}
+
+/// What is told of a shadow where nobody says what its answers must be like: it decides nothing.
+fn comparisons() -> Vec<Comparison> {
+    [measure::MISMATCH, measure::FLIPS, measure::DISTANCE, lane::ERRORS, lane::RUN_TIME]
+        .map(|metric| Comparison { metric: metric.to_owned(), rule: Agreement::Report })
+        .into()
 }
 
 /// A time such as `10m`, `24h` or `14d`.

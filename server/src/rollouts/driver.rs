@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::Value;
 use tiltyard_registry::Limits;
+use tiltyard_rollout::evidence::Pairs;
 use tiltyard_rollout::judge::{Command, Decision, Event, Judge, Stage, State, Verdict};
 use tiltyard_rollout::plan::{Arm, Plan, Role};
 use tiltyard_types::{Error, ErrorKind, Moment, Result};
@@ -22,10 +23,11 @@ use super::hooks::{self, Hooks};
 use super::live::Live;
 use super::record::{Record, Rollout};
 use super::{Order, Told, Wish, aim, form};
-use crate::catalog::Endpoint;
+use crate::catalog::{Catalog, Endpoint};
 use crate::clock;
 use crate::infer::Inference;
 use crate::route::Route;
+use crate::shadow;
 use crate::writer::{Report, Writer};
 
 /// How long nothing is looked at.
@@ -223,7 +225,8 @@ impl Driver {
         }
         let trip = route.and_then(|route| active.live.trip(judge, route));
         if active.live.is_due(judge, now) || trip.is_some() {
-            events.extend(active.live.close(judge, now, now_ms).into_iter().map(Event::Block));
+            let pairs = pairs(&self.inference.catalog.load(), judge.plan());
+            events.extend(active.live.close(judge, now, now_ms, pairs).into_iter().map(Event::Block));
         }
         events.extend(trip.map(|trip| Event::Trip { time_ms: now_ms, trip }));
         for event in events {
@@ -391,7 +394,8 @@ impl Driver {
             active.live.observe(route.as_ref());
             let judge = &record.rollouts().get(&active.id)?.judge;
             if judge.state().stage().is_some_and(|stage| stage >= Stage::Shadow) {
-                blocks = active.live.close(judge, clock::now(), clock::unix_ms());
+                let pairs = pairs(&self.inference.catalog.load(), judge.plan());
+                blocks = active.live.close(judge, clock::now(), clock::unix_ms(), pairs);
             }
         }
         for block in blocks {
@@ -467,6 +471,16 @@ impl Active {
             }
         }
     }
+}
+
+/// What pairs of the champion's answers and the challenger's, where it is a shadow too, showed since this was asked last.
+fn pairs(catalog: &Catalog, plan: &Plan) -> Pairs {
+    let judged = aim::challenger(plan);
+    let is_judged = |arm: &&Arm| {
+        matches!(arm.role, Role::Shadow { .. }) && (&arm.model, arm.version) == (&judged.model, judged.version)
+    };
+    let shadow = plan.arms.iter().find(is_judged);
+    shadow.map(|arm| shadow::take(catalog, &plan.endpoint, &arm.name)).unwrap_or_default()
 }
 
 /// Decisions are told as they fall.

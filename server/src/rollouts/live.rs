@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tiltyard_rollout::evidence::{Block, Share};
+use tiltyard_rollout::evidence::{Block, Pairs, Share};
 use tiltyard_rollout::judge::{Judge, Stage, State, Trip};
 use tiltyard_rollout::plan::{KeySource, Role};
 use tiltyard_types::{Digest, Moment};
@@ -82,12 +82,16 @@ impl Live {
         passed >= usual || (passed >= shortest && harm > self.harm / HARM_PARTS)
     }
 
-    /// The evidence since the last look.
-    pub fn close(&mut self, judge: &Judge, now: Moment, now_ms: u64) -> Vec<Block> {
+    /// The evidence since the last look, with what pairs of answers showed in that time.
+    pub fn close(&mut self, judge: &Judge, now: Moment, now_ms: u64, pairs: Pairs) -> Vec<Block> {
         self.looked = now;
         self.harm += self.gatherer.harm();
         let share = self.observers.last().map_or(Share::of(judge.share()), |observer| observer.share);
-        self.gatherer.close(judge.blocks() + 1, now_ms, share)
+        let mut blocks = self.gatherer.close(judge.blocks() + 1, now_ms, share);
+        if let Some(first) = blocks.first_mut() {
+            first.pairs = pairs;
+        }
+        blocks
     }
 
     /// What ends or stops the rollout without statistics. Each is told once.

@@ -352,5 +352,76 @@ fn what_a_server_cannot_carry_out_is_refused() {
     assert!(refused(&plan(KeySource::Header("x user".into()), 0)).contains("cannot be the name of a header"));
     let mut shadowed = plan(KeySource::PerRequest, 0);
     shadowed.arms.push(arm("shadow", 3, Role::Shadow { sampling: 1 }));
-    assert!(refused(&shadowed).contains("arm shadow: shadows are not offered yet"));
+    assert_eq!(check(&shadowed, Some(&champion), false), Ok(()));
+    shadowed.headers[0].arm = "shadow".into();
+    assert!(refused(&shadowed).contains("picks shadow, which is a shadow"));
+    let many = (0..17).map(|number| arm(&format!("s{number}"), 3, Role::Shadow { sampling: 1 }));
+    shadowed.arms = shadowed.arms[..1].iter().cloned().chain(many).collect();
+    shadowed.headers.clear();
+    assert!(refused(&shadowed).contains("17 shadows: expected 16 at most"));
+}
+
+/// The champion, a challenger that gets half, and a shadow, version 3.
+fn shadowed() -> Plan {
+    let mut plan = plan(KeySource::PerRequest, MILLION / 2);
+    plan.arms.push(arm("shadow", 3, Role::Shadow { sampling: 400_000 }));
+    plan
+}
+
+fn watched(catalog: &Catalog) -> Vec<(Arc<Lane>, u32)> {
+    let watching = crate::shadow::watching(catalog, "risk").iter();
+    watching.map(|watching| (Arc::clone(&watching.lane), watching.sampling)).collect()
+}
+
+#[test]
+fn shadows_see_what_the_champion_answers_as_evidence() {
+    let ready = [1, 2, 3].map(|version| (version, VersionState::Ready));
+    let catalog = catalog(&shadowed(), &ready, OnFailure::Previous);
+    let mut seen = [0, 0];
+    for id in 0..200 {
+        let choice = choose(&catalog, &headers(&[]), None, id).unwrap();
+        assert_ne!(choice.arm.name, "shadow");
+        assert_eq!(!choice.shadows().is_empty(), choice.arm.name == "champion");
+        seen[choice.shadows().len()] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 50), "{seen:?}");
+    let mut picked = shadowed();
+    picked.headers[0].arm = "champion".into();
+    let catalog = self::catalog(&picked, &ready, OnFailure::Previous);
+    let choice = choose(&catalog, &headers(&[("x-tester", "yes")]), None, 1).unwrap();
+    assert!(choice.arm.name == "champion" && choice.shadows().is_empty(), "a tester is no evidence");
+    assert!(catalog.route("risk", Some(1), &asking_nothing()).unwrap().shadows().is_empty());
+}
+
+fn asking_nothing() -> Asking<'static> {
+    static NONE: std::sync::LazyLock<HeaderMap> = std::sync::LazyLock::new(HeaderMap::new);
+    Asking { headers: &NONE, caller: None, id: RequestId::new(uuid::Uuid::from_u128(1)) }
+}
+
+#[test]
+fn what_is_known_of_a_shadow_outlives_revisions_and_pauses_of_its_versions() {
+    let ready = [1, 2, 3].map(|version| (version, VersionState::Ready));
+    let mut catalog = catalog(&shadowed(), &ready, OnFailure::Previous);
+    let first = watched(&catalog);
+    assert_eq!(first[0].1, 400_000);
+    let resolve = |catalog: &mut Catalog, plan: Plan| {
+        catalog.resolve(&BTreeMap::from([("risk".to_owned(), Arc::new(plan))]), OnFailure::Previous);
+        watched(catalog)
+    };
+    let mut next = Plan { revision: 2, ..shadowed() };
+    next.arms[2].role = Role::Shadow { sampling: 100 };
+    let ramped = resolve(&mut catalog, next.clone());
+    assert!(Arc::ptr_eq(&ramped[0].0, &first[0].0) && ramped[0].1 == 100);
+    let state = |catalog: &mut Catalog, version, state| {
+        catalog.models.get_mut("risk").unwrap().versions.get_mut(&version).unwrap().state = state;
+    };
+    state(&mut catalog, 3, VersionState::Out("it fails"));
+    let out = resolve(&mut catalog, next.clone());
+    assert!(Arc::ptr_eq(&out[0].0, &first[0].0) && out[0].1 == 0, "it is not asked, and not forgotten");
+    state(&mut catalog, 3, VersionState::Ready);
+    assert!(Arc::ptr_eq(&resolve(&mut catalog, next.clone())[0].0, &first[0].0));
+    // Another champion is another comparison.
+    let replaced = deployment("risk", 1, DataType::Fp32);
+    catalog.models.get_mut("risk").unwrap().versions.get_mut(&1).unwrap().deployment = Some(replaced);
+    assert!(!Arc::ptr_eq(&resolve(&mut catalog, next)[0].0, &first[0].0));
 }

@@ -460,13 +460,15 @@ impl State {
     /// Proposes what a file says, if that is still to hold. What was seen is kept when somebody decides otherwise.
     fn take_in_file(&mut self, draft: Plan, is_first: bool) -> Result<()> {
         let endpoint = draft.endpoint.clone();
+        let goes_on = self.plans.sources.endpoints.plan(&endpoint).is_some_and(|held| !held.steps.is_empty());
+        if goes_on && self.plans.sources.endpoints.is_news(&draft) {
+            // It is not seen until then, so that no step of the rollout is taken for a later decision.
+            return Err(Error::invalid("a rollout goes on, and its plan holds until it has ended"));
+        }
         let is_news = self.plans.sources.endpoints.see_file(&draft)?;
         if !self.plans.sources.endpoints.is_awaited(&endpoint) {
             self.note_trouble(&endpoint, None);
             return Ok(());
-        }
-        if self.plans.sources.endpoints.plan(&endpoint).is_some_and(|held| !held.steps.is_empty()) {
-            return Err(Error::invalid("a rollout goes on, and decides what holds"));
         }
         self.plans.next(&draft, None)?;
         self.arm_models(&draft);

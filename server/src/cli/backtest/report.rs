@@ -256,11 +256,7 @@ impl Report<'_> {
                 ]),
                 None => cells.extend(vec![NOTHING.to_owned(); 4]),
             }
-            cells.push(if worse.iter().any(|found| *found == (column, value)) {
-                "WORSE".to_owned()
-            } else {
-                String::new()
-            });
+            cells.push(if worse.contains(&(column, value)) { "WORSE".to_owned() } else { String::new() });
             table.add(cells);
         }
         table.to_string()

@@ -1,3 +1,5 @@
+//! Does the command end as its rows say, and does it tell what is wrong?
+
 use std::fs;
 use std::path::Path;
 

@@ -171,6 +171,11 @@ fn told(form: &Value) -> String {
         ]);
     }
     told += &table.to_string();
+    for compared in form["comparisons"].as_array().into_iter().flatten() {
+        let number = |key: &str| compared[key].as_f64().unwrap_or(0.0);
+        let (metric, n) = (text(compared, "metric"), &compared["n"]);
+        told += &format!("shadow     {metric}: {:.4}, at most {:.4}, of {n} pairs\n", number("mean"), number("upper"));
+    }
     for reason in form["verdict"]["reasons"].as_array().map(Vec::as_slice).unwrap_or_default() {
         told += &format!("{}  {}\n", text(&form["verdict"], "decision"), because(reason));
     }
@@ -208,6 +213,7 @@ fn because(reason: &Value) -> String {
         "units" => format!("{} units of {}", number("units"), number("needed")),
         "gate" if reason["refused"] == true => format!("gate {} was refused", text(reason, "gate")),
         "gate" => format!("gate {} is waited for", text(reason, "gate")),
+        "comparison" => format!("{} of pairs is not shown to be small enough yet", text(reason, "metric")),
         "invalid" => text(reason, "fault"),
         "person" => format!("{} said {}", text(reason, "by"), text(reason, "command")),
         "trip" => format!("it broke: {}", reason["trip"]),
@@ -233,6 +239,7 @@ mod tests {
             "verdict": {"decision": "not_yet", "reasons": [
                 {"reason": "time", "elapsed_ms": 5_000, "limit_ms": 600_000}, {"reason": "gate", "gate": "ada", "refused": false}]},
             "trouble": null,
+            "comparisons": [{"reason": "comparison", "metric": "flips", "n": 40, "mean": 0.025, "upper": 0.2, "passes": true}],
         });
         assert_eq!(
             told(&form),
@@ -241,6 +248,7 @@ mod tests {
              units      990 champion, 10 challenger\n\
              GUARDRAIL  EVIDENCE OF HARM      CHAMPION  CHALLENGER  RATIO         PASSES\n\
              errors     ██████████··········  1 of 990  2 of 10     0.50 or more  not yet\n\
+             shadow     flips: 0.0250, at most 0.2000, of 40 pairs\n\
              not_yet  5s of 10m0s\n\
              not_yet  gate ada is waited for\n"
         );

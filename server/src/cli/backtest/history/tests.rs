@@ -1,3 +1,5 @@
+//! Are rows read as they stand in the file, whatever its form, and does no file break the reader?
+
 use std::io::{Cursor, Write};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Is the right output read, in the words of its label?
+
 use tiltyard_types::Dim;
 
 use super::*;

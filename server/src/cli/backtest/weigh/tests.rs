@@ -1,3 +1,5 @@
+//! Are verdicts those of the figures?
+
 use tiltyard_rollout::kernel::ln_e_beta;
 
 use super::*;
