@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -17,6 +17,12 @@ use crate::cost::Point;
 
 /// A file larger than this was not written here.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Files in the folder of profiles, about: a model that is made anew every hour leaves two each time.
+const FILES_MAX: usize = 1_000;
+
+/// Writes between two looks at how many files there are.
+const WRITES_A_LOOK: u64 = 16;
 
 /// What a profile is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +147,29 @@ pub(crate) fn replace(file: &Path, text: &[u8]) -> std::io::Result<()> {
         // What cannot be removed either was not made, or is left to whoever owns the folder.
         drop(fs::remove_file(&temporary));
     }
+    if let Some(folder) = file.parent().filter(|_| number.is_multiple_of(WRITES_A_LOOK)) {
+        prune(folder, FILES_MAX);
+    }
     replaced
+}
+
+/// Removes the oldest files, so that a quarter of the room is free again, where there are more than `files_max`. Whatever is still
+/// of use among them is found out anew. What cannot be looked at or removed stays.
+fn prune(folder: &Path, files_max: usize) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let mut files: Vec<(SystemTime, PathBuf)> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let metadata = entry.metadata().ok().filter(|metadata| metadata.is_file())?;
+            Some((metadata.modified().ok()?, entry.path()))
+        })
+        .collect();
+    if files.len() <= files_max {
+        return;
+    }
+    files.sort_unstable();
+    let surplus = files.len() - files_max * 3 / 4;
+    files[..surplus].iter().for_each(|(_, file)| drop(fs::remove_file(file)));
 }
 
 /// The processor's name as the system tells it; empty where it does not.
@@ -206,6 +234,38 @@ mod tests {
         check(&good.replace("\"rows\": 1.0", "\"rows\": -1.0"));
         check(&good.replace("\"engine\": \"tract\"", "\"engine\": \"other\""));
         check(&good.replace("tract", &"t".repeat(FILE_BYTES_MAX as usize)));
+    }
+
+    #[test]
+    fn the_oldest_files_make_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || {
+            let mut names: Vec<String> = fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        for number in 0..9 {
+            let file = fs::File::create(folder.path().join(format!("{number}.json"))).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(100 - number)).unwrap();
+        }
+        prune(folder.path(), 9);
+        assert_eq!(names().len(), 9);
+        prune(folder.path(), 8);
+        assert_eq!(names(), ["0.json", "1.json", "2.json", "3.json", "4.json", "5.json"]);
+        prune(&folder.path().join("none"), 8);
+    }
+
+    #[test]
+    fn the_folder_does_not_grow_without_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let bound = FILES_MAX + usize::try_from(WRITES_A_LOOK).unwrap();
+        for number in 0..FILES_MAX + 200 {
+            replace(&folder.path().join(format!("{number}.json")), b"{}").unwrap();
+        }
+        assert!(fs::read_dir(folder.path()).unwrap().count() <= bound);
     }
 
     #[test]
