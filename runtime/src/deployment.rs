@@ -436,6 +436,7 @@ impl Deployment {
         let (take, send_another) = {
             let mut waiting = lock(&self.waiting);
             waiting.queue.expect(self.cost.fit(), self.layout.is_some());
+            waiting.queue.note_came(self.outlook.refused());
             let take = waiting.queue.take(now, &mut dead);
             self.outlook.tell(&waiting.queue, now);
             let send = match take {

@@ -31,6 +31,16 @@ const OUTLIER: f64 = 4.0;
 /// What was seen longer ago than this, with nothing to do since, is of another time.
 const FORGET_AFTER: Duration = Duration::from_secs(1);
 
+/// A flood: so many times as many requests came between two takes as the second one took, and so many times in a row.
+const FLOOD: usize = 2;
+const FLOODS_MIN: u32 = 2;
+
+/// How far the door can open; beyond, there is none.
+const DOOR_MAX: f64 = 64.0;
+
+/// In a flood requests that have fewer runs' time than this do not wait for as long as they could.
+const PATIENT_RUNS: f64 = 8.0;
+
 /// The mean of what was seen lately.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Lately {
@@ -69,9 +79,60 @@ pub struct Pace {
     /// Whether the next batch has waited for nothing but runs, ever since.
     is_held_up: bool,
     finished: Moment,
+    /// Requests that came since the last take, those that were refused included.
+    came: usize,
+    /// Takes in a row before which a flood came.
+    floods: u32,
+    /// The flood that goes on.
+    flood: Option<Flood>,
+    /// Whether one was refused since the last take for coming too early.
+    was_early: bool,
+}
+
+/// Far more comes than can be answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Flood {
+    /// Rows that come in a nanosecond.
+    pub rows: f64,
+    /// So many times as early as it should be enough requests are let in: more where a run found too few.
+    pub door: f64,
 }
 
 impl Pace {
+    /// Takes in that so many requests came, whatever became of them.
+    pub fn came(&mut self, jobs: usize) {
+        self.came = self.came.saturating_add(jobs);
+    }
+
+    /// Takes in that one was refused for coming too early.
+    pub fn was_early(&mut self) {
+        self.was_early = true;
+    }
+
+    /// Takes in that `jobs` requests are taken at `now`, with so many rows, and whether others are left: is this a flood?
+    pub fn gauge(&mut self, jobs: usize, rows: usize, left_some: bool, now: Moment) {
+        let (came, was_early) = (std::mem::take(&mut self.came), std::mem::take(&mut self.was_early));
+        let nanos = self.last.map_or(0, |(last, _)| (now - last).as_nanos());
+        let is_flood = jobs > 0 && nanos > 0 && came >= FLOOD * jobs;
+        self.floods = if is_flood { self.floods.saturating_add(1) } else { 0 };
+        if self.floods < FLOODS_MIN {
+            self.flood = None;
+            return;
+        }
+        let door = self.flood.map_or(1.0, |flood| flood.door);
+        let door = match (left_some, was_early) {
+            (false, true) => (door * 2.0).min(DOOR_MAX),
+            (true, _) => (door * FADE).max(1.0),
+            (false, false) => door,
+        };
+        self.flood = Some(Flood { rows: came as f64 * (rows as f64 / jobs as f64) / nanos as f64, door });
+    }
+
+    /// The flood that goes on.
+    pub fn flood(&self) -> Option<Flood> {
+        self.flood
+    }
+
     /// Takes in that a batch of `rows` rows was taken at `now`, whether it left others behind, and whether the next one has to
     /// wait for runs. `run_ns` is what a run of so many rows takes as far as is known.
     pub fn took(&mut self, rows: usize, now: Moment, left_some: bool, is_held_up: bool, run_ns: impl Fn(usize) -> f64) {
@@ -149,6 +210,8 @@ pub struct Ahead {
     pub is_seen: bool,
     /// When there is room for the next run, as far as one can tell; in the past where there is, or should be.
     pub free_at: Moment,
+    /// The flood that goes on.
+    pub flood: Option<Flood>,
 }
 
 impl Ahead {
@@ -187,6 +250,19 @@ impl Ahead {
         let own = (self.rows % rows + 1).max(self.rows_lately as usize).min(rows);
         let doubt = if self.jobs == 0 { 1.0 } else { DOUBT };
         nanos(self.start_ns(self.rows, rows, now) + self.run_ns(own) * doubt)
+    }
+
+    /// In a flood, how long until a request that has `left` time is better let in than now; `None` where it is now. Others will
+    /// come that fill its run, and have more time: it would be the first to be late where a run takes longer than foreseen,
+    /// and all of a batch that was let in as early as it would be late together. Whoever has time for many runs may wait.
+    pub fn too_early(&self, left: Duration, now: Moment) -> Option<Duration> {
+        let Flood { rows: coming, door } = self.flood.filter(|flood| self.is_seen && flood.rows > 0.0)?;
+        let rows = self.rows_for(left);
+        let (left_ns, run_ns, start_ns) =
+            (left.as_nanos() as f64, self.run_ns(rows), self.start_ns(self.rows, rows, now));
+        let fills_ns = rows as f64 / coming;
+        let window_ns = (2.0 * fills_ns).max(run_ns / 4.0).max(left_ns / 2.0 - run_ns) * door;
+        (left_ns < PATIENT_RUNS * run_ns && start_ns > window_ns).then(|| nanos(start_ns - window_ns))
     }
 
     /// How long a request with `ahead` rows in front of it, that had `time` when it came, waits for its answer, without a

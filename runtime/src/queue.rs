@@ -176,7 +176,7 @@ impl<J: Waiting> Queue<J> {
                     Take::Idle
                 }
                 batch => {
-                    self.note_take(batch.iter().map(J::rows).sum(), now);
+                    self.note_take(batch.len(), batch.iter().map(J::rows).sum(), now);
                     Take::Batch(batch)
                 }
             },

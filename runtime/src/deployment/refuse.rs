@@ -8,7 +8,7 @@ use tiltyard_types::{Error, ErrorKind, Moment, Result};
 
 use super::{Deployment, Identity};
 use crate::cost::Fit;
-use crate::forecast::Ahead;
+use crate::forecast::{Ahead, Flood};
 use crate::job::Job;
 use crate::queue::{Queue, Refused, Unfit, WAIT_MIN, is_too_long};
 use crate::stats::Refusal;
@@ -29,6 +29,10 @@ pub(super) struct Outlook {
     seen: [AtomicU64; 2],
     is_seen: AtomicBool,
     free_at_ns: AtomicU64,
+    /// The bits of floats: rows that come in a nanosecond in a flood, 0 where there is none, and how early the door opens.
+    flood: [AtomicU64; 2],
+    /// Requests that were refused by what is told here, and that the queue has not heard of yet.
+    refused: AtomicUsize,
     /// The queue is full until this moment, in nanoseconds, unless something leaves before; 0 where it is not.
     full_until_ns: AtomicU64,
 }
@@ -45,6 +49,8 @@ impl Outlook {
         self.seen.iter().zip(seen).for_each(|(told, part)| told.store(part.to_bits(), Relaxed));
         self.is_seen.store(ahead.is_seen, Relaxed);
         self.free_at_ns.store(ahead.free_at.as_nanos(), Relaxed);
+        let flood = ahead.flood.map_or([0.0; 2], |flood| [flood.rows, flood.door]);
+        self.flood.iter().zip(flood).for_each(|(told, part)| told.store(part.to_bits(), Relaxed));
         // From then on the queue is worth a sweep.
         let full_until = if queue.is_full() { queue.sweeps_from().as_nanos() } else { 0 };
         self.full_until_ns.store(full_until, Relaxed);
@@ -53,6 +59,7 @@ impl Outlook {
     fn ahead(&self) -> Ahead {
         let floats = |told: &[AtomicU64; 2]| [0, 1].map(|part: usize| f64::from_bits(told[part].load(Relaxed)));
         let ([row_ns, run_ns], [rows_lately, apart]) = (floats(&self.line), floats(&self.seen));
+        let [rows, door] = floats(&self.flood);
         Ahead {
             jobs: self.jobs.load(Relaxed),
             rows: self.rows.load(Relaxed),
@@ -62,7 +69,15 @@ impl Outlook {
             apart,
             is_seen: self.is_seen.load(Relaxed),
             free_at: Moment::from_nanos(self.free_at_ns.load(Relaxed)),
+            flood: (rows > 0.0).then_some(Flood { rows, door }),
         }
+    }
+}
+
+impl Outlook {
+    /// How many requests were refused since this was asked last.
+    pub(super) fn refused(&self) -> usize {
+        self.refused.swap(0, Relaxed)
     }
 }
 
@@ -70,12 +85,26 @@ impl Deployment {
     /// Refuses a request that comes at `now` and has `left` time, by what is known before there is a job: whether the queue
     /// is full, and how long it would wait. Takes no lock; what comes later may still be refused in the queue.
     pub fn foresee(&self, left: Duration, now: Moment) -> Result<()> {
-        if self.outlook.jobs.load(Relaxed) == 0 {
+        let ahead = self.outlook.ahead();
+        if ahead.jobs == 0 && ahead.flood.is_none() {
             return Ok(());
         }
-        let wait = self.outlook.ahead().sure_wait(left, now);
-        if self.policy.levels.len() <= 1 && is_too_long(wait, left) {
-            return Err(self.late(wait, left));
+        let refusal = self.foreseen(&ahead, left, now);
+        if refusal.is_err() {
+            self.outlook.refused.fetch_add(1, Relaxed);
+        }
+        refusal
+    }
+
+    fn foreseen(&self, ahead: &Ahead, left: Duration, now: Moment) -> Result<()> {
+        let wait = ahead.sure_wait(left, now);
+        if self.policy.levels.len() <= 1 {
+            if is_too_long(wait, left) {
+                return Err(self.late(wait, left));
+            }
+            if let Some(until) = ahead.too_early(left, now) {
+                return Err(self.early(until));
+            }
         }
         if now.as_nanos() < self.outlook.full_until_ns.load(Relaxed) {
             return Err(self.full(self.policy.jobs_max, wait));
@@ -91,6 +120,7 @@ impl Deployment {
                 let left = job.demand.deadline.map_or(Duration::ZERO, |deadline| deadline - job.enqueued);
                 (self.late(wait, left), job)
             }
+            Unfit::Early(job, until) => (self.early(until), job),
             Unfit::Refused(Refused::Full(job)) => {
                 let wait = self.predicted_wait(job.enqueued).unwrap_or(COME_AGAIN);
                 (self.full(self.policy.jobs_max_at(job.demand.priority), wait), job)
@@ -147,6 +177,15 @@ impl Deployment {
         let message =
             format!("the predicted wait for model {model:?} is {wait:.0?}, and the request has {left:.0?} left");
         overloaded(message, wait)
+    }
+
+    fn early(&self, until: Duration) -> Error {
+        self.stats.refused(Refusal::PredictedWait);
+        let model = &self.identity.model;
+        let message = format!(
+            "many times more requests come for model {model:?} than it can answer: the next run takes those who come in {until:.0?}"
+        );
+        overloaded(message, until)
     }
 
     fn full(&self, jobs_max: usize, wait: Duration) -> Error {

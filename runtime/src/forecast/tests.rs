@@ -9,7 +9,17 @@ const FIT: Fit = Fit { row_ns: 1e6, run_ns: 1e7 };
 
 fn ahead(jobs: usize, rows: usize, rows_max: usize, runs_max: usize) -> Ahead {
     let (line, apart) = (Some(FIT), 1.0 / runs_max as f64);
-    Ahead { jobs, rows, rows_max, rows_lately: 1.0, line, apart, is_seen: false, free_at: Moment::default() }
+    Ahead {
+        jobs,
+        rows,
+        rows_max,
+        rows_lately: 1.0,
+        line,
+        apart,
+        is_seen: false,
+        free_at: Moment::default(),
+        flood: None,
+    }
 }
 
 fn at(ms: u64) -> Moment {

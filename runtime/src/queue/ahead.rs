@@ -12,6 +12,14 @@ impl<J: Waiting> Queue<J> {
         (self.fit, self.shares) = (fit, shares);
     }
 
+    /// Takes in that so many requests came that never reached the queue.
+    pub fn note_came(&mut self, jobs: usize) {
+        self.pace.came(jobs);
+        if jobs > 0 {
+            self.pace.was_early();
+        }
+    }
+
     /// What waits at `now`, and what runs take.
     pub fn ahead(&self, now: Moment) -> Ahead {
         let runs_max = self.policy.runs_max.max(1);
@@ -30,7 +38,17 @@ impl<J: Waiting> Queue<J> {
         // Those who wait may be of kinds that do not join: more than twice what did is not to be expected.
         let rows_max = pace.joined().map_or(rows_of_jobs, |joined| rows_of_jobs.min((joined * 2.0) as usize)).max(1);
         let is_seen = slower.is_some();
-        Ahead { jobs: self.jobs, rows: self.rows, rows_max, rows_lately: pace.rows(), line, apart, is_seen, free_at }
+        Ahead {
+            jobs: self.jobs,
+            rows: self.rows,
+            rows_max,
+            rows_lately: pace.rows(),
+            line,
+            apart,
+            is_seen,
+            free_at,
+            flood: pace.flood(),
+        }
     }
 
     /// Whether nothing runs, nor has for so long that what was seen tells nothing any more.
@@ -39,11 +57,12 @@ impl<J: Waiting> Queue<J> {
     }
 
     /// Takes in a batch that leaves now, and runs from here on.
-    pub(super) fn note_take(&mut self, rows: usize, now: Moment) {
+    pub(super) fn note_take(&mut self, jobs: usize, rows: usize, now: Moment) {
         if self.is_rested(now) {
             self.pace = Pace::default();
         }
         self.running += 1;
+        self.pace.gauge(jobs, rows, self.jobs > 0, now);
         let is_held_up = self.jobs > 0 || self.running >= self.policy.runs_max;
         // Lines are of rows as they run.
         let (fit, slower) = (self.fit, self.pace.slower().unwrap_or(1.0));

@@ -25,12 +25,15 @@ pub enum Unfit<J> {
     Refused(Refused<J>),
     /// It would wait about this long, which is surely longer than it has.
     Late(J, Duration),
+    /// In a flood, those who come after this long have more time left when the next run begins, and will fill it.
+    Early(J, Duration),
 }
 
 impl<J: Waiting> Queue<J> {
     /// Takes a job into the queue that would not surely be late, if need be in the place of such as nobody waits for any
     /// more, or will when they are done: these are moved to `dead`. Says whether a further worker is of use.
     pub fn admit(&mut self, job: J, now: Moment, dead: &mut Vec<J>) -> Result<bool, Unfit<J>> {
+        self.pace.came(1);
         // Where there are levels, nobody knows how many are before it.
         if let Some(deadline) = job.deadline().filter(|_| self.lanes.len() == 1) {
             let left = deadline - now;
@@ -43,6 +46,10 @@ impl<J: Waiting> Queue<J> {
             if is_late(&ahead) {
                 let wait = ahead.wait(now).unwrap_or_default().max(ahead.sure_wait(left, now));
                 return Err(Unfit::Late(job, wait));
+            }
+            if let Some(until) = ahead.too_early(left, now) {
+                self.pace.was_early();
+                return Err(Unfit::Early(job, until));
             }
         }
         match self.enqueue(job, now) {
