@@ -158,7 +158,7 @@ def measure(servers):
     servers["with"].signal(signal.SIGSTOP)
     most = servers["without"].load("--concurrency", "16")
     rate = round(LOAD * most["requests_per_second"])
-    print(f"closed loop {most['per_second']:.0f} requests/s, open loop at {rate}/s, {ROUNDS} rounds of {SECONDS} s each")
+    print(f"closed loop {most['requests_per_second']:.0f} requests/s, open loop at {rate}/s, {ROUNDS} rounds of {SECONDS} s each")
     found = {name: [] for name in servers}
     for number in range(ROUNDS):
         for name in random.sample(sorted(servers), 2):

@@ -21,6 +21,7 @@ use tiltyard_server::locks::certificate::ClientCertificate;
 use tiltyard_server::locks::jwks::Keys;
 use tiltyard_server::locks::jwt::{self, Expected};
 use tiltyard_server::locks::list::List;
+use tiltyard_server::rollouts::feedback::line;
 use tiltyard_types::json::{NonFinite, Reader, read_data, read_tensor, write_data};
 
 /// A reader of bytes from outside.
@@ -45,6 +46,7 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "token", read: web_token, is_served: false },
     Decoder { name: "certificate", read: client_certificate, is_served: false },
     Decoder { name: "log", read: log_lines, is_served: false },
+    Decoder { name: "feedback", read: feedback_line, is_served: false },
     Decoder { name: "rest", read: rest_infer, is_served: true },
     Decoder { name: "score", read: score_rows, is_served: true },
     Decoder { name: "grpc", read: grpc_infer, is_served: true },
@@ -79,6 +81,11 @@ fn config_pbtxt(data: &[u8]) {
 
 fn onnx_facts(data: &[u8]) {
     drop(onnx::Graph::read(&Bytes::copy_from_slice(data)));
+}
+
+/// What is said of a row.
+fn feedback_line(data: &[u8]) {
+    drop(line::read(data, 1_800_000_000_000));
 }
 
 /// The list of who may do what.

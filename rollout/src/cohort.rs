@@ -20,14 +20,20 @@ pub struct Cohort {
     units_max: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Unit {
     exposed_ms: u64,
     share: Share,
     is_challengers: bool,
     covariate: f64,
-    /// (when it was observed, what it was)
-    label: Option<(u64, f64)>,
+    rows: Box<[Option<Told>]>,
+}
+
+/// What was last observed of a row: its outcome, or that there is none after all.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    observed_ms: u64,
+    value: Option<f64>,
 }
 
 /// What became of a label.
@@ -37,49 +43,55 @@ pub enum Joined {
     Counts,
     /// One that was observed later is there already.
     Older,
-    /// It was observed after the unit's horizon, or before its exposure.
+    /// It was observed after the unit's horizon.
     OutOfTime,
-    /// No unit of that name waits: never exposed, matured, or there was no room.
+    /// No such row waits: never exposed, matured, or there was no room.
     Unknown,
 }
 
 impl Cohort {
-    /// For the labels of `primary`, with room for `units_max` units that wait (about 100 bytes each).
+    /// For the labels of `primary`, with room for `units_max` units that wait (about 150 bytes each, and 32 for each row).
     pub fn new(primary: &Primary, units_max: usize) -> Cohort {
         let Primary { horizon_ms, missing, .. } = *primary;
         Cohort { horizon_ms, missing, waiting: VecDeque::new(), units: BTreeMap::new(), units_max }
     }
 
-    /// A unit was answered at `now_ms`. Its first exposure counts; `covariate` was known before (such as the champion's
-    /// own prediction), 0 where there is none. False where it does not count: seen before, or no room.
-    pub fn expose(&mut self, key: u64, now_ms: u64, share: Share, is_challengers: bool, covariate: f64) -> bool {
+    /// A unit of so many rows was answered at `now_ms`. Its first exposure counts; `covariate` was known before (such as the
+    /// champion's own prediction), 0 where there is none. False where it does not count: seen before, or no room.
+    pub fn expose(
+        &mut self,
+        key: u64,
+        rows: usize,
+        now_ms: u64,
+        share: Share,
+        is_challengers: bool,
+        covariate: f64,
+    ) -> bool {
         let counts = self.units.len() < self.units_max && !self.units.contains_key(&key);
         if counts {
             // In order, whatever clocks do: who comes late in line matures with those before.
             let last = self.waiting.back().and_then(|key| self.units.get(key)).map_or(0, |unit| unit.exposed_ms);
             let exposed_ms = now_ms.max(last);
-            self.units.insert(key, Unit { exposed_ms, share, is_challengers, covariate, label: None });
+            let rows = vec![None; rows].into_boxed_slice();
+            self.units.insert(key, Unit { exposed_ms, share, is_challengers, covariate, rows });
             self.waiting.push_back(key);
         }
         counts
     }
 
-    /// A label, observed at `observed_ms`. A doubled one changes nothing, a later one corrects.
-    pub fn label(&mut self, key: u64, observed_ms: u64, value: f64) -> Joined {
+    /// A row's outcome, or that it has none after all, as it was at `observed_ms`. A doubled one changes nothing, a later one
+    /// corrects. What was observed before the exposure counts too: clocks differ, and it was known at the horizon.
+    pub fn label(&mut self, key: u64, row: usize, observed_ms: u64, value: Option<f64>) -> Joined {
         let Some(unit) = self.units.get_mut(&key) else { return Joined::Unknown };
-        if !(unit.exposed_ms..=unit.exposed_ms.saturating_add(self.horizon_ms)).contains(&observed_ms) {
+        let Some(told) = unit.rows.get_mut(row) else { return Joined::Unknown };
+        if observed_ms > unit.exposed_ms.saturating_add(self.horizon_ms) {
             return Joined::OutOfTime;
         }
-        if unit.label.is_some_and(|(held_ms, _)| held_ms > observed_ms) {
+        if told.is_some_and(|held| held.observed_ms > observed_ms) {
             return Joined::Older;
         }
-        unit.label = Some((observed_ms, value));
+        *told = Some(Told { observed_ms, value });
         Joined::Counts
-    }
-
-    /// Takes a label back. False where there is none, or it has matured.
-    pub fn withdraw(&mut self, key: u64) -> bool {
-        self.units.get_mut(&key).is_some_and(|unit| unit.label.take().is_some())
     }
 
     /// Units that wait.
@@ -87,28 +99,40 @@ impl Cohort {
         self.waiting.len()
     }
 
-    /// The units that have reached their horizon since the last call, by share.
+    /// The units that have reached their horizon since the last call, by share. A unit's outcome is the mean of its rows'.
     pub fn mature(&mut self, now_ms: u64) -> Vec<Matured> {
         let mut by_share: BTreeMap<Share, Matured> = BTreeMap::new();
         while let Some(&key) = self.waiting.front() {
-            let Some(&unit) = self.units.get(&key) else { break };
+            let Some(unit) = self.units.get(&key) else { break };
             if unit.exposed_ms.saturating_add(self.horizon_ms) > now_ms {
                 break;
             }
-            self.waiting.pop_front();
-            self.units.remove(&key);
+            let (has_label, outcome) = unit.outcome(self.missing);
+            let (arm, covariate) = (usize::from(unit.is_challengers), unit.covariate);
             let empty = Matured { share: unit.share, outcomes: [Outcomes::default(); 2], arrived: [0; 2] };
             let matured = by_share.entry(unit.share).or_insert(empty);
-            let arm = usize::from(unit.is_challengers);
-            matured.arrived[arm] += u64::from(unit.label.is_some());
-            match (unit.label, self.missing) {
-                (Some((_, value)), _) | (None, Missing::Value(value)) => {
-                    matured.outcomes[arm].add(value, unit.covariate);
-                }
-                (None, Missing::Exclude) => {}
+            matured.arrived[arm] += u64::from(has_label);
+            if let Some(outcome) = outcome {
+                matured.outcomes[arm].add(outcome, covariate);
             }
+            self.waiting.pop_front();
+            self.units.remove(&key);
         }
         by_share.into_values().collect()
+    }
+}
+
+impl Unit {
+    /// Whether any of its rows has a label, and the mean outcome of those that count.
+    fn outcome(&self, missing: Missing) -> (bool, Option<f64>) {
+        let told = |row: &Option<Told>| row.and_then(|told| told.value);
+        let has_label = self.rows.iter().any(|row| told(row).is_some());
+        let counts = |row: &Option<Told>| match (told(row), missing) {
+            (Some(value), _) | (None, Missing::Value(value)) => Some(value),
+            (None, Missing::Exclude) => None,
+        };
+        let (sum, n) = self.rows.iter().filter_map(counts).fold((0.0, 0u32), |(sum, n), value| (sum + value, n + 1));
+        (has_label, (n > 0).then(|| sum / f64::from(n)))
     }
 }
 
@@ -120,6 +144,11 @@ impl Arrival {
     /// Takes in labels that arrived in time.
     pub fn add(&mut self, share: Share, arrived: Arms) {
         self.0.add(share, arrived);
+    }
+
+    /// By arm, so far.
+    pub fn total(&self) -> Arms {
+        self.0.total()
     }
 
     /// The evidence that they do not arrive alike.
@@ -146,11 +175,16 @@ pub fn design(primary: &Primary) -> (Design, Option<&'static str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Gain;
 
     fn primary() -> Primary {
         Primary {
             metric: "default_90d".into(),
             design: Design::Split,
+            gain: Gain::Value,
+            output: None,
+            threshold: None,
+            scale: None,
             label_depends_on_decision: false,
             horizon_ms: 100,
             missing: Missing::Value(0.0),
@@ -167,31 +201,31 @@ mod tests {
     #[test]
     fn units_count_when_they_are_old_enough_and_then_once() {
         let mut cohort = Cohort::new(&primary(), 10);
-        assert!(cohort.expose(1, 0, half(), true, 0.5));
-        assert!(!cohort.expose(1, 5, half(), true, 0.5), "the first exposure counts");
-        assert!(cohort.expose(2, 10, Share::of(10_000), false, 0.0));
-        assert_eq!(cohort.label(1, 40, 1.0), Joined::Counts);
+        assert!(cohort.expose(1, 1, 0, half(), true, 0.5));
+        assert!(!cohort.expose(1, 1, 5, half(), true, 0.5), "the first exposure counts");
+        assert!(cohort.expose(2, 1, 10, Share::of(10_000), false, 0.0));
+        assert_eq!(cohort.label(1, 0, 40, Some(1.0)), Joined::Counts);
         assert_eq!(cohort.mature(99), []);
         let matured = cohort.mature(100);
         let mut outcomes = Outcomes::default();
         outcomes.add(1.0, 0.5);
         let expected = Matured { share: half(), outcomes: [Outcomes::default(), outcomes], arrived: [0, 1] };
         assert_eq!(matured, [expected]);
-        assert_eq!(cohort.label(1, 60, 0.0), Joined::Unknown, "it has counted already");
+        assert_eq!(cohort.label(1, 0, 60, Some(0.0)), Joined::Unknown, "it has counted already");
         assert_eq!((cohort.waiting(), cohort.mature(1_000)[0].outcomes[0].n, cohort.waiting()), (1, 1, 0));
     }
 
     #[test]
     fn the_last_label_within_the_horizon_counts_whenever_it_is_told() {
         let mut cohort = Cohort::new(&primary(), 10);
-        cohort.expose(7, 1_000, half(), false, 0.0);
-        assert_eq!(cohort.label(7, 1_060, 1.0), Joined::Counts);
-        assert_eq!(cohort.label(7, 1_060, 1.0), Joined::Counts, "doubled");
-        assert_eq!(cohort.label(7, 1_050, 9.0), Joined::Older, "told late, observed before");
-        assert_eq!(cohort.label(7, 1_070, 3.0), Joined::Counts, "corrected");
-        assert_eq!(cohort.label(7, 1_101, 5.0), Joined::OutOfTime);
-        assert_eq!(cohort.label(7, 999, 5.0), Joined::OutOfTime);
-        assert_eq!(cohort.label(8, 1_000, 5.0), Joined::Unknown);
+        cohort.expose(7, 1, 1_000, half(), false, 0.0);
+        assert_eq!(cohort.label(7, 0, 900, Some(2.0)), Joined::Counts, "by another clock, or known before");
+        assert_eq!(cohort.label(7, 0, 1_060, Some(1.0)), Joined::Counts);
+        assert_eq!(cohort.label(7, 0, 1_060, Some(1.0)), Joined::Counts, "doubled");
+        assert_eq!(cohort.label(7, 0, 1_050, Some(9.0)), Joined::Older, "told late, observed before");
+        assert_eq!(cohort.label(7, 0, 1_070, Some(3.0)), Joined::Counts, "corrected");
+        assert_eq!(cohort.label(7, 0, 1_101, Some(5.0)), Joined::OutOfTime);
+        assert_eq!(cohort.label(8, 0, 1_000, Some(5.0)), Joined::Unknown);
         assert_eq!(cohort.mature(5_000)[0].outcomes[0].y.value(), 3.0);
     }
 
@@ -199,9 +233,10 @@ mod tests {
     fn who_has_no_label_counts_as_declared() {
         let matured = |missing| {
             let mut cohort = Cohort::new(&Primary { missing, ..primary() }, 10);
-            cohort.expose(1, 0, half(), true, 0.0);
-            cohort.label(1, 1, 1.0);
-            assert!(cohort.withdraw(1) && !cohort.withdraw(1));
+            cohort.expose(1, 1, 0, half(), true, 0.0);
+            cohort.label(1, 0, 1, Some(1.0));
+            assert_eq!(cohort.label(1, 0, 3, None), Joined::Counts, "withdrawn");
+            assert_eq!(cohort.label(1, 0, 2, Some(1.0)), Joined::Older, "what was withdrawn later stays so");
             let [matured] = cohort.mature(100)[..] else { panic!("one share") };
             (matured.outcomes[1].n, matured.outcomes[1].y.value(), matured.arrived)
         };
@@ -210,11 +245,26 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_of_several_rows_counts_once_with_their_mean() {
+        let matured = |missing| {
+            let mut cohort = Cohort::new(&Primary { missing, ..primary() }, 10);
+            cohort.expose(1, 4, 0, half(), false, 0.0);
+            cohort.label(1, 0, 5, Some(1.0));
+            cohort.label(1, 2, 6, Some(0.5));
+            assert_eq!(cohort.label(1, 4, 6, Some(0.5)), Joined::Unknown);
+            let [matured] = cohort.mature(100)[..] else { panic!("one share") };
+            (matured.outcomes[0].n, matured.outcomes[0].y.value(), matured.arrived)
+        };
+        assert_eq!(matured(Missing::Exclude), (1, 0.75, [1, 0]));
+        assert_eq!(matured(Missing::Value(0.0)), (1, 0.375, [1, 0]));
+    }
+
+    #[test]
     fn memory_has_a_bound() {
         let mut cohort = Cohort::new(&primary(), 2);
-        assert_eq!([1, 2, 3].map(|key| cohort.expose(key, 0, half(), true, 0.0)), [true, true, false]);
+        assert_eq!([1, 2, 3].map(|key| cohort.expose(key, 1, 0, half(), true, 0.0)), [true, true, false]);
         cohort.mature(100);
-        assert!(cohort.expose(3, 100, half(), true, 0.0));
+        assert!(cohort.expose(3, 1, 100, half(), true, 0.0));
     }
 
     #[test]

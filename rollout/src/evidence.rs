@@ -337,7 +337,9 @@ impl Block {
 }
 
 impl Labels {
-    fn merge(self, other: Labels) -> Labels {
+    /// Both together.
+    #[must_use]
+    pub fn merge(self, other: Labels) -> Labels {
         let mut by_share = BTreeMap::new();
         for matured in self.matured.into_iter().chain(other.matured) {
             let held = by_share.entry(matured.share).or_insert(Matured {

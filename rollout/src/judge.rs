@@ -220,6 +220,11 @@ impl Judge {
         self.scales.paired()
     }
 
+    /// Units by arm whose labels had come when they were old enough.
+    pub fn labelled(&self) -> Arms {
+        self.scales.labelled()
+    }
+
     /// ln E of each output distribution against "both arms answer alike".
     pub fn shifts(&self) -> BTreeMap<String, f64> {
         self.scales.shifts()

@@ -241,6 +241,18 @@ pub struct Primary {
     pub metric: String,
     /// How the arms are to be compared.
     pub design: Design,
+    /// How an outcome is made of what was answered and of the label that comes later.
+    #[serde(default, skip_serializing_if = "Gain::is_value")]
+    pub gain: Gain,
+    /// The output that the label is held against; `None`: the model's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// From this on, an answer that is one fraction says class 1, and below it class 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// An error of the answer's number counts as this where it is larger, in the label's unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
     /// Whether what the model says changes the label itself (a blocked payment is never seen to be fraud). No default:
     /// somebody must have thought of it. Where it is true, only a split of live traffic decides.
     pub label_depends_on_decision: bool,
@@ -256,6 +268,31 @@ pub struct Primary {
     pub least_gain: Option<f64>,
     /// t*: the number of matured units at which the interval is to be narrowest.
     pub planned_units: u64,
+}
+
+/// What an outcome is. More is better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gain {
+    /// The label itself: what was earned, whether it was clicked.
+    #[default]
+    Value,
+    /// 1 where the class that was answered is the label, and 0 where it is not.
+    Accuracy,
+    /// −|answer − label|, at least −scale.
+    AbsoluteError,
+    /// −(answer − label)², at least −scale².
+    SquaredError,
+}
+
+impl Gain {
+    fn is_value(&self) -> bool {
+        *self == Gain::Value
+    }
+
+    fn is_error(self) -> bool {
+        matches!(self, Gain::AbsoluteError | Gain::SquaredError)
+    }
 }
 
 /// How arms are compared by outcome.
@@ -453,10 +490,34 @@ impl Policy {
             let is_good = value.is_none_or(|value| value.is_finite() && value >= 0.0);
             check(is_good, format!("policy.primary.{key} is {value:?}: expected a number of 0 or more"))?;
         }
+        primary.validate_gain()?;
         match primary.missing {
             Missing::Value(value) => check(value.is_finite(), "policy.primary.missing is not a finite number"),
             Missing::Exclude => Ok(()),
         }
+    }
+}
+
+impl Primary {
+    fn validate_gain(&self) -> Result<()> {
+        let Primary { gain, output, threshold, scale, .. } = self;
+        let is_set = output.is_some() || threshold.is_some() || scale.is_some();
+        check(
+            *gain != Gain::Value || !is_set,
+            "policy.primary has an output, a threshold or a scale, and its gain is the label itself: expected gain = \"accuracy\", \
+             \"absolute_error\" or \"squared_error\"",
+        )?;
+        check(
+            threshold.is_none_or(|threshold| *gain == Gain::Accuracy && threshold.is_finite()),
+            format!("policy.primary.threshold is {threshold:?}: expected a number, and gain = \"accuracy\""),
+        )?;
+        check(
+            gain.is_error() == scale.is_some() && scale.is_none_or(|scale| scale > 0.0 && scale.is_finite()),
+            format!(
+                "policy.primary.scale is {scale:?}: expected the largest error that counts, in the label's unit, where the gain is an \
+                 error, and none elsewhere"
+            ),
+        )
     }
 }
 

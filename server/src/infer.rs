@@ -22,6 +22,7 @@ use crate::catalog::Catalog;
 use crate::clients::{Asker, Clients};
 use crate::logs::Seldom;
 use crate::reload::Live;
+use crate::rollouts::feedback::notes::{Asked, key_of_parameters};
 use crate::route::{Choice, Pick};
 use crate::shadow::Shadows;
 use crate::shadow::sample::Sample;
@@ -135,7 +136,7 @@ impl Inference {
         let mut watch = Watch { choice: &choice, accepted, request, done: false };
         let answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;
         match &answered {
-            Ok((answer, _)) => watch.succeeded(answer),
+            Ok((answer, wanted)) => watch.succeeded(answer, wanted),
             Err(error) => watch.failed(error),
         }
         drop(watch);
@@ -241,12 +242,18 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn succeeded(&mut self, answer: &Answer) {
+    fn succeeded(&mut self, answer: &Answer, wanted: &[usize]) {
         self.done = true;
         let (now, requests) = (clock::now(), &self.choice.arm.requests);
         requests.succeeded(answer.rows, answer.queue, answer.times, now - self.accepted.at, self.accepted.unix_ms);
         if let Some((observer, side, key)) = self.choice.observed() {
             observer.answered(side, key, answer, now);
+            if let Some(notes) = &observer.notes {
+                let Accepted { id, unix_ms: at_ms, .. } = self.accepted;
+                let named = self.choice.row_key.or_else(|| key_of_parameters(&self.request.parameters));
+                let asked = Asked { id, at_ms, key: named, unit: key, side };
+                notes.note(&asked, &self.choice.arm.deployment, answer, wanted);
+            }
         }
     }
 

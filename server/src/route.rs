@@ -19,6 +19,7 @@ use tiltyard_types::{Error, ErrorKind, InferRequest, RequestId, Result};
 use crate::arm::Arm;
 use crate::catalog::{Model, VersionState};
 use crate::config::OnFailure;
+use crate::rollouts::feedback::notes::key_of_head;
 use crate::rollouts::observer::{Observer, Side};
 use crate::shadow::SHADOWS_MAX;
 use crate::shadow::lane::{Lane, Watching};
@@ -51,6 +52,8 @@ pub struct Choice {
     /// The arm that the request belongs to, by its place in the plan.
     picked: usize,
     is_open: bool,
+    /// A hash of the client's own name for the request, where labels may come by it.
+    pub(crate) row_key: Option<u128>,
 }
 
 /// An arm by its place in the plan, and the key's name in evidence or why there is none.
@@ -63,7 +66,7 @@ pub struct Pick {
 impl Choice {
     /// Where there is no plan to ask.
     pub fn of(arm: Arc<Arm>) -> Choice {
-        Choice { arm, evidence: None, apart: None, route: None, picked: 0, is_open: false }
+        Choice { arm, evidence: None, apart: None, route: None, picked: 0, is_open: false, row_key: None }
     }
 
     /// Whose inputs, outputs and columns the request is read by: an endpoint's contract is its champion's.
@@ -92,7 +95,8 @@ impl Choice {
     /// Takes what the plan found in the body. Fails where that arm does not answer, nor anybody in its stead.
     pub fn settle(&mut self, pick: Pick) -> Result<()> {
         if let Some(route) = self.route.take() {
-            *self = route.take(pick)?;
+            let row_key = self.row_key.take();
+            *self = Choice { row_key, ..route.take(pick)? };
         }
         Ok(())
     }
@@ -248,14 +252,16 @@ impl Route {
 
     /// Who answers a request, as far as its head tells.
     pub(crate) fn choose(self: &Arc<Self>, asking: &Asking<'_>) -> Result<Choice> {
+        let is_noted = self.observer.as_ref().is_some_and(|observer| observer.notes.is_some());
+        let row_key = if is_noted { key_of_head(asking.headers) } else { None };
         let Some(pick) = self.pick(asking) else {
             // While the champion is out, whoever else is there can say how the body is to be read.
             let champion = self.champion();
             let others = || self.seats().find_map(|found| found.ok().cloned());
             let arm = champion.or_else(|error| others().ok_or(error))?;
-            return Ok(Choice { is_open: true, route: Some(Arc::clone(self)), ..Choice::of(arm) });
+            return Ok(Choice { is_open: true, route: Some(Arc::clone(self)), row_key, ..Choice::of(arm) });
         };
-        Arc::clone(self).take(pick)
+        Ok(Choice { row_key, ..Arc::clone(self).take(pick)? })
     }
 
     /// `None` where the key is in the body.
@@ -302,7 +308,7 @@ impl Route {
         let (arm, stands_in) = self.answering(pick.arm)?;
         let evidence = if stands_in { Err(Apart::StandIn) } else { pick.evidence };
         let (apart, picked) = (evidence.err(), pick.arm);
-        Ok(Choice { arm, evidence: evidence.ok(), apart, route: Some(self), picked, is_open: false })
+        Ok(Choice { arm, evidence: evidence.ok(), apart, route: Some(self), picked, is_open: false, row_key: None })
     }
 
     fn answering(&self, arm: usize) -> Result<(Arc<Arm>, bool)> {

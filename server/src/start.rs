@@ -148,7 +148,8 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
     let reaper = Reaper::start(Arc::clone(&ledger), Arc::clone(&states)).map_err(text)?;
     let writer =
         Writer::start(plan, plans, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
-    let rollouts = Rollouts::start(state.as_deref(), Hook::of(config)?, &writer, &inference).map_err(text)?;
+    let (state_folder, rows_max) = (state.as_deref(), config.feedback_rows_max);
+    let rollouts = Rollouts::start(state_folder, Hook::of(config)?, &writer, &inference, rows_max).map_err(text)?;
     let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,

@@ -1,5 +1,6 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
+mod feedback;
 mod live;
 mod rollouts;
 mod shadow;
@@ -64,6 +65,7 @@ pub fn render(service: &Service, triton: bool) -> String {
     }
     rollouts::families(&mut page, &service.rollouts.told());
     live::families(&mut page);
+    feedback::families(&mut page, &service.rollouts.feedback);
     if triton {
         triton_names(&mut page, &catalog, &lines);
     }

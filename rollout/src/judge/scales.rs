@@ -156,6 +156,11 @@ impl Scales {
         self.primary.as_ref().map(|outcome| &outcome.paired)
     }
 
+    /// Units by arm that had a label of their own, while both arms had a share.
+    pub(super) fn labelled(&self) -> Arms {
+        self.arrival.total()
+    }
+
     /// Why pairs say nothing of quality, where they were asked to.
     pub(super) fn pairs_refused(&self) -> Option<Reason> {
         let outcome = self.primary.as_ref()?;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::evidence::{Arms, Events, Group, Labels, Matured, Moments, Outcomes, Share};
 use crate::plan::tests::ramp;
-use crate::plan::{Agreement, Comparison, Design, Guardrail, Missing, Primary};
+use crate::plan::{Agreement, Comparison, Design, Gain, Guardrail, Missing, Primary};
 use crate::verify::{Entry, Record, verify};
 
 const MINUTE_MS: u64 = 60_000;
@@ -282,6 +282,10 @@ fn primary(design: Design, label_depends_on_decision: bool) -> Primary {
     Primary {
         metric: "right".into(),
         design,
+        gain: Gain::Value,
+        output: None,
+        threshold: None,
+        scale: None,
         label_depends_on_decision,
         horizon_ms: 1_000,
         missing: Missing::Exclude,

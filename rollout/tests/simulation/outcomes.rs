@@ -4,7 +4,7 @@ use tiltyard_rollout::cohort::Cohort;
 use tiltyard_rollout::evidence::{Moments, Outcomes, Share};
 use tiltyard_rollout::interval::{EmpiricalBernstein, difference};
 use tiltyard_rollout::kernel::ln_e_beta;
-use tiltyard_rollout::plan::{Design, Missing, Primary};
+use tiltyard_rollout::plan::{Design, Gain, Missing, Primary};
 
 use super::{Found, lot::Lot, median, play};
 
@@ -73,6 +73,10 @@ pub(crate) fn delayed(runs: u64, matures: bool) -> Found {
     let primary = Primary {
         metric: "default".into(),
         design: Design::Split,
+        gain: Gain::Value,
+        output: None,
+        threshold: None,
+        scale: None,
         label_depends_on_decision: true,
         horizon_ms: if matures { 14 * DAY_MS } else { 0 },
         missing: Missing::Value(0.0),
@@ -94,8 +98,8 @@ pub(crate) fn delayed(runs: u64, matures: bool) -> Found {
         let mut arms = [Outcomes::default(); 2];
         if matures {
             for (key, &(exposed, is_challengers, arrives)) in units.iter().enumerate() {
-                cohort.expose(key as u64, exposed, Share::of(HALF), is_challengers, 0.0);
-                arrives.map(|arrives| cohort.label(key as u64, arrives, 1.0));
+                cohort.expose(key as u64, 1, exposed, Share::of(HALF), is_challengers, 0.0);
+                arrives.map(|arrives| cohort.label(key as u64, 0, arrives, Some(1.0)));
             }
         }
         (1..=56u64).find_map(|look| {

@@ -11,6 +11,7 @@ mod credentials;
 mod endpoints;
 mod engine;
 pub mod exit;
+mod feedback;
 mod models;
 mod output;
 mod predict;
@@ -53,6 +54,7 @@ Examples:
   tiltyard engine install onnxruntime           bring the faster engine
   tiltyard backtest --rows history.csv …        two versions on rows whose labels are known
   tiltyard rollout plan --preview --rate 100    how long it takes to judge a challenger
+  tiltyard feedback labels.csv --endpoint risk  say what became of rows that were answered
   tiltyard token new app scorer:risk            a token for a caller of one model
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
@@ -96,6 +98,7 @@ fn command() -> Command {
         .subcommand(rollback::command())
         .subcommand(rollout::command())
         .subcommand(backtest::command())
+        .subcommand(feedback::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
@@ -150,6 +153,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("rollback", matches)) => rollback::run(matches).map(done),
         Some(("rollout", matches)) => rollout::run(matches).map(done),
         Some(("backtest", matches)) => backtest::run(matches).map(Into::into),
+        Some(("feedback", matches)) => feedback::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
         Some(("engine", matches)) => engine::run(matches).map(done),
@@ -230,6 +234,7 @@ mod tests {
         check("tiltyard rollback risk --to 3 --output json", "rollback json");
         check("tiltyard endpoints", "endpoints");
         check("tiltyard endpoints remove risk", "endpoints");
+        check("tiltyard feedback labels.csv --endpoint risk --output json", "feedback json");
         check("tiltyard rollout assign risk --key k --file risk.toml", "rollout");
         check("tiltyard models --server https://h --token-file t --ca c --output json", "models json");
     }
@@ -261,5 +266,6 @@ mod tests {
         check("tiltyard apply", "MissingRequiredArgument");
         check("tiltyard rollback risk --to latest", "ValueValidation");
         check("tiltyard rollout assign risk", "MissingRequiredArgument");
+        check("tiltyard feedback", "MissingRequiredArgument");
     }
 }

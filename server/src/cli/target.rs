@@ -44,6 +44,21 @@ impl Target for Local {
 /// Asks for the body of a good answer. Any other answer is a failure with the server's reason.
 pub(crate) fn ask(target: &dyn Target, method: &str, path: &str, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
     let (status, body) = target.call(method, path, body)?;
+    good(status, body)
+}
+
+/// Posts a body with these headers to a server, and asks for the body of a good answer.
+pub(crate) fn ask_as(
+    http: &Http,
+    path: &str,
+    headers: &[(&str, Option<&str>)],
+    body: Vec<u8>,
+) -> Result<Vec<u8>, Failure> {
+    let (status, body) = http.post(path, headers, &body)?;
+    good(status, body)
+}
+
+fn good(status: u16, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
     match status {
         200..=299 => Ok(body),
         401 | 403 => Err(Failure::refused(reason(status, &body))),
@@ -96,9 +111,20 @@ impl Http {
     }
 }
 
-impl Target for Http {
-    fn call(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Vec<u8>), Failure> {
-        let url = format!("{}{path}", self.address);
+impl Http {
+    fn post(&self, path: &str, headers: &[(&str, Option<&str>)], body: &[u8]) -> Result<(u16, Vec<u8>), Failure> {
+        let given = headers.iter().filter_map(|&(name, value)| Some((name, value?)));
+        let request = given.fold(self.agent.post(format!("{}{path}", self.address)), |request, (name, value)| {
+            request.header(name, value)
+        });
+        self.answer(with(request, self.authorized()).send(body))
+    }
+
+    fn authorized(&self) -> Option<(&str, &str)> {
+        self.authorization.as_deref().map(|value| ("authorization", value))
+    }
+
+    fn answer(&self, answered: Result<http::Response<ureq::Body>, ureq::Error>) -> Result<(u16, Vec<u8>), Failure> {
         let silent = |error: ureq::Error| {
             Failure::unreachable(format!(
                 "no answer from {}: {}; is a server running there? `tiltyard serve` starts one, --server URL and \
@@ -107,16 +133,21 @@ impl Target for Http {
                 plain(&error)
             ))
         };
-        let authorization = self.authorization.as_deref().map(|value| ("authorization", value));
-        let request = match method {
+        let mut response = answered.map_err(silent)?;
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(silent)?;
+        Ok((response.status().as_u16(), body))
+    }
+}
+
+impl Target for Http {
+    fn call(&self, method: &str, path: &str, body: Vec<u8>) -> Result<(u16, Vec<u8>), Failure> {
+        let (url, authorization) = (format!("{}{path}", self.address), self.authorized());
+        self.answer(match method {
             "GET" => with(self.agent.get(&url), authorization).call(),
             "DELETE" => with(self.agent.delete(&url), authorization).call(),
             "PUT" => with(self.agent.put(&url), authorization).content_type("application/json").send(&body),
-            _ => with(self.agent.post(&url), authorization).content_type("application/json").send(&body),
-        };
-        let mut response = request.map_err(silent)?;
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(silent)?;
-        Ok((response.status().as_u16(), body))
+            _ => return self.post(path, &[("content-type", Some("application/json"))], &body),
+        })
     }
 }
 

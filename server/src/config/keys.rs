@@ -237,6 +237,9 @@ keys! {
         client_key: ClientKey = CLIENT_KEY, Text("address"),
             "What tells clients apart for client_rate: the address they come from (over IPv6 its first 64 bits), or the \
              value of a header. Take a header only where a proxy sets it or checks it: clients write what they like.";
+        feedback_rows_max: usize = COUNT, Text("250000"),
+            "Rows of each rollout that wait for their labels, at some 400 bytes each; none take memory where no rollout is \
+             decided by labels. Rows for which there is no room are no evidence of quality, and counted.";
         connections_max: usize = COUNT, Text("10000"),
             "The most open connections.";
         header_timeout: Duration = DURATION_ABOVE_ZERO, Text("10s"),

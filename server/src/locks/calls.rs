@@ -53,6 +53,8 @@ pub enum Call<'a> {
     See(&'a str),
     /// Ask one model.
     Score(&'a str),
+    /// Say what became of rows that models answered: of which, is asked again with [`Call::Score`].
+    Feedback,
     /// Load or unload one model.
     Deploy(&'a str),
     /// Say which versions answer for one name.
@@ -74,7 +76,7 @@ impl<'a> Call<'a> {
             Call::Health | Call::Server => &[Viewer, Scorer, Deployer, Approver, Admin],
             Call::Metrics | Call::Docs | Call::SeeAll | Call::SeeSettings => &[Viewer, Deployer, Approver, Admin],
             Call::See(_) => &[Viewer, Scorer, Deployer, Approver, Admin],
-            Call::Score(_) => &[Scorer, Admin],
+            Call::Score(_) | Call::Feedback => &[Scorer, Admin],
             Call::Deploy(_) | Call::Plan(_) => &[Deployer, Admin],
             Call::Approve(_) => &[Approver, Admin],
             Call::ChangeSettings => &[Admin],
@@ -87,7 +89,7 @@ impl<'a> Call<'a> {
             Call::See(name) | Call::Score(name) | Call::Deploy(name) | Call::Plan(name) | Call::Approve(name) => {
                 Reach::Model(name)
             }
-            Call::Health | Call::Server => Reach::Nothing,
+            Call::Health | Call::Server | Call::Feedback => Reach::Nothing,
             Call::Metrics | Call::Docs | Call::SeeAll | Call::SeeSettings | Call::ChangeSettings => Reach::Everything,
         }
     }
@@ -99,7 +101,7 @@ impl<'a> Call<'a> {
             Call::Metrics => Some(OpenCall::Metrics),
             Call::Docs => Some(OpenCall::Docs),
             Call::Server | Call::SeeAll | Call::See(_) | Call::Score(_) | Call::Deploy(_) => None,
-            Call::Plan(_) | Call::Approve(_) => None,
+            Call::Plan(_) | Call::Approve(_) | Call::Feedback => None,
             Call::SeeSettings | Call::ChangeSettings => None,
         }
     }
@@ -120,6 +122,7 @@ impl fmt::Display for Call<'_> {
             Call::SeeAll => f.write_str("looking at all models"),
             Call::See(model) => write!(f, "looking at model {model:?}"),
             Call::Score(model) => write!(f, "asking model {model:?}"),
+            Call::Feedback => f.write_str("sending feedback"),
             Call::Deploy(model) => write!(f, "loading or unloading model {model:?}"),
             Call::Plan(endpoint) => write!(f, "changing the plan of endpoint {endpoint:?}"),
             Call::Approve(endpoint) => write!(f, "answering for a gate of endpoint {endpoint:?}"),
@@ -195,7 +198,7 @@ impl Caller {
 mod tests {
     use super::*;
 
-    const CALLS: [Call<'_>; 12] = [
+    const CALLS: [Call<'_>; 13] = [
         Call::Health,
         Call::Metrics,
         Call::Docs,
@@ -203,6 +206,7 @@ mod tests {
         Call::SeeAll,
         Call::See("risk"),
         Call::Score("risk"),
+        Call::Feedback,
         Call::Deploy("risk"),
         Call::Plan("risk"),
         Call::Approve("risk"),
@@ -218,7 +222,7 @@ mod tests {
     /// One letter for each call, in the order of the list; a point for what is refused.
     fn allowed(caller: &Caller) -> String {
         let letter = |(call, letter): (&Call<'_>, char)| if caller.may(*call).is_ok() { letter } else { '.' };
-        CALLS.iter().zip("HMDSAsidpavc".chars()).map(letter).collect()
+        CALLS.iter().zip("HMDSAsifdpavc".chars()).map(letter).collect()
     }
 
     #[test]
@@ -226,18 +230,18 @@ mod tests {
         let check = |role, models: &[&str], expected: &str| {
             assert_eq!(allowed(&caller(role, models)), expected, "{role:?} {models:?}");
         };
-        check(Role::Viewer, &[], "HMDSAs....v.");
-        check(Role::Scorer, &[], "H..S.si.....");
-        check(Role::Deployer, &[], "HMDSAs.dp.v.");
-        check(Role::Approver, &[], "HMDSAs...av.");
-        check(Role::Admin, &[], "HMDSAsidpavc");
-        check(Role::Viewer, &["risk"], "H..S.s......");
-        check(Role::Scorer, &["risk"], "H..S.si.....");
-        check(Role::Scorer, &["ri*"], "H..S.si.....");
-        check(Role::Scorer, &["digits"], "H..S........");
-        check(Role::Deployer, &["digits", "risk"], "H..S.s.dp...");
-        check(Role::Admin, &["risk"], "H..S.sidpa..");
-        assert_eq!(allowed(&Caller { name: "nobody".to_owned(), grants: Vec::new() }), "............");
+        check(Role::Viewer, &[], "HMDSAs.....v.");
+        check(Role::Scorer, &[], "H..S.sif.....");
+        check(Role::Deployer, &[], "HMDSAs..dp.v.");
+        check(Role::Approver, &[], "HMDSAs....av.");
+        check(Role::Admin, &[], "HMDSAsifdpavc");
+        check(Role::Viewer, &["risk"], "H..S.s.......");
+        check(Role::Scorer, &["risk"], "H..S.sif.....");
+        check(Role::Scorer, &["ri*"], "H..S.sif.....");
+        check(Role::Scorer, &["digits"], "H..S...f.....");
+        check(Role::Deployer, &["digits", "risk"], "H..S.s..dp...");
+        check(Role::Admin, &["risk"], "H..S.sifdpa..");
+        assert_eq!(allowed(&Caller { name: "nobody".to_owned(), grants: Vec::new() }), ".............");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tiltyard_types::json::{NonFinite, write_data};
 use tiltyard_types::{DataType, Error, NamedTensor, Result, TensorSpec};
 
 use super::reply::{Reply, failure};
-use super::score;
+use super::{rest, score};
 use crate::arm::Arm;
 use crate::catalog::Catalog;
 use crate::service::Service;
@@ -71,6 +71,7 @@ fn openapi<'a>(all: impl Iterator<Item = Asked<'a>>) -> Value {
                 "tags": [name], "responses": { "200": { "description": "The model's metadata" } } } }),
         );
     }
+    paths.insert("/v1/feedback".into(), json!({ "post": rest::feedback::operation() }));
     json!({
         "openapi": "3.1.0",
         "info": {

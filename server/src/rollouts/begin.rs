@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use tiltyard_rollout::plan::{Agreement, Arm, Comparison, Guardrail, HeaderRule, KeySource, Plan, Policy, Role, Step};
 use tiltyard_types::{Error, Result};
 
+use super::feedback::written::complete;
 use super::gatherer::ERRORS;
 use crate::config::parse_duration;
 use crate::endpoints::file::{Share, explain};
@@ -148,6 +149,9 @@ fn read_policy(mut written: Map<String, Value>, has_shadow: bool) -> Result<Poli
             let text = time.as_str().map_or_else(|| time.to_string(), str::to_owned);
             written.insert(format!("{key}_ms"), time_ms(key, &text)?.into());
         }
+    }
+    if let Some(primary) = written.get_mut("primary") {
+        complete(primary)?;
     }
     let says_guardrails = written.contains_key("guardrails");
     let says_comparisons = written.contains_key("comparisons");

@@ -19,6 +19,7 @@ use tiltyard_rollout::plan::{Arm, Plan, Role};
 use tiltyard_types::{Error, ErrorKind, Moment, Result};
 use tokio::sync::oneshot;
 
+use super::feedback::Feedback;
 use super::hooks::{self, Hooks};
 use super::live::Live;
 use super::record::{Record, Rollout};
@@ -46,6 +47,7 @@ pub(super) struct Driver {
     writer: Writer,
     inference: Arc<Inference>,
     told: Arc<ArcSwap<Told>>,
+    feedback: Arc<Feedback>,
     /// None where the log cannot be read or written.
     record: Option<Record>,
     closed: Option<String>,
@@ -76,7 +78,7 @@ impl Driver {
         hooks: Hooks,
         writer: Writer,
         inference: Arc<Inference>,
-        told: Arc<ArcSwap<Told>>,
+        (told, feedback): (Arc<ArcSwap<Told>>, Arc<Feedback>),
     ) -> Driver {
         let (active, forms) = (BTreeMap::new(), BTreeMap::new());
         let mut driver = Driver {
@@ -85,6 +87,7 @@ impl Driver {
             writer,
             inference,
             told,
+            feedback,
             record: None,
             closed: None,
             retry: Moment::default(),
@@ -158,7 +161,7 @@ impl Driver {
             let current = plans.endpoints.plan(endpoint);
             let goes_on = !judge.state().is_terminal() || current.is_some_and(|current| aim::is_ours(current, judge));
             if goes_on && self.active.get(endpoint).is_none_or(|active| active.id != id) {
-                self.active.insert(endpoint.clone(), Active::new(id, judge, now));
+                self.active.insert(endpoint.clone(), Active::new(id, judge, now, &self.feedback));
             }
             self.forms.insert(id.to_owned(), Arc::new(form::of(id, rollout, form::Beside::default())));
         }
@@ -379,7 +382,7 @@ impl Driver {
         }
         record.start(&id, &plan, clock::unix_ms())?;
         let judge = &record.rollouts().get(&id)?.judge;
-        self.active.insert(endpoint.to_owned(), Active::new(&id, judge, clock::now()));
+        self.active.insert(endpoint.to_owned(), Active::new(&id, judge, clock::now(), &self.feedback));
         tracing::info!(endpoint, rollout = id, by, "a rollout begins");
         let event = Event::Command { time_ms: clock::unix_ms(), by, command: Command::Start };
         self.feed(endpoint, event).map(drop)
@@ -420,7 +423,9 @@ impl Driver {
             self.forms.insert(active.id.clone(), Arc::new(form::of(&active.id, rollout, beside)));
         }
         if let Some(form) = self.forms.get_mut(&active.id) {
-            Arc::make_mut(form)["units_since"] = active.live.units().into();
+            let form = Arc::make_mut(form);
+            form["units_since"] = active.live.units().into();
+            form["labels"] = active.live.desk.as_ref().map_or(Value::Null, |desk| desk.form());
         }
     }
 
@@ -428,6 +433,7 @@ impl Driver {
         for endpoint in self.active.keys().cloned().collect::<Vec<_>>() {
             self.note(&endpoint);
         }
+        self.feedback.show(self.active.values().filter_map(|active| active.live.desk.clone()));
         let mut told = Told { rollouts: self.forms.clone(), closed: self.closed.clone(), ..Told::default() };
         let Some(record) = &self.record else {
             let before = self.told.load();
@@ -454,8 +460,8 @@ impl Driver {
 }
 
 impl Active {
-    fn new(id: &str, judge: &Judge, now: Moment) -> Active {
-        let live = Live::new(judge, now);
+    fn new(id: &str, judge: &Judge, now: Moment, feedback: &Feedback) -> Active {
+        let live = Live::new(judge, now, feedback);
         Active { id: id.to_owned(), live, pending: None, retry: now, trouble: None, asked: BTreeMap::new() }
     }
 }

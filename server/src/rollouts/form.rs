@@ -44,6 +44,7 @@ pub(super) fn of(id: &str, rollout: &Rollout, beside: Beside<'_>) -> Value {
         "guardrails": judge.readings(),
         "comparisons": judge.comparisons(),
         "quality": judge.quality(),
+        "labelled": judge.labelled(),
         "events": events,
         "blocks": judge.blocks(),
         "verdict": last,

@@ -4,7 +4,7 @@
 //! requests stick to arms, and beside that by cause. How long runs take is counted by run, and only among runs of as many rows
 //! after as long a rest: a small arm runs smaller, colder batches, which is not its fault.
 
-mod keys;
+pub(super) mod keys;
 mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};

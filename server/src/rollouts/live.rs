@@ -8,6 +8,7 @@ use tiltyard_rollout::judge::{Judge, Stage, State, Trip};
 use tiltyard_rollout::plan::{KeySource, Role};
 use tiltyard_types::{Digest, Moment};
 
+use super::feedback::{Desk, Feedback};
 use super::gatherer::Gatherer;
 use super::observer::Observer;
 use crate::route::Route;
@@ -35,14 +36,17 @@ pub struct Live {
     has_tripped: bool,
     /// Who competes: the champion and the challenger, as they were first seen.
     compared: Option<[Digest; 2]>,
+    /// Where labels are joined to what was answered, as long as they decide.
+    pub desk: Option<Arc<Desk>>,
 }
 
 impl Live {
     /// Begins to look.
-    pub fn new(judge: &Judge, now: Moment) -> Live {
+    pub fn new(judge: &Judge, now: Moment, feedback: &Feedback) -> Live {
         let gatherer = Gatherer::new(judge.plan().key != KeySource::PerRequest);
         let (observers, compared) = (Vec::new(), None);
-        Live { gatherer, observers, looked: now, harm: 0, unseen: 0, has_tripped: false, compared }
+        let desk = if judge.state().is_terminal() { None } else { feedback.desk(judge.plan()) };
+        Live { gatherer, observers, looked: now, harm: 0, unseen: 0, has_tripped: false, compared, desk }
     }
 
     /// Takes in what was seen under the endpoint's plan, and the ones before it.
@@ -59,9 +63,15 @@ impl Live {
             let (ends, unseen) = observer.take();
             self.gatherer.add(observer.share, &ends);
             self.unseen += unseen;
+            if let (Some(desk), Some(notes)) = (&self.desk, &observer.notes) {
+                desk.expose(observer.share, notes.take());
+            }
             if !is_over {
                 self.observers.push(observer);
             }
+        }
+        if let Some(desk) = &self.desk {
+            desk.mature();
         }
     }
 
@@ -90,6 +100,13 @@ impl Live {
         let mut blocks = self.gatherer.close(judge.blocks() + 1, now_ms, share);
         if let Some(first) = blocks.first_mut() {
             first.pairs = pairs;
+        }
+        if judge.state().is_terminal() {
+            // Nothing is decided by labels any more.
+            self.desk = None;
+        }
+        if let (Some(desk), Some(last)) = (&self.desk, blocks.last_mut()) {
+            desk.hand_over(last);
         }
         blocks
     }

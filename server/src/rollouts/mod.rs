@@ -6,6 +6,7 @@
 pub mod aim;
 pub mod begin;
 mod driver;
+pub mod feedback;
 mod form;
 pub mod gatherer;
 pub mod hooks;
@@ -25,6 +26,7 @@ use tiltyard_rollout::plan::Plan;
 use tiltyard_types::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
+use self::feedback::Feedback;
 use self::hooks::{Hook, Hooks};
 use crate::infer::Inference;
 use crate::state::StateFolder;
@@ -62,24 +64,28 @@ struct Order {
 pub struct Rollouts {
     orders: Option<Sender<Order>>,
     told: Arc<ArcSwap<Told>>,
+    /// What is said of rows that were answered.
+    pub feedback: Arc<Feedback>,
 }
 
 impl Rollouts {
-    /// Starts the thread; its log is in the state folder, without which there are no rollouts. Verdicts are told to `hook`.
+    /// Starts the thread; its log is in the state folder, without which there are no rollouts. Verdicts are told to `hook`. Of each
+    /// rollout, so many rows wait for their labels at most.
     pub fn start(
         state: Option<&StateFolder>,
         hook: Option<Hook>,
         writer: &Writer,
         inference: &Arc<Inference>,
+        feedback_rows_max: usize,
     ) -> io::Result<Rollouts> {
-        let told = Arc::<ArcSwap<Told>>::default();
-        let Some(state) = state else { return Ok(Rollouts { orders: None, told }) };
+        let (told, feedback) = (Arc::<ArcSwap<Told>>::default(), Arc::new(Feedback::new(feedback_rows_max)));
+        let Some(state) = state else { return Ok(Rollouts { orders: None, told, feedback }) };
         let (orders, incoming) = unbounded();
         let hooks = Hooks::start(hook, orders.clone())?;
-        let log = state.path.join("log");
-        let driver = driver::Driver::new(log, hooks, writer.clone(), Arc::clone(inference), Arc::clone(&told));
+        let (log, shown) = (state.path.join("log"), (Arc::clone(&told), Arc::clone(&feedback)));
+        let driver = driver::Driver::new(log, hooks, writer.clone(), Arc::clone(inference), shown);
         thread::Builder::new().name("tiltyard-rollouts".into()).spawn(move || driver.run(&incoming))?;
-        Ok(Rollouts { orders: Some(orders), told })
+        Ok(Rollouts { orders: Some(orders), told, feedback })
     }
 
     /// What is known of them.

@@ -13,6 +13,8 @@ use tiltyard_runtime::job::Answer;
 use tiltyard_types::shard::{SHARDS, shard};
 use tiltyard_types::{Error, ErrorKind, Moment, Tensor};
 
+use super::feedback::notes::Notes;
+
 /// Ends in one list: 1 MiB.
 const ENDS_MAX: usize = 1 << 15;
 
@@ -76,6 +78,8 @@ pub struct Observer {
     pub share: Share,
     /// Whether requests stick to arms by a key: then the key is what counts.
     pub is_keyed: bool,
+    /// What the answers said, where labels decide.
+    pub notes: Option<Notes>,
     champion: usize,
     challenger: usize,
     ends: [Ends; SHARDS],
@@ -114,7 +118,8 @@ impl Observer {
     fn new(plan: &Plan, champion: usize, challenger: usize, weight: u32) -> Observer {
         let is_keyed = plan.key != KeySource::PerRequest;
         let (ends, unseen) = (Default::default(), AtomicU64::new(0));
-        Observer { share: Share::of(weight), is_keyed, champion, challenger, ends, unseen }
+        let share = Share::of(weight);
+        Observer { share, is_keyed, notes: Notes::of(plan, share), champion, challenger, ends, unseen }
     }
 
     /// Whose an arm's requests are; nobody's where it is a shadow.

@@ -11,7 +11,7 @@ use tiltyard_rollout::evidence::{Arms, Block, Labels, Moments, Share};
 use tiltyard_rollout::interval::Interval;
 use tiltyard_rollout::judge::{Event, Judge};
 use tiltyard_rollout::kernel::e_bh;
-use tiltyard_rollout::plan::{Arm, Design, KeySource, MILLION, Missing, Plan, Policy, Primary, Role, Step};
+use tiltyard_rollout::plan::{Arm, Design, Gain, KeySource, MILLION, Missing, Plan, Policy, Primary, Role, Step};
 use tiltyard_rollout::preview::{bounded_labels, paired_labels};
 
 use super::options::Options;
@@ -232,6 +232,10 @@ pub(super) fn plan(options: &Options, versions: [(String, u64); 2]) -> Plan {
     let primary = Primary {
         metric: options.label.clone(),
         design: Design::PairedShadow,
+        gain: Gain::default(),
+        output: None,
+        threshold: None,
+        scale: None,
         label_depends_on_decision: options.depends_on_decision,
         horizon_ms: options.maturity.as_ref().map_or(0, |maturity| maturity.horizon_ms),
         missing: Missing::Exclude,

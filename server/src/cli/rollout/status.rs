@@ -176,6 +176,9 @@ fn told(form: &Value) -> String {
         let (metric, n) = (text(compared, "metric"), &compared["n"]);
         told += &format!("shadow     {metric}: {:.4}, at most {:.4}, of {n} pairs\n", number("mean"), number("upper"));
     }
+    if form["quality"].is_object() {
+        told += &format!("quality    {}\nlabels     {}\n", quality(&form["quality"]), labels(form));
+    }
     for reason in form["verdict"]["reasons"].as_array().map(Vec::as_slice).unwrap_or_default() {
         told += &format!("{}  {}\n", text(&form["verdict"], "decision"), because(reason));
     }
@@ -184,6 +187,46 @@ fn told(form: &Value) -> String {
     }
     if form["went_back_after_promotion"] == true {
         told += "it became worse after its promotion: the champion of before answers again\n";
+    }
+    told
+}
+
+/// What the outcomes show.
+fn quality(form: &Value) -> String {
+    let number = |key: &str| form[key].as_f64().unwrap_or(0.0);
+    let interval = match (form["interval"]["lower"].as_f64(), form["interval"]["upper"].as_f64()) {
+        (Some(lower), Some(upper)) => format!(" ({lower:+.4} to {upper:+.4})"),
+        _ => " (too few to say more)".to_owned(),
+    };
+    let stands = match (form["passes"] == true, form["is_futile"] == true) {
+        (true, _) => "passes",
+        (_, true) => "futile",
+        _ => "not yet",
+    };
+    // Added to zero, zero has no sign.
+    let (metric, n, needed) = (text(form, "metric"), form["n"].as_u64().unwrap_or(0), number("needed") + 0.0);
+    format!(
+        "{metric} gains {:+.4}{interval} over {n} labels; more than {needed:+.4} is needed: {stands}",
+        number("gain")
+    )
+}
+
+/// Whose labels came, and what is waited for.
+fn labels(form: &Value) -> String {
+    let count = |form: &Value| form.as_u64().unwrap_or(0);
+    let arrived = &form["labelled"];
+    let mut told = format!("{} champion, {} challenger", count(&arrived[0]), count(&arrived[1]));
+    let labels = &form["labels"];
+    for (key, words) in [
+        ("units_waiting", "units wait for their horizon"),
+        ("labels_waiting", "labels wait for their prediction"),
+        ("rows_without_room", "rows had no room (feedback_rows_max)"),
+        ("rows_without_output", "rows were answered without the output that is judged"),
+    ] {
+        let count = count(&labels[key]);
+        if count > 0 {
+            told += &format!("; {count} {words}");
+        }
     }
     told
 }
@@ -219,6 +262,9 @@ fn because(reason: &Value) -> String {
         "trip" => format!("it broke: {}", reason["trip"]),
         "sample_ratio" => format!("units do not come as they were dealt: {}", number("units")),
         "regression" => format!("{} became worse since the promotion", text(reason, "metric")),
+        "primary" => quality(reason),
+        "label_arrival" => "labels do not arrive alike for both: the comparison is broken".to_owned(),
+        "pairs_refused" => format!("{}: {}", text(reason, "metric"), text(reason, "why")),
         other => format!("{other} {reason}"),
     }
 }
@@ -253,6 +299,24 @@ mod tests {
              not_yet  gate ada is waited for\n"
         );
         assert_eq!(line(&form), "risk-1 canary(1) at 1%, 990 and 10 units");
+    }
+
+    #[test]
+    fn quality_for_people() {
+        let form = json!({"metric": "right", "n": 2_400, "gain": 0.05, "interval": {"lower": 0.01, "upper": 0.09},
+                          "needed": -0.0, "passes": true, "is_futile": false});
+        assert_eq!(
+            quality(&form),
+            "right gains +0.0500 (+0.0100 to +0.0900) over 2400 labels; more than +0.0000 is needed: passes"
+        );
+        let early = json!({"metric": "right", "n": 3, "gain": -0.5, "interval": null, "needed": -0.01});
+        assert_eq!(
+            quality(&early),
+            "right gains -0.5000 (too few to say more) over 3 labels; more than -0.0100 is needed: not yet"
+        );
+        let form = json!({"labelled": [70, 30], "labels": {"units_waiting": 9, "labels_waiting": 0}});
+        assert_eq!(labels(&form), "70 champion, 30 challenger; 9 units wait for their horizon");
+        assert_eq!(labels(&json!({"labelled": [0, 0], "labels": null})), "0 champion, 0 challenger");
     }
 
     #[test]

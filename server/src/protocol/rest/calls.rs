@@ -32,6 +32,7 @@ fn call<'a>(method: &Method, path: &[&'a str]) -> Option<Call<'a>> {
         ["v2", "health", ..] => Call::Health,
         ["v2"] => Call::Server,
         [] | ["docs", ..] => Call::Docs,
+        ["v1", "feedback"] => Call::Feedback,
         ["v2", "models", "stats"] | ["v2", "repository", "index"] | ["v2", "repository", _, "index"] => Call::SeeAll,
         ["v2", "models", model, rest @ ..] | ["v1", "models", model, rest @ ..] => match rest {
             ["infer" | "score" | "generate" | "generate_stream"] => Call::Score(model),
@@ -69,6 +70,7 @@ mod tests {
         check("POST /v2/models/m/infer", Some(Call::Score("m")));
         check("POST /v2/models/m/versions/1/infer", Some(Call::Score("m")));
         check("POST /v1/models/m/score", Some(Call::Score("m")));
+        check("POST /v1/feedback", Some(Call::Feedback));
         check("GET /v2/models/m", Some(Call::See("m")));
         check("GET /v2/models/m/versions/1/stats", Some(Call::See("m")));
         check("GET /v2/models/stats", Some(Call::SeeAll));

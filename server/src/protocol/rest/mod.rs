@@ -1,6 +1,7 @@
 //! Which REST path does what? The Open Inference Protocol v2 with the extensions that Triton's clients use.
 
 mod calls;
+pub(crate) mod feedback;
 mod forms;
 mod headers;
 mod infer;
@@ -182,6 +183,8 @@ where
             headers::check_content_type(head.headers.get(CONTENT_TYPE))?;
             return score::score(service, head, model, version, body).await;
         }
+        (["v1", "feedback"], _, true) => return feedback::answer(service, head, body).await,
+        (["v1", "feedback"], ..) => "POST",
         (["v2", "models", _, "infer"] | ["v2", "models", _, "versions", _, "infer"], ..) => "POST",
         (["v1", "models", _, "score"] | ["v1", "models", _, "versions", _, "score"], ..) => "POST",
         (["v2", "models", _, .., "generate" | "generate_stream"], _, true) => {

@@ -13,7 +13,7 @@ use crate::rollouts::observer::Side;
 
 /// The keys of one rollout: all of them up to a bound, and beyond it a sample, ever smaller.
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(in crate::rollouts) struct Keys {
     dealt: BTreeMap<u64, Dealt>,
     keys_max: usize,
     /// Keys count whose lowest 4·`thinned` bits are zero: all of them, one in 16, one in 256 …
@@ -32,20 +32,20 @@ struct Dealt {
 
 /// What a request of a key counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unit {
+pub(in crate::rollouts) struct Unit {
     /// Under what it was dealt.
-    pub(super) share: Share,
+    pub(in crate::rollouts) share: Share,
     /// Whether it is a unit itself, or belongs to one that was counted.
-    pub(super) is_new: bool,
+    pub(in crate::rollouts) is_new: bool,
 }
 
 impl Keys {
-    pub(super) fn new(keys_max: usize) -> Keys {
+    pub(in crate::rollouts) fn new(keys_max: usize) -> Keys {
         Keys { dealt: BTreeMap::new(), keys_max, thinned: 0 }
     }
 
     /// What a request of `key` counts as, which was dealt to `side` under `share`; `None` where the key is not in the sample.
-    pub(super) fn count(&mut self, key: u64, side: Side, share: Share) -> Option<Unit> {
+    pub(in crate::rollouts) fn count(&mut self, key: u64, side: Side, share: Share) -> Option<Unit> {
         if key & self.mask() != 0 {
             return None;
         }
@@ -70,7 +70,7 @@ impl Keys {
     }
 
     /// The share of the keys that count.
-    pub(super) fn sampling(&self) -> f64 {
+    pub(in crate::rollouts) fn sampling(&self) -> f64 {
         1.0 / (self.mask() as f64 + 1.0)
     }
 

@@ -1,0 +1,237 @@
+//! How do labels that come late decide between versions that compete?
+//!
+//! An answer that is evidence leaves a note (`notes.rs`), which the rollouts' thread brings to the endpoint's desk. What is said
+//! of rows afterwards (`line.rs` reads it, `said.rs` is what it is worth) is joined there (`store.rs`), before or after the
+//! note has come, and what is old enough goes into the judge's next block of evidence.
+
+pub mod figures;
+pub mod line;
+pub mod notes;
+pub mod said;
+pub mod store;
+pub mod written;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use tiltyard_rollout::cohort;
+use tiltyard_rollout::evidence::{Block, Share};
+use tiltyard_rollout::plan::{Arm, Design, KeySource, Plan};
+use tiltyard_types::Result;
+
+use self::figures::{Figures, Who};
+use self::notes::Taken;
+use self::said::Said;
+use self::store::Store;
+use super::aim;
+use crate::clock;
+use crate::rollouts::observer::Side;
+
+/// What became of something that was said. Where one name means two rows, the first of this order is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Heard {
+    /// It is the row's label now, which had none.
+    Joined,
+    /// It takes the place of what was said before.
+    Corrected,
+    /// The row has no label any more.
+    Withdrawn,
+    /// It was said before.
+    Doubled,
+    /// Something that was observed later is known already.
+    Outdated,
+    /// The row is not known yet: it may be soon.
+    Waiting,
+    /// The row belongs to a key that counts already.
+    Beside,
+    /// The row's time is over.
+    Late,
+    /// There is no such row.
+    Unknown,
+}
+
+impl Heard {
+    /// All of them, with their names.
+    pub const ALL: [(&'static str, Heard); 9] = [
+        ("joined", Heard::Joined),
+        ("corrected", Heard::Corrected),
+        ("withdrawn", Heard::Withdrawn),
+        ("doubled", Heard::Doubled),
+        ("outdated", Heard::Outdated),
+        ("waiting", Heard::Waiting),
+        ("beside", Heard::Beside),
+        ("late", Heard::Late),
+        ("unknown", Heard::Unknown),
+    ];
+}
+
+/// All desks of the process, and what was counted at them.
+pub struct Feedback {
+    rows_max: usize,
+    desks: ArcSwap<BTreeMap<String, Arc<Desk>>>,
+    /// Counts that outlive rollouts.
+    pub figures: Arc<Figures>,
+}
+
+impl Feedback {
+    /// Nobody waits for labels yet; of each rollout, so many rows may.
+    pub fn new(rows_max: usize) -> Feedback {
+        Feedback { rows_max, desks: ArcSwap::default(), figures: Arc::default() }
+    }
+
+    /// A desk for a plan whose arms are compared by labels of what each answered; none for any other.
+    pub fn desk(&self, plan: &Plan) -> Option<Arc<Desk>> {
+        let primary = plan.policy.primary.as_ref()?;
+        if cohort::design(primary).0 != Design::Split {
+            return None;
+        }
+        let is_keyed = plan.key != KeySource::PerRequest;
+        let store = Store::new(primary, is_keyed, self.rows_max, clock::unix_ms());
+        let who = |arm: &Arm| Who {
+            endpoint: plan.endpoint.clone(),
+            model: arm.model.clone(),
+            version: arm.version.to_string(),
+            arm: arm.name.clone(),
+        };
+        Some(Arc::new(Desk {
+            endpoint: plan.endpoint.clone(),
+            metric: primary.metric.clone(),
+            arms: [who(aim::champion(plan)), who(aim::challenger(plan))],
+            store: Mutex::new(store),
+            figures: Arc::clone(&self.figures),
+            lost: Mutex::default(),
+        }))
+    }
+
+    /// These desks are open, and no others.
+    pub fn show(&self, desks: impl Iterator<Item = Arc<Desk>>) {
+        let now: BTreeMap<String, Arc<Desk>> = desks.map(|desk| (desk.endpoint.clone(), desk)).collect();
+        let held = self.desks.load();
+        let is_same = held.len() == now.len() && held.values().zip(now.values()).all(|(a, b)| Arc::ptr_eq(a, b));
+        if !is_same {
+            self.desks.store(Arc::new(now));
+        }
+    }
+
+    /// Counts what was said of rows of endpoints where nobody waits for labels: their names may be anything.
+    pub fn unknown(&self, count: usize) {
+        (0..count).for_each(|_| self.figures.heard("", Heard::Unknown));
+    }
+
+    /// The desks that are open, by endpoint.
+    pub fn desks(&self) -> Arc<BTreeMap<String, Arc<Desk>>> {
+        self.desks.load_full()
+    }
+}
+
+/// Where labels are joined to what one rollout's arms answered.
+#[derive(Debug)]
+pub struct Desk {
+    /// The name that clients call.
+    pub endpoint: String,
+    metric: String,
+    arms: [Who; 2],
+    store: Mutex<Store>,
+    figures: Arc<Figures>,
+    lost: Mutex<Lost>,
+}
+
+/// Rows that never came to the desk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lost {
+    unseen: u64,
+    unread: u64,
+}
+
+impl Desk {
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what was answered under `share`.
+    pub fn expose(&self, share: Share, taken: Taken) {
+        let Taken { notes, unseen, unread } = taken;
+        if unseen + unread > 0 {
+            let mut lost = self.lost();
+            (lost.unseen, lost.unread) = (lost.unseen + unseen, lost.unread + unread);
+        }
+        if notes.is_empty() {
+            return;
+        }
+        let mut store = self.store();
+        for note in notes {
+            store.expose(share, note, |side, heard| self.count(Some(side), heard));
+        }
+    }
+
+    /// Takes in what is said of rows, one after the other.
+    pub fn tell<'a>(&self, said: impl Iterator<Item = &'a Said>) -> Vec<Result<Heard>> {
+        let now_ms = clock::unix_ms();
+        let mut store = self.store();
+        let told = said.map(|said| {
+            let (side, heard) = store.tell(said, now_ms)?;
+            self.count(side, heard);
+            Ok(heard)
+        });
+        told.collect()
+    }
+
+    fn count(&self, side: Option<Side>, heard: Heard) {
+        self.figures.heard(&self.endpoint, heard);
+        if let Some(side) = side.filter(|_| heard == Heard::Joined) {
+            self.figures.joined(&self.arms[side as usize]);
+        }
+    }
+
+    /// Has rows count that are old enough now.
+    pub fn mature(&self) {
+        let (matured, expired) = {
+            let mut store = self.store();
+            let before = store.counts.expired;
+            (store.mature(clock::unix_ms()), store.counts.expired - before)
+        };
+        (0..expired).for_each(|_| self.figures.heard(&self.endpoint, Heard::Unknown));
+        for matured in &matured {
+            for (who, outcomes) in self.arms.iter().zip(&matured.outcomes) {
+                self.figures.matured(who, outcomes.n, outcomes.y.value());
+            }
+        }
+    }
+
+    /// Puts what has matured since the last time into a block of evidence.
+    pub fn hand_over(&self, block: &mut Block) {
+        let labels = self.store().take();
+        if !labels.matured.is_empty() {
+            block.labels.insert(self.metric.clone(), labels);
+        }
+    }
+
+    /// Rows in memory.
+    pub fn rows(&self) -> usize {
+        self.store().rows()
+    }
+
+    /// How it stands, for people. Pairs are the champion's and the challenger's.
+    pub fn form(&self) -> Value {
+        let store = self.store();
+        let (units_waiting, labels_waiting) = store.waiting();
+        let (counts, lost) = (store.counts, *self.lost());
+        json!({
+            "metric": self.metric,
+            "rows": counts.rows,
+            "rows_labelled": counts.labelled,
+            "units_matured": counts.matured,
+            "units_waiting": units_waiting,
+            "labels_waiting": labels_waiting,
+            "labels_expired": counts.expired,
+            "rows_without_room": counts.no_room + lost.unseen,
+            "rows_without_output": lost.unread,
+        })
+    }
+}
