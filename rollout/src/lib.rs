@@ -17,4 +17,5 @@ pub mod paired;
 pub mod plan;
 pub mod preview;
 pub mod rate;
+pub mod units;
 pub mod verify;

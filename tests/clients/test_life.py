@@ -619,7 +619,7 @@ def test_sockets_of_systemd(tmp_path, names):
         serving.until(lambda: b"Listening" in (tmp_path / "log").read_bytes(), "systemd-socket-activate")
         assert infer_on(http_port) == 200
         with connect(admin_port) as admin:
-            admin.sendall(b"GET /admin/models HTTP/1.1\r\nHost: a\r\n\r\n")
+            admin.sendall(b"GET /admin/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert serving.read_answer(admin).status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(serving.STOP_SECONDS_MAX) == 0

@@ -430,32 +430,35 @@ proptest! {
     }
 }
 
-/// In the first step, with errors by request and by cause in each of ten blocks.
-fn after_causes(requests: impl Fn([u64; 2]) -> [u64; 2], causes: Group) -> State {
+/// In the first step, with errors by request and by cause in each of so many blocks, and ten without.
+fn after_causes(blocks: usize, requests: impl Fn([u64; 2]) -> [u64; 2], events: [u64; 2]) -> State {
     let mut rollout = Rollout::shared(policy(|plan| plan.policy.failures_max = 1_000));
-    for _ in 0..10 {
+    for at in 0..blocks + 10 {
         rollout.block([0, 0], |block| {
-            let events = requests(block.units);
-            block.events.insert("errors".into(), Events::Every { of: block.units, events });
-            block.causes.insert("errors".into(), vec![causes]);
+            let failed = if at < blocks { requests(block.units) } else { [0, 0] };
+            block.events.insert("errors".into(), Events::Every { of: block.units, events: failed });
+            let events = if at < blocks { events } else { [0, 0] };
+            block.causes.insert("errors".into(), vec![Group { of: [10_000, 1_000], events }]);
         });
+        if rollout.judge.state().is_terminal() {
+            break;
+        }
     }
     rollout.judge.state()
 }
 
 #[test]
 fn a_fault_that_fells_many_is_one_event() {
-    let one_in_ten_blocks = Group { of: [10_000, 1_000], events: [1, 1] };
-    let state = after_causes(|_| [0, 32], one_in_ten_blocks);
+    let state = after_causes(1, |_| [0, 32], [0, 1]);
     assert!(matches!(state, State::Running(_)), "{state}");
+    assert_eq!(after_causes(1, |_| [0, 32], [0, 32]), State::RolledBack, "as many faults are another thing");
 }
 
 #[test]
 fn an_outage_of_everything_is_no_arms_fault_though_each_has_one() {
-    let each = Group { of: [10_000, 100], events: [1, 1] };
-    let state = after_causes(|units| units.map(|units| units / 100), each);
+    let state = after_causes(10, |units| units.map(|units| units / 100), [1, 1]);
     assert!(matches!(state, State::Running(_)), "{state}");
-    let alone = after_causes(|units| [units[0] / 100, units[1] / 10], each);
+    let alone = after_causes(10, |units| [units[0] / 100, units[1] / 10], [1, 1]);
     assert_eq!(alone, State::RolledBack, "by request and by cause it is harm");
 }
 

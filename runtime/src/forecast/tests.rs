@@ -149,3 +149,46 @@ proptest! {
         prop_assert!(wait(ahead).as_nanos() as f64 <= alone + 1.0);
     }
 }
+
+#[test]
+fn in_a_flood_the_door_opens_when_what_comes_still_fills_the_run() {
+    // A run of 64 rows takes 74 ms and ends at 100; 64 rows come in 8 ms.
+    let flood = Some(Flood { rows: 8e-6, door: 1.0 });
+    let ahead = |rows| Ahead { is_seen: true, free_at: at(100), flood, ..ahead(rows, rows, 64, 1) };
+    let early = |ahead: Ahead, left_ms, now_ms| ahead.too_early(ms(left_ms), at(now_ms));
+    // A quarter of the run before, which is more than twice the time that it takes to fill it.
+    assert_eq!(early(ahead(0), 150, 0), Some(Duration::from_micros(81_500)));
+    assert_eq!(early(ahead(0), 150, 82), None);
+    // Who has time for more runs may wait for longer, and who has time for many as long as there is room.
+    assert_eq!(early(ahead(0), 300, 0), Some(ms(24)));
+    assert_eq!(early(ahead(0), 592, 0), None);
+    // The next run is full already.
+    assert_eq!(early(ahead(64), 150, 95), Some(Duration::from_micros(60_500)));
+    // It found too few the last time.
+    let wide = Ahead { flood: Some(Flood { rows: 8e-6, door: 4.0 }), ..ahead(0) };
+    assert_eq!(early(wide, 150, 0), Some(ms(26)));
+    assert_eq!(early(Ahead { flood: None, ..ahead(0) }, 150, 0), None);
+    assert_eq!(early(Ahead { is_seen: false, ..ahead(0) }, 150, 0), None);
+}
+
+#[test]
+fn a_flood_is_what_comes_twice_in_a_row() {
+    let mut pace = Pace::default();
+    let mut take = |came: usize, left_some, was_early, at_ms| {
+        pace.came(came);
+        if was_early {
+            pace.was_early();
+        }
+        pace.gauge(8, 16, left_some, at(at_ms));
+        pace.took(16, at(at_ms), left_some, true, |_| 1e6);
+        pace.flood()
+    };
+    assert_eq!(take(100, false, false, 10), None, "nobody knows since when they came");
+    assert_eq!(take(16, false, false, 20), None);
+    // Forty requests of two rows in 10 ms.
+    assert_eq!(take(40, false, false, 30), Some(Flood { rows: 8e-6, door: 1.0 }));
+    // Others could have filled it: the door opens wider, and closes again where some are left.
+    assert_eq!(take(40, false, true, 40).map(|flood| flood.door), Some(2.0));
+    assert_eq!(take(40, true, true, 50).map(|flood| flood.door), Some(1.8));
+    assert_eq!(take(15, false, true, 60), None, "it is over");
+}

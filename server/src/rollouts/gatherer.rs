@@ -4,16 +4,15 @@
 //! requests stick to arms, and beside that by cause. How long runs take is counted by run, and only among runs of as many rows
 //! after as long a rest: a small arm runs smaller, colder batches, which is not its fault.
 
-pub(super) mod keys;
 mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tiltyard_rollout::evidence::{Block, Events, FIRSTS_MAX, Group, Share};
+use tiltyard_rollout::units::{Keys, Unit};
 use tiltyard_types::Moment;
 
 use super::observer::{End, Ended, Side};
-use keys::{Keys, Unit};
 use slow::Slow;
 
 /// The name of what fails in evidence.
@@ -74,7 +73,7 @@ impl Gatherer {
     fn count(&mut self, share: Share, end: &End) {
         let at = end.side as usize;
         let unit = match self.is_keyed {
-            true => self.keys.count(end.key, end.side, share),
+            true => self.keys.count(end.key, end.side == Side::Challenger, share),
             false => Some(Unit { share, is_new: true }),
         };
         let Unit { share, is_new } = unit.unwrap_or(Unit { share, is_new: false });

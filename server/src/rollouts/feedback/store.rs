@@ -10,12 +10,12 @@ use smallvec::SmallVec;
 use tiltyard_rollout::cohort::{Cohort, Joined};
 use tiltyard_rollout::evidence::{Labels, Matured, Share};
 use tiltyard_rollout::plan::Primary;
+use tiltyard_rollout::units::{Keys, Unit};
 use tiltyard_types::{Error, ErrorKind, Result};
 
 use super::Heard;
 use super::notes::Note;
 use super::said::{Mark, Name, Rule, Said, What};
-use crate::rollouts::gatherer::keys::{Keys, Unit};
 use crate::rollouts::observer::Side;
 
 /// How long a label waits for the record of its prediction.
@@ -116,7 +116,7 @@ impl Store {
         }
         let unit = match &mut self.keys {
             None => Some(Unit { share, is_new: true }),
-            Some(keys) => keys.count(unit, side, share),
+            Some(keys) => keys.count(unit, side == Side::Challenger, share),
         };
         let number = self.first + self.requests.len() as u64;
         let at_ms = at_ms.max(self.requests.back().map_or(0, |last| last.at_ms));

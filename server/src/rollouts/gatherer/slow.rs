@@ -21,16 +21,19 @@ const SAMPLES: usize = 500;
 const SLACK: Duration = Duration::from_micros(100);
 
 /// Kinds that are told apart; runs of others do not count.
-const KINDS_MAX: usize = 256;
+const KINDS_MAX: usize = 512;
 
-/// Rests that are told apart.
-const RESTS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100)];
+/// Rests are told apart by doublings from here on: a small arm rests for longer also among runs that rested about as long.
+const REST_MIN: Duration = Duration::from_micros(128);
+
+/// Doublings of it that are told apart, up to some 8 s.
+const RESTS: u32 = 16;
 
 /// Rows up to this are told apart one by one.
 const ROWS_EXACT: u32 = 16;
 
 /// (rows, rest), both in classes.
-type Kind = (u32, usize);
+type Kind = (u32, u32);
 
 /// All kinds.
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ impl Slow {
     /// Takes in a run of so many rows, that began after such a rest and took so long.
     pub(super) fn count(&mut self, share: Share, side: Side, rows: u32, rest: Option<Duration>, nanos: u64) {
         let Some(rest) = rest else { return };
-        let kind = (rows_class(rows), RESTS.partition_point(|bound| *bound <= rest));
+        let kind = (rows_class(rows), rest_class(rest));
         if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
             return;
         }
@@ -112,6 +115,12 @@ fn packed(groups: &[Group]) -> Vec<Group> {
     packed
 }
 
+/// None for hardly any, then one to each doubling.
+fn rest_class(rest: Duration) -> u32 {
+    let times = rest.as_nanos() / REST_MIN.as_nanos();
+    times.checked_ilog2().map_or(0, |doublings| doublings + 1).min(RESTS)
+}
+
 /// One by one at first, then four classes to each doubling.
 fn rows_class(rows: u32) -> u32 {
     if rows <= ROWS_EXACT {
@@ -135,6 +144,12 @@ mod tests {
         assert!(classes.is_sorted());
         assert_eq!([1, 16, 17, 19, 20, 32, 40, 64].map(rows_class), [1, 16, 17, 17, 18, 21, 22, 25]);
         assert!(rows_class(u32::MAX) < 200);
+    }
+
+    #[test]
+    fn rests_are_told_apart_by_doublings() {
+        let class = |micros| rest_class(Duration::from_micros(micros));
+        assert_eq!([0, 127, 128, 255, 256, 1_000, 4_200_000, 60_000_000].map(class), [0, 0, 1, 1, 2, 3, 16, 16]);
     }
 
     #[test]

@@ -7,13 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use tiltyard_rollout::evidence::Share;
-
-use crate::rollouts::observer::Side;
+use crate::evidence::Share;
 
 /// The keys of one rollout: all of them up to a bound, and beyond it a sample, ever smaller.
 #[derive(Debug)]
-pub(in crate::rollouts) struct Keys {
+pub struct Keys {
     dealt: BTreeMap<u64, Dealt>,
     keys_max: usize,
     /// Keys count whose lowest 4·`thinned` bits are zero: all of them, one in 16, one in 256 …
@@ -27,36 +25,41 @@ struct Dealt {
     share: u32,
     /// Under what it counts.
     counts: Share,
-    side: Side,
+    is_challengers: bool,
 }
 
 /// What a request of a key counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::rollouts) struct Unit {
+pub struct Unit {
     /// Under what it was dealt.
-    pub(in crate::rollouts) share: Share,
+    pub share: Share,
     /// Whether it is a unit itself, or belongs to one that was counted.
-    pub(in crate::rollouts) is_new: bool,
+    pub is_new: bool,
 }
 
 impl Keys {
-    pub(in crate::rollouts) fn new(keys_max: usize) -> Keys {
+    /// Room for `keys_max` keys of some 50 bytes.
+    pub fn new(keys_max: usize) -> Keys {
         Keys { dealt: BTreeMap::new(), keys_max, thinned: 0 }
     }
 
-    /// What a request of `key` counts as, which was dealt to `side` under `share`; `None` where the key is not in the sample.
-    pub(in crate::rollouts) fn count(&mut self, key: u64, side: Side, share: Share) -> Option<Unit> {
+    /// What a request of `key` counts as, which was dealt under `share`, to the challenger or else the champion; `None` where the key
+    /// is not in the sample, or was dealt under another share.
+    pub fn count(&mut self, key: u64, is_challengers: bool, share: Share) -> Option<Unit> {
         if key & self.mask() != 0 {
             return None;
         }
         let counts = match self.dealt.get(&key) {
             None => share,
-            Some(dealt) if dealt.side == Side::Champion && dealt.share < share.challenger => {
+            Some(dealt) if !dealt.is_challengers && dealt.share < share.challenger => {
                 Share { champion: share.champion, challenger: share.challenger - dealt.share }
             }
+            // Its arm keeps it over a step, while champion's keys like it are dealt anew: to go on counting it would be to
+            // watch the challenger's for longer.
+            Some(dealt) if dealt.share != share.challenger => return None,
             Some(dealt) => return Some(Unit { share: dealt.counts, is_new: false }),
         };
-        self.dealt.insert(key, Dealt { share: share.challenger, counts, side });
+        self.dealt.insert(key, Dealt { share: share.challenger, counts, is_challengers });
         self.thin();
         (key & self.mask() == 0).then_some(Unit { share: counts, is_new: true })
     }
@@ -70,7 +73,7 @@ impl Keys {
     }
 
     /// The share of the keys that count.
-    pub(in crate::rollouts) fn sampling(&self) -> f64 {
+    pub fn sampling(&self) -> f64 {
         1.0 / (self.mask() as f64 + 1.0)
     }
 
@@ -86,22 +89,22 @@ mod tests {
     #[test]
     fn the_champions_keys_are_dealt_anew_when_the_share_grows() {
         let mut keys = Keys::new(100);
-        let mut check = |key, side, share, expected: (u32, u32, bool)| {
+        let mut check = |key, is_challengers, share, expected: (u32, u32, bool)| {
             let Unit { share: Share { champion, challenger }, is_new } =
-                keys.count(key, side, Share::of(share)).unwrap();
+                keys.count(key, is_challengers, Share::of(share)).unwrap();
             assert_eq!((champion, challenger, is_new), expected);
         };
-        check(1, Side::Champion, 10_000, (990_000, 10_000, true));
-        check(1, Side::Champion, 10_000, (990_000, 10_000, false));
-        check(2, Side::Challenger, 10_000, (990_000, 10_000, true));
+        check(1, false, 10_000, (990_000, 10_000, true));
+        check(1, false, 10_000, (990_000, 10_000, false));
+        check(2, true, 10_000, (990_000, 10_000, true));
         // One of the champion's 99 % moves with a chance of 24 in 99.
-        check(1, Side::Challenger, 250_000, (750_000, 240_000, true));
-        check(1, Side::Challenger, 250_000, (750_000, 240_000, false));
-        check(2, Side::Challenger, 250_000, (990_000, 10_000, false));
-        check(3, Side::Champion, 250_000, (750_000, 250_000, true));
-        check(3, Side::Champion, 500_000, (500_000, 250_000, true));
-        // A request from before the step, that ended after it.
-        check(3, Side::Champion, 250_000, (500_000, 250_000, false));
+        check(1, true, 250_000, (750_000, 240_000, true));
+        check(1, true, 250_000, (750_000, 240_000, false));
+        check(3, false, 250_000, (750_000, 250_000, true));
+        check(3, false, 500_000, (500_000, 250_000, true));
+        // A request from before the step, that ended after it, and a key that the challenger keeps over a step.
+        assert_eq!(keys.count(3, false, Share::of(250_000)), None);
+        assert_eq!(keys.count(2, true, Share::of(250_000)), None);
     }
 
     /// Every arm has the units that its share says, at each step, though the same keys come back again and again.
@@ -113,9 +116,9 @@ mod tests {
         for step in [10_000, 50_000, 250_000, 500_000] {
             for key in 0..KEYS {
                 let bucket = ((key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * 1_000_000) >> 32;
-                let side = if bucket < u64::from(step) { Side::Challenger } else { Side::Champion };
-                let unit = keys.count(key, side, Share::of(step)).unwrap();
-                units.entry(unit.share).or_default()[side as usize] += f64::from(u8::from(unit.is_new));
+                let is_challengers = bucket < u64::from(step);
+                let Some(unit) = keys.count(key, is_challengers, Share::of(step)) else { continue };
+                units.entry(unit.share).or_default()[usize::from(is_challengers)] += f64::from(u8::from(unit.is_new));
             }
         }
         assert_eq!(units.len(), 4);
@@ -128,8 +131,8 @@ mod tests {
     #[test]
     fn beyond_the_bound_a_sample_counts() {
         let mut keys = Keys::new(100);
-        let counted = (0..10_000u64).filter_map(|key| keys.count(key, Side::Champion, Share::of(1))).count();
+        let counted = (0..10_000u64).filter_map(|key| keys.count(key, false, Share::of(1))).count();
         assert!(keys.dealt.len() <= 100 && (100..=1_000).contains(&counted), "{counted}");
-        assert_eq!((keys.sampling(), keys.count(1, Side::Champion, Share::of(1))), (1.0 / 256.0, None));
+        assert_eq!((keys.sampling(), keys.count(1, false, Share::of(1))), (1.0 / 256.0, None));
     }
 }
