@@ -99,9 +99,12 @@ class Load:
 
 
 def status(server, endpoint="m"):
-    answer = server.get(f"/admin/endpoints/{endpoint}/rollout", port=server.admin_port)
-    assert answer.status == 200, answer
-    return answer.json()
+    # After a restart the log is read beside what is served.
+    path = f"/admin/endpoints/{endpoint}/rollout"
+    answers = serving.until(
+        lambda: [answer for answer in [server.get(path, port=server.admin_port)] if answer.status != 503], "the log")
+    assert answers[0].status == 200, answers
+    return answers[0].json()
 
 
 def begin(server, tmp_path, version, *flags, policy=FLOOR, expected=0):
@@ -364,8 +367,9 @@ def test_a_log_that_was_changed_stops_rollouts_and_challengers_but_not_the_serve
         text = segment.read_text()
         segment.write_text(re.sub(r'"share":\{"champion":\d+', '"share":{"champion":1', text, count=1))
         server = start(repository, tmp_path)
-        answer = server.get("/admin/rollouts", port=server.admin_port).json()
-        assert "log cannot be used" in answer["trouble"], answer
+        serving.until(
+            lambda: "log cannot be used" in server.get("/admin/rollouts", port=server.admin_port).json()["trouble"],
+            "what is wrong")
         serving.until(lambda: set(arms_of_keys(server, "abcdefgh").values()) == {1}, "nobody is judged blindly", 15)
     finally:
         server.kill()

@@ -81,7 +81,7 @@ impl Driver {
         (told, feedback): (Arc<ArcSwap<Told>>, Arc<Feedback>),
     ) -> Driver {
         let (active, forms) = (BTreeMap::new(), BTreeMap::new());
-        let mut driver = Driver {
+        Driver {
             folder,
             hooks,
             writer,
@@ -94,14 +94,13 @@ impl Driver {
             active,
             quieted: BTreeMap::new(),
             forms,
-        };
-        driver.open();
-        driver.tell();
-        driver
+        }
     }
 
-    /// The thread's life.
+    /// The thread's life. To prove a long log takes its time, and nobody who is served waits for it.
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
+        self.open();
+        self.tell();
         let mut next = clock::now() + TICK;
         loop {
             match orders.recv_timeout(next - clock::now()) {
@@ -301,7 +300,11 @@ impl Driver {
         let outcome = match pending.try_recv() {
             Ok(outcome) => outcome,
             Err(oneshot::error::TryRecvError::Empty) => return false,
-            Err(oneshot::error::TryRecvError::Closed) => return false,
+            Err(oneshot::error::TryRecvError::Closed) => {
+                // Nobody says any more what became of it: it is asked for again.
+                active.pending = None;
+                return false;
+            }
         };
         active.pending = None;
         let Err(error) = outcome else {

@@ -32,6 +32,9 @@ use crate::infer::Inference;
 use crate::state::StateFolder;
 use crate::writer::Writer;
 
+/// What is told until the log has been read.
+const UNREAD: &str = "the log of rollouts is still being read: ask again in a moment";
+
 /// What is known of all rollouts, for people.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
@@ -80,6 +83,7 @@ impl Rollouts {
     ) -> io::Result<Rollouts> {
         let (told, feedback) = (Arc::<ArcSwap<Told>>::default(), Arc::new(Feedback::new(feedback_rows_max)));
         let Some(state) = state else { return Ok(Rollouts { orders: None, told, feedback }) };
+        told.store(Arc::new(Told { closed: Some(UNREAD.to_owned()), ..Told::default() }));
         let (orders, incoming) = unbounded();
         let hooks = Hooks::start(hook, orders.clone())?;
         let (log, shown) = (state.path.join("log"), (Arc::clone(&told), Arc::clone(&feedback)));
