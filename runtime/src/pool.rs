@@ -53,7 +53,10 @@ const REPLACED_MAX: usize = 64;
 impl Pool {
     /// Starts `threads` workers.
     pub fn start(threads: usize, clock: Clock) -> std::io::Result<Arc<Pool>> {
-        Pool::start_workers(threads, clock, None)
+        let pool = Pool::start_workers(threads, clock, None)?;
+        // Now, so that who has served for long has no thread more than who has just begun.
+        pool.timer();
+        Ok(pool)
     }
 
     /// The same with workers that take only what others leave of the processors.
@@ -151,10 +154,16 @@ impl Pool {
         drop(self.visits.send(deployment));
     }
 
-    /// Sends a worker to `deployment` at `until`. The timer thread starts with the first use: by default no batch
-    /// waits for company.
+    /// Sends a worker to `deployment` at `until`.
     fn send_at(self: &Arc<Self>, until: Moment, deployment: &Arc<Deployment>) {
-        let waits = self.waits.get_or_init(|| {
+        if self.timer().send((until, Arc::downgrade(deployment))).is_err() {
+            deployment.wake(self);
+        }
+    }
+
+    /// The way to the timer's thread, which starts with the first use.
+    fn timer(self: &Arc<Self>) -> &Sender<(Moment, Weak<Deployment>)> {
+        self.waits.get_or_init(|| {
             let (sender, receiver) = unbounded();
             let pool = Arc::downgrade(self);
             let timer = thread::Builder::new().name("tiltyard-timer".into()).spawn(move || keep_time(&receiver, &pool));
@@ -162,10 +171,7 @@ impl Pool {
                 tracing::error!(%error, "no timer thread: batches do not wait for company");
             }
             sender
-        });
-        if waits.send((until, Arc::downgrade(deployment))).is_err() {
-            deployment.wake(self);
-        }
+        })
     }
 }
 
