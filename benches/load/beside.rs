@@ -4,6 +4,7 @@
 //! before it is ready, each with a digest of its own, so that the whole stretch is loading.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -30,6 +31,9 @@ const CONCURRENCY: usize = 64;
 
 /// How long one load may take.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Versions that lie ready before a stretch begins: writing them would disturb whoever measures.
+const STAGED_AHEAD: u64 = 4;
 
 /// Between two looks at whether a version is ready.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
@@ -121,6 +125,7 @@ fn measure(loads: &Loads<'_>, asked: AskedModel, share: f64, matches: &ArgMatche
         verify: false,
         bound: None,
         deadline: None,
+        key: None,
     };
     let rate = drive(&peak)?.requests_per_second * share;
     let pace = Pace::Open { arrivals: Arrivals::Poisson { rate }, in_flight_max: 4 * CONCURRENCY };
@@ -163,6 +168,9 @@ struct Loads<'a> {
 impl Loads<'_> {
     /// Does `work` while versions are loaded, one after the other; says what came of it and how many seconds each load took.
     fn among<T>(&self, version: &mut u64, work: impl FnOnce() -> Result<T, Fault>) -> Result<(T, Vec<f64>), Fault> {
+        for ahead in *version + 1..=*version + STAGED_AHEAD {
+            self.stage(ahead)?;
+        }
         let ending = AtomicBool::new(false);
         thread::scope(|scope| {
             let loading = scope.spawn(|| {
@@ -180,11 +188,26 @@ impl Loads<'_> {
         })
     }
 
+    fn staged(&self, version: u64) -> PathBuf {
+        self.out.join("staged").join(version.to_string())
+    }
+
+    /// Writes a version beside the repository, onto the disk, unless it is there.
+    fn stage(&self, version: u64) -> Result<(), Fault> {
+        let staged = self.staged(version);
+        if staged.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&staged)?;
+        let mut file = fs::File::create(staged.join("model.onnx"))?;
+        file.write_all(&with_note(self.bytes, &format!("version {version}")))?;
+        Ok(file.sync_all()?)
+    }
+
     /// Puts a version there as a whole and waits until it is ready; the seconds that it took.
     fn load(&self, version: u64) -> Result<f64, Fault> {
-        let staged = self.out.join("staged").join(version.to_string());
-        fs::create_dir_all(&staged)?;
-        fs::write(staged.join("model.onnx"), with_note(self.bytes, &format!("version {version}")))?;
+        self.stage(version)?;
+        let staged = self.staged(version);
         let folder = self.out.join("models").join(LOADED);
         fs::create_dir_all(&folder)?;
         fs::rename(&staged, folder.join(version.to_string()))?;

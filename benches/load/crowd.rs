@@ -145,6 +145,7 @@ fn load(matches: &ArgMatches) -> Result<Load, Fault> {
         verify: false,
         bound: None,
         deadline: None,
+        key: None,
     })
 }
 

@@ -204,6 +204,7 @@ fn flood(server: &Server, matches: &ArgMatches, factor: f64, pinned: bool) -> Re
         verify: false,
         bound: None,
         deadline: None,
+        key: None,
     };
     let before = Seen::of(server)?;
     let peak = drive(&peak_load)?;
@@ -299,6 +300,14 @@ impl Report {
         peak * self.answer_us / (self.answer_us + (by_peak - 1.0).max(0.0) * self.refusal_cost_us)
     }
 
+    /// What the processor has time for, of the same peak, where every request that comes and is not answered is paid for: of
+    /// ten times the peak more than nine for each answer are refused, as answers are fewer than at the peak.
+    fn affordable(&self) -> f64 {
+        let peak = self.peaks[0].min(self.peaks[1]);
+        let spared = (self.answer_us - self.refusal_cost_us).max(1.0);
+        ((peak * self.answer_us - self.offered * self.refusal_cost_us) / spared).max(0.0)
+    }
+
     fn judge(&mut self, counts_only: bool) {
         let share = self.goodput / self.best();
         let timed = |kept: bool| Some(kept).filter(|_| !counts_only);
@@ -337,6 +346,9 @@ impl fmt::Display for Report {
         writeln!(f, "peak       {:.1}/s, afterwards {:.1}/s", self.peaks[0], self.peaks[1])?;
         writeln!(f, "offered    {:.1}/s, {:.1} times the peak", self.offered, self.offered / self.peaks[0])?;
         writeln!(f, "in time    {:.1}/s of {:.1}/s at best", self.goodput, self.best())?;
+        let affordable = self.affordable();
+        let share = self.goodput / affordable * 100.0;
+        writeln!(f, "           {share:.1} % of the {affordable:.1}/s that all those refusals leave time for")?;
         writeln!(
             f,
             "an answer  {:.1} µs of the server's processors; a refusal {:.2} µs",
@@ -402,6 +414,9 @@ mod tests {
     fn the_best_is_what_refusals_leave() {
         assert_eq!(report().best(), 100.0);
         assert_eq!(Report { refusal_cost_us: 1000.0, ..report() }.best(), 50.0);
+        let paid = Report { refusal_cost_us: 1000.0, answer_us: 10_000.0, offered: 500.0, ..report() };
+        // 55.6 answers take 0.556 s of the second, and 444.4 refusals the rest.
+        assert!((paid.affordable() - 500.0 / 9.0).abs() < 1e-9);
         assert!(broken(report(), false).is_empty());
         let slow = Report { goodput: 94.0, ..report() };
         assert_eq!(broken(slow.clone(), false), ["answers in time, of the best that could be"]);

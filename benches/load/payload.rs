@@ -17,6 +17,7 @@ use crate::model::{AskedModel, Lengths, ModelForm, Values};
 use crate::random::Random;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const TIMEOUT: HeaderName = HeaderName::from_static("tiltyard-timeout");
 
 /// How requests travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -81,16 +82,23 @@ impl Prepared {
     pub(crate) fn within(self, deadline: Duration) -> Prepared {
         let micros = deadline.as_micros();
         match self {
+            // At most eight digits, as gRPC has it.
+            Prepared::Grpc { .. } if micros < 100_000_000 => self.saying(&GRPC_TIMEOUT, &format!("{micros}u")),
+            Prepared::Grpc { .. } => self.saying(&GRPC_TIMEOUT, &format!("{}S", micros / 1_000_000)),
+            Prepared::Http1(_) => self.saying(&TIMEOUT, &format!("{}ms", micros as f64 / 1000.0)),
+        }
+    }
+
+    /// The same request with one header more. A value that no header can hold is left out.
+    pub(crate) fn saying(self, name: &HeaderName, value: &str) -> Prepared {
+        match self {
             Prepared::Grpc { mut head, body } => {
-                // At most eight digits, as gRPC has it.
-                let value =
-                    if micros < 100_000_000 { format!("{micros}u") } else { format!("{}S", micros / 1_000_000) };
-                head.headers_mut().extend(HeaderValue::try_from(value).ok().map(|value| (GRPC_TIMEOUT, value)));
+                head.headers_mut().extend(HeaderValue::try_from(value).ok().map(|value| (name.clone(), value)));
                 Prepared::Grpc { head, body }
             }
             Prepared::Http1(bytes) => {
                 let line = memchr::memmem::find(&bytes, b"\r\n").map_or(0, |end| end + 2);
-                let header = format!("tiltyard-timeout: {}ms\r\n", micros as f64 / 1000.0);
+                let header = format!("{name}: {value}\r\n");
                 Prepared::Http1([&bytes[..line], header.as_bytes(), &bytes[line..]].concat().into())
             }
         }
@@ -322,6 +330,16 @@ mod tests {
         let Prepared::Http1(bytes) = within(Protocol::Json, 500) else { panic!("not HTTP/1.1") };
         let start = b"POST /v2/models/mlp/infer HTTP/1.1\r\ntiltyard-timeout: 500ms\r\nhost: ";
         assert!(bytes.starts_with(start), "{bytes:?}");
+    }
+
+    #[test]
+    fn headers_are_added_whatever_the_protocol() {
+        let name = HeaderName::from_static("x-user");
+        let prepared = |protocol| prepare(&[asked("mlp")], address(), protocol, 1, LENGTHS, 1).expect("it can be made");
+        let Prepared::Grpc { head, .. } = prepared(Protocol::Grpc).remove(0).saying(&name, "7") else { panic!() };
+        assert_eq!(head.headers()["x-user"], "7");
+        let Prepared::Http1(bytes) = prepared(Protocol::Http).remove(0).saying(&name, "7") else { panic!() };
+        assert!(bytes.starts_with(b"POST /v2/models/mlp/infer HTTP/1.1\r\nx-user: 7\r\nhost: "), "{bytes:?}");
     }
 
     #[test]

@@ -34,6 +34,15 @@ pub(crate) fn threads_cpu_time(pid: u32, name: &str) -> Result<Duration, Fault> 
     Ok(tasks.filter_map(|task| used(task.ok()?.path())).sum())
 }
 
+/// The names of a process's threads, the first 15 bytes of each. Fails when there is no such process.
+pub(crate) fn threads(pid: u32) -> Result<Vec<String>, Fault> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .map_err(|error| format!("process {pid} cannot be looked at: {error}"))?;
+    // A thread may end while we look.
+    let name = |task: PathBuf| Some(fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned());
+    Ok(tasks.filter_map(|task| name(task.ok()?.path())).collect())
+}
+
 /// A process and all that it started, and they in turn, as far as they run. Some servers are several processes.
 ///
 /// Fails when there is no such process, or no `/proc`.
@@ -164,5 +173,7 @@ mod tests {
         assert!(cpu_time(u32::MAX).is_err());
         assert!(threads_cpu_time(own, "no thread has this name").is_ok_and(|time| time.is_zero()));
         assert!(threads_cpu_time(u32::MAX, "").is_err());
+        assert!(!threads(own).expect("it runs").is_empty());
+        assert!(threads(u32::MAX).is_err());
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use http::HeaderName;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -27,6 +28,9 @@ use crate::verify::difference;
 
 /// Requests that differ, sent in turns.
 const REQUESTS: usize = 64;
+
+/// Clients that say who they are: each has a request of its own.
+const CLIENTS: usize = 4096;
 
 /// Arrivals that may wait for a free way; those behind them wait in the schedule, their moments unchanged.
 const WAITING_MAX: usize = 1024;
@@ -95,6 +99,8 @@ pub(crate) struct Load {
     pub(crate) bound: Option<Duration>,
     /// How long clients wait, as their requests say.
     pub(crate) deadline: Option<Duration>,
+    /// A header in which clients say who they are.
+    pub(crate) key: Option<HeaderName>,
 }
 
 /// The command line of `run`.
@@ -141,6 +147,7 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Hold answers against those that the same requests get alone; costs the generator time"),
         )
+        .arg(optional("key", value_parser!(HeaderName), "A header that says which of 4096 clients asks"))
         .arg(optional("json", value_parser!(PathBuf), "A file for the outcome as JSON"))
 }
 
@@ -174,6 +181,7 @@ fn load(matches: &ArgMatches) -> Result<Load, Fault> {
         seed: value(matches, "seed")?,
         bound: None,
         deadline: None,
+        key: matches.get_one("key").cloned(),
         verify: matches.get_flag("verify"),
     })
 }
@@ -242,11 +250,7 @@ impl Shared {
 
 async fn drive_here(load: &Load) -> Result<Summary, Fault> {
     let grpc = load.protocol.is_grpc();
-    let requests = prepare(&load.models, load.address, load.protocol, load.rows, load.lengths, REQUESTS)?;
-    let requests: Vec<Prepared> = match load.deadline {
-        Some(deadline) => requests.into_iter().map(|request| request.within(deadline)).collect(),
-        None => requests,
-    };
+    let requests = prepared(load)?;
     let count = match load.pace {
         Pace::Closed { concurrency } => concurrency,
         Pace::Open { in_flight_max, .. } => in_flight_max,
@@ -307,6 +311,20 @@ async fn drive_here(load: &Load) -> Result<Summary, Fault> {
         memory,
     });
     Ok(summary)
+}
+
+/// The requests that are sent in turn.
+fn prepared(load: &Load) -> Result<Vec<Prepared>, Fault> {
+    let count = if load.key.is_some() { CLIENTS } else { REQUESTS };
+    let mut requests = prepare(&load.models, load.address, load.protocol, load.rows, load.lengths, count)?;
+    if let Some(deadline) = load.deadline {
+        requests = requests.into_iter().map(|request| request.within(deadline)).collect();
+    }
+    if let Some(key) = &load.key {
+        let asks = |(client, request): (usize, Prepared)| request.saying(key, &format!("client-{client}"));
+        requests = requests.into_iter().enumerate().map(asks).collect();
+    }
+    Ok(requests)
 }
 
 /// The answers to requests that are sent one by one. Fails when one is not good.
@@ -464,6 +482,7 @@ mod tests {
             seed: 1,
             bound: None,
             deadline: None,
+            key: None,
             verify: true,
         }
     }

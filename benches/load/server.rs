@@ -1,6 +1,6 @@
 //! How is a server started for a measurement, looked at and ended?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -74,8 +74,8 @@ pub(crate) struct Told {
 pub(crate) struct Holdings {
     /// By kind, as `tiltyard_live` tells; empty where the server does not tell.
     pub(crate) live: BTreeMap<String, u64>,
-    /// Threads of the process.
-    pub(crate) threads: usize,
+    /// Threads of the process, by name as far as the kernel keeps it.
+    pub(crate) threads: BTreeMap<String, u64>,
     /// Files and sockets it has open.
     pub(crate) open_files: usize,
 }
@@ -138,8 +138,11 @@ impl Server {
     pub(crate) fn holdings(&self) -> Result<Holdings, Fault> {
         // The connection of the question before this one is closed by now.
         std::thread::sleep(CLOSING_PAUSE);
-        let count = |what: &str| Ok::<_, Fault>(fs::read_dir(format!("/proc/{}/{what}", self.pid()))?.count());
-        let (threads, open_files) = (count("task")?, count("fd")?);
+        let open_files = fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count();
+        let mut threads = BTreeMap::new();
+        for thread in process::threads(self.pid())? {
+            *threads.entry(thread).or_default() += 1;
+        }
         let metrics = self.metrics()?;
         let kind = |series: &str| Some(series.strip_prefix("tiltyard_live{kind=\"")?.strip_suffix("\"}")?.to_owned());
         let live = metrics.iter().filter_map(|(series, value)| Some((kind(series)?, *value as u64)));
@@ -218,21 +221,28 @@ impl Told {
 impl Holdings {
     /// What differs, in words; empty where nothing does.
     pub(crate) fn differences(&self, later: &Holdings) -> Vec<String> {
-        let mut differ: Vec<String> =
-            [("threads", self.threads, later.threads), ("open files", self.open_files, later.open_files)]
-                .into_iter()
-                .filter(|(_, before, after)| before != after)
-                .map(|(what, before, after)| format!("{what} {before} → {after}"))
-                .collect();
-        let kinds: std::collections::BTreeSet<&String> = self.live.keys().chain(later.live.keys()).collect();
-        for kind in kinds {
-            let of = |holdings: &Holdings| holdings.live.get(kind).copied().unwrap_or(0);
-            if of(self) != of(later) {
-                differ.push(format!("{kind} {} → {}", of(self), of(later)));
-            }
+        let mut differ = Vec::new();
+        if self.open_files != later.open_files {
+            differ.push(format!("open files {} → {}", self.open_files, later.open_files));
         }
+        differ.extend(different(&self.threads, &later.threads).map(|(name, told)| format!("threads {name} {told}")));
+        differ.extend(different(&self.live, &later.live).map(|(kind, told)| format!("{kind} {told}")));
         differ
     }
+}
+
+/// The names whose counts differ, with both.
+fn different<'a>(
+    before: &'a BTreeMap<String, u64>,
+    after: &'a BTreeMap<String, u64>,
+) -> impl Iterator<Item = (&'a String, String)> {
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let of = |counts: &BTreeMap<String, u64>, name| counts.get(name).copied().unwrap_or(0);
+    names
+        .into_iter()
+        .map(move |name| (name, of(before, name), of(after, name)))
+        .filter(|(_, before, after)| before != after)
+        .map(|(name, before, after)| (name, format!("{before} → {after}")))
 }
 
 fn count_files(folder: &Path) -> usize {
@@ -289,9 +299,14 @@ mod tests {
 
     #[test]
     fn holdings_are_compared_to_the_unit() {
-        let before = Holdings { live: [("jobs".to_owned(), 0)].into(), threads: 9, open_files: 20 };
+        let before = Holdings {
+            live: [("jobs".to_owned(), 0)].into(),
+            threads: [("tiltyard-run-0".into(), 1)].into(),
+            open_files: 20,
+        };
         assert!(before.differences(&before).is_empty());
-        let after = Holdings { live: [("sessions".to_owned(), 3)].into(), threads: 10, ..before.clone() };
-        assert_eq!(before.differences(&after), ["threads 9 → 10", "sessions 0 → 3"]);
+        let threads = [("tiltyard-run-0".into(), 1), ("tiltyard-timer".into(), 1)].into();
+        let after = Holdings { live: [("sessions".to_owned(), 3)].into(), threads, ..before.clone() };
+        assert_eq!(before.differences(&after), ["threads tiltyard-timer 0 → 1", "sessions 0 → 3"]);
     }
 }

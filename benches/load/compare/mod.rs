@@ -199,6 +199,7 @@ impl Bench {
             seed: 1,
             bound: None,
             deadline: None,
+            key: None,
             verify: false,
         };
         Ok(Contender { subject: subject.name.clone(), case: case.into(), load })
