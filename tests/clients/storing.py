@@ -1,4 +1,5 @@
-"""Which store do the tests have? One in this process that speaks S3 as far as reading goes, WebDAV, and plain HTTP.
+"""Which store do the tests have? One in this process that speaks S3 and the XML interface of Google Cloud Storage, Azure Blob
+Storage, WebDAV and plain HTTP, each as far as reading goes.
 
 It counts what is asked, and can be told to be down, slow, to cut connections, and to change an object at the wrong moment.
 """
@@ -6,13 +7,14 @@ It counts what is asked, and can be told to be down, slow, to cut connections, a
 import email.utils
 import hashlib
 import http.server
+import json
 import pathlib
 import threading
 import time
 import urllib.parse
 import xml.sax.saxutils
 
-BUCKET = "bucket"
+BUCKET, ACCOUNT = "bucket", "devstoreaccount1"
 KEY_ID, SECRET, SESSION = "AKIAKEYOFTESTS", "secret-of-tests-0123456789", "session-of-tests-0123456789"
 TOKEN = "token-of-tests-0123456789"
 CHUNK = 64 * 1024
@@ -91,6 +93,17 @@ class Store:
             "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": SESSION,
         }
 
+    @property
+    def google(self):
+        """What a server is told of it that takes it for Google's."""
+        key = {"gcs_base_url": self.address, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key), "GOOGLE_ALLOW_HTTP": "true"}
+
+    @property
+    def azure(self):
+        """What a server is told of it that takes it for Azure's, or for what Azure gives developers to try things with."""
+        return {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": self.address}
+
     def put(self, key, content):
         self.put_all({key: content})
 
@@ -142,9 +155,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self):
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
-        path = urllib.parse.unquote(url.path).removeprefix("/")
+        path = urllib.parse.unquote(url.path).removeprefix("/").removeprefix(f"{ACCOUNT}/")
         bucket, _, key = path.partition("/")
-        listing = self.command == "PROPFIND" or (bucket == BUCKET and "list-type" in query)
+        listing = self.command == "PROPFIND" or (bucket == BUCKET and ("list-type" in query or "comp" in query))
         request = Request(self.command, None if listing else (key if bucket == BUCKET else path), self.headers)
         if self.store.before_get and not listing:
             self.store.before_get(request.key)
@@ -192,9 +205,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def list(self, request, query):
         with self.store.lock:
             objects = {key: (content, self.store.changed[key]) for key, content in self.store.objects.items()}
-        after = query.get("continuation-token", "")
+        after = query.get("continuation-token", query.get("marker", ""))
         keys = sorted(key for key in objects if key.startswith(query.get("prefix", "")) and key > after)
         page, more = keys[: self.store.page_size], len(keys) > self.store.page_size
+        if "comp" in query:
+            return self.blobs(request, {key: objects[key] for key in page}, page[-1] if more else "")
         contents = "".join(
             f"<Contents><Key>{xml.sax.saxutils.escape(key)}</Key><LastModified>{stamp(objects[key][1])}</LastModified>"
             f"<ETag>&quot;{hashlib.md5(objects[key][0]).hexdigest()}&quot;</ETag><Size>{len(objects[key][0])}</Size>"
@@ -205,6 +220,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             request, 200,
             f'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult><Name>{BUCKET}</Name>'
             f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{contents}</ListBucketResult>".encode())
+
+    def blobs(self, request, objects, marker):
+        """A page of a listing as Azure has it: its tags have no quotes."""
+        entries = "".join(
+            f"<Blob><Name>{xml.sax.saxutils.escape(key)}</Name><Properties>"
+            f"<Last-Modified>{email.utils.formatdate(changed, usegmt=True)}</Last-Modified>"
+            f"<Etag>{hashlib.md5(content).hexdigest()}</Etag><Content-Length>{len(content)}</Content-Length>"
+            "<Content-Type>application/octet-stream</Content-Type></Properties></Blob>"
+            for key, (content, changed) in objects.items())
+        self.reply(
+            request, 200,
+            f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>{entries}</Blobs>'
+            f"<NextMarker>{xml.sax.saxutils.escape(marker)}</NextMarker></EnumerationResults>".encode())
 
     def propfind(self, request, path):
         if not self.store.dav:

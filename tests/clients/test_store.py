@@ -90,6 +90,31 @@ def test_versions_come_change_and_go(store, tmp_path):
         assert f"Models come from {URL}: 1 objects, as it had them" in shown.stdout, shown
 
 
+@pytest.mark.parametrize("scheme, cloud", [("gs", "google"), ("az", "azure")])
+def test_other_clouds_are_followed_as_well(store, tmp_path, scheme, cloud):
+    extra, content = "models/m/1/extra.bin", os.urandom(2 << 20)
+    store.page_size = 10
+    store.put_all(version(1, 2) | {extra: content} | {f"models/notes/{number}": b"x" for number in range(25)})
+    store.cuts[extra] = 1 << 20
+    url = f"{scheme}://{storing.BUCKET}/models"
+    with serving.Server(url, tmp_path, *QUICK, variables=getattr(store, cloud)) as server:
+        assert factor_of(server, "m") == 2
+        assert len(store.listings()) >= 3, "the listing has several pages"
+        assert [request.status for request in store.gets(extra)] == [200, 206], "what was cut is gone on with"
+        assert (storing.cached(server, "models") / "m" / "1" / "extra.bin").read_bytes() == content
+        store.put_all(version(2, 3))
+        becomes(server, 3)
+        store.put_all(version(2, 5))
+        becomes(server, 5)
+        store.fails = 503
+        serving.until(lambda: status(server)["store"]["trouble"], "trouble with the store to be told", 60)
+        assert factor_of(server, "m") == 5, "what is there goes on answering"
+        store.fails = None
+        store.delete("models/m/2/")
+        becomes(server, 2)
+        assert len(store.gets("models/m/1/model.onnx")) == 1, "what did not change is fetched once"
+
+
 def test_settings_decide_which_versions_are_fetched(store, tmp_path):
     store.put_all({key: content for number in range(1, 6) for key, content in version(number, number).items()})
     with follow(store, tmp_path) as server:
