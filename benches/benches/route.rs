@@ -19,7 +19,7 @@ use tiltyard_runtime::job::Answer;
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_runtime::queue::QueuePolicy;
 use tiltyard_runtime::repository::settings::Settings;
-use tiltyard_runtime::stats::RunTimes;
+use tiltyard_runtime::stats::{RunTimes, Used};
 use tiltyard_server::catalog::{Catalog, Version, VersionState};
 use tiltyard_server::config::OnFailure;
 use tiltyard_server::rollouts::gatherer::Gatherer;
@@ -131,7 +131,9 @@ fn main() {
     let rollout = catalog(by_header(), 0, 1);
     let outputs = vec![Tensor::from_slice([1, 10], &[0.1f32; 10]).expect("ten numbers are ten")];
     let times = RunTimes { run: Duration::from_micros(50), ..RunTimes::default() };
-    let answer = Answer { outputs, rows: 1, queue: Duration::ZERO, times, batch_rows: 1, run: 1 };
+    let (enqueued, used) = (Moment::default(), Used::default());
+    let answer =
+        Answer { outputs, rows: 1, enqueued, queue: Duration::ZERO, times, used, batch_rows: 1, run: 1, mates: None };
     let (mut gatherer, mut told) = (Gatherer::new(true), 0u64);
     let mut contenders: Vec<Contender<'_>> = catalogs
         .iter()

@@ -3,6 +3,7 @@
 mod faults;
 mod lane;
 mod leases;
+mod meter;
 mod refuse;
 mod runs;
 
@@ -30,6 +31,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::turn;
 
 pub use self::faults::Stuck;
+pub use self::meter::Instances;
 
 use self::leases::Leases;
 use self::runs::GivenUp;
@@ -168,6 +170,7 @@ impl Deployment {
         };
         let proved = parts.batch_axis == BatchAxis::Proved;
         let layout = proved.then(|| Layout::of(&signature)).flatten().map(|layout| Arc::new(layout.padded(pad)));
+        let health = Health::default();
         Deployment {
             signature,
             identity: parts.identity,
@@ -177,14 +180,14 @@ impl Deployment {
             padding: parts.padding,
             policy: parts.policy.clone(),
             example: parts.example,
-            stats: Arc::default(),
+            stats: Arc::new(Stats::with(&health.faults)),
             cost: Cost::default(),
             quick_row_bytes: AtomicUsize::new(0),
             rows_taken_max: AtomicUsize::new(rows_taken_max),
             learns_rows: parts.learns_rows,
             layout,
             compiled: Arc::from(parts.compiled),
-            health: Health::default(),
+            health,
             leases: Leases::default(),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
             outlook: Outlook::default(),

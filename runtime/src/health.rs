@@ -1,11 +1,12 @@
 //! Is a deployment fit to answer, and what did it lose on the way?
 
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
 
 use tiltyard_types::Moment;
 
 use crate::breaker::{Breaker, Probe};
+use crate::stats::Faults;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Runs of one deployment, or probes, that may hang at a time before it is out for good: each keeps its thread and its
@@ -18,8 +19,8 @@ pub struct Health {
     breaker: Mutex<Breaker>,
     /// Whether the next run that goes well is news. One load for each run that does.
     is_wary: AtomicBool,
-    stuck: AtomicU64,
-    times_out: AtomicU64,
+    /// What it counts.
+    pub(crate) faults: Arc<Faults>,
 }
 
 impl Health {
@@ -35,12 +36,12 @@ impl Health {
 
     /// Runs that were given up so far.
     pub fn runs_stuck(&self) -> u64 {
-        self.stuck.load(Relaxed)
+        self.faults.given_up()
     }
 
     /// How often it was taken out.
     pub fn times_out(&self) -> u64 {
-        self.times_out.load(Relaxed)
+        self.faults.times_out()
     }
 
     /// Whether it is to be asked now something that it is known to answer.
@@ -82,14 +83,16 @@ impl Health {
 
     /// So many runs were given up.
     pub(crate) fn lost(&self, runs: u64) {
-        self.stuck.fetch_add(runs, Relaxed);
+        self.faults.gave_up(runs);
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Breaker) -> T) -> T {
         let mut breaker = self.lock();
         let was_out = breaker.out().is_some();
         let outcome = change(&mut breaker);
-        self.times_out.fetch_add(u64::from(!was_out && breaker.out().is_some()), Relaxed);
+        if !was_out && breaker.out().is_some() {
+            self.faults.went_out();
+        }
         self.is_wary.store(breaker.is_wary(), Relaxed);
         outcome
     }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::batch::Layout;
 use crate::join::Join;
 use crate::queue::Waiting;
-use crate::stats::RunTimes;
+use crate::stats::{RunTimes, Used};
 
 /// A checked request on its way to an engine.
 #[derive(Debug)]
@@ -47,6 +47,17 @@ pub struct Demand {
     pub priority: u32,
     /// Bytes that it holds in memory while it waits.
     pub bytes: usize,
+    /// By what those that share its run shall know it.
+    pub mark: Option<Mark>,
+}
+
+/// A request that is followed by others' tools: the trace it belongs to, and its place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The trace.
+    pub trace: u128,
+    /// The span in it.
+    pub span: u64,
 }
 
 impl Job {
@@ -95,14 +106,20 @@ pub struct Answer {
     pub outputs: Vec<Tensor>,
     /// Rows that they answer.
     pub rows: usize,
+    /// When it was put into the queue.
+    pub enqueued: Moment,
     /// Time between enqueue and take.
     pub queue: Duration,
     /// The times of the run it was in.
     pub times: RunTimes,
+    /// Its part of what that run took, by its rows.
+    pub used: Used,
     /// Rows in that run.
     pub batch_rows: usize,
     /// Which run of the process that was, from 1; of several, the first.
     pub run: u64,
+    /// All marked requests in that run, where there was more than one.
+    pub mates: Option<Arc<[Mark]>>,
 }
 
 /// The right to answer one job, once. Dropping it answers too: with an error, so that no client waits for ever.

@@ -93,6 +93,7 @@ fn joined(parts: Vec<Answer>) -> Result<Answer> {
                 whole.times.assemble += part.times.assemble;
                 whole.times.run += part.times.run;
                 whole.times.split += part.times.split;
+                whole.used.add(part.used);
                 whole.batch_rows = whole.batch_rows.max(part.batch_rows);
                 whole.queue = whole.queue.min(part.queue);
                 whole
@@ -112,12 +113,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::stats::RunTimes;
+    use crate::stats::{RunTimes, Used};
+    use tiltyard_types::Moment;
 
     fn part(values: &[f32]) -> Answer {
         let outputs = vec![Tensor::from_slice([values.len()], values).unwrap()];
         let times = RunTimes { run: Duration::from_millis(2), ..RunTimes::default() };
-        Answer { outputs, rows: values.len(), queue: Duration::from_millis(1), times, batch_rows: values.len(), run: 1 }
+        let used = Used { cpu: Duration::from_millis(1), ..Used::default() };
+        let (rows, enqueued, queue) = (values.len(), Moment::default(), Duration::from_millis(1));
+        Answer { outputs, rows, enqueued, queue, times, used, batch_rows: rows, run: 1, mates: None }
     }
 
     #[test]
@@ -130,6 +134,7 @@ mod tests {
         let answer = receiver.try_recv().unwrap().unwrap();
         assert_eq!(answer.outputs[0].to_vec::<f32>().unwrap(), [0., 1., 2., 3., 4.]);
         assert_eq!((answer.rows, answer.batch_rows, answer.times.run), (5, 3, Duration::from_millis(4)));
+        assert_eq!(answer.used.cpu, Duration::from_millis(2));
     }
 
     #[test]

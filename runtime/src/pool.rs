@@ -28,6 +28,9 @@ pub type Clock = fn() -> Moment;
 /// For how long the calling thread was kept from running so far: what a run took is told without it.
 pub type Kept = fn() -> Duration;
 
+/// The processor's time that the calling thread has taken so far.
+pub type Taken = fn() -> Duration;
+
 /// Worker threads shared by all deployments. They end when the pool is dropped.
 ///
 /// The channels are unbounded, but what is in them is not: a deployment sends at most as many workers as it has
@@ -39,6 +42,8 @@ pub struct Pool {
     threads: usize,
     /// Where workers take only what others leave of the processors: for how long each was kept waiting for them.
     kept_waiting: Option<Kept>,
+    /// Where it is known, the processor's time that each has taken.
+    taken: Option<Taken>,
     /// For workers that take the place of others.
     incoming: Receiver<Arc<Deployment>>,
     /// Workers that are lost to runs that hang.
@@ -53,7 +58,16 @@ const REPLACED_MAX: usize = 64;
 impl Pool {
     /// Starts `threads` workers.
     pub fn start(threads: usize, clock: Clock) -> std::io::Result<Arc<Pool>> {
-        let pool = Pool::start_workers(threads, clock, None)?;
+        Pool::start_with_timer(threads, clock, None)
+    }
+
+    /// The same, and what runs take of the processors is measured.
+    pub fn start_metered(threads: usize, clock: Clock, taken: Taken) -> std::io::Result<Arc<Pool>> {
+        Pool::start_with_timer(threads, clock, Some(taken))
+    }
+
+    fn start_with_timer(threads: usize, clock: Clock, taken: Option<Taken>) -> std::io::Result<Arc<Pool>> {
+        let pool = Pool::start_workers(threads, clock, None, taken)?;
         // Now, so that who has served for long has no thread more than who has just begun.
         pool.timer();
         Ok(pool)
@@ -61,12 +75,17 @@ impl Pool {
 
     /// The same with workers that take only what others leave of the processors.
     pub fn start_giving_way(threads: usize, clock: Clock, kept_waiting: Kept) -> std::io::Result<Arc<Pool>> {
-        Pool::start_workers(threads, clock, Some(kept_waiting))
+        Pool::start_workers(threads, clock, Some(kept_waiting), None)
     }
 
-    fn start_workers(threads: usize, clock: Clock, kept_waiting: Option<Kept>) -> std::io::Result<Arc<Pool>> {
+    fn start_workers(
+        threads: usize,
+        clock: Clock,
+        kept_waiting: Option<Kept>,
+        taken: Option<Taken>,
+    ) -> std::io::Result<Arc<Pool>> {
         let (visits, incoming) = unbounded();
-        let pool = Arc::new(Pool { kept_waiting, ..Pool::of(clock, visits, incoming, threads) });
+        let pool = Arc::new(Pool { kept_waiting, taken, ..Pool::of(clock, visits, incoming, threads) });
         for number in 0..threads {
             pool.start_worker(number)?;
         }
@@ -75,7 +94,8 @@ impl Pool {
 
     fn of(clock: Clock, visits: Sender<Arc<Deployment>>, incoming: Receiver<Arc<Deployment>>, threads: usize) -> Pool {
         let (lost, alarms) = (AtomicUsize::new(0), crossbeam_channel::bounded(1));
-        Pool { clock, visits, waits: OnceLock::new(), threads, kept_waiting: None, incoming, lost, alarms }
+        let (waits, kept_waiting, taken) = (OnceLock::new(), None, None);
+        Pool { clock, visits, waits, threads, kept_waiting, taken, incoming, lost, alarms }
     }
 
     fn start_worker(self: &Arc<Self>, number: usize) -> std::io::Result<()> {
@@ -141,6 +161,11 @@ impl Pool {
     /// For how long the calling worker was kept from running so far; nothing where workers do not give way.
     pub(crate) fn kept_waiting(&self) -> Duration {
         self.kept_waiting.map_or(Duration::ZERO, |kept_waiting| kept_waiting())
+    }
+
+    /// The processor's time that the calling thread has taken so far, where that is known.
+    pub(crate) fn taken(&self) -> Option<Duration> {
+        self.taken.map(|taken| taken())
     }
 
     /// Workers there are.

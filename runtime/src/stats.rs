@@ -3,6 +3,9 @@
 //! Counters are atomics in shards, one picked per thread, so that threads do not fight over a cache line. Reading
 //! adds the shards up.
 
+mod exemplars;
+mod faults;
+mod histogram;
 mod shadow;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -12,35 +15,20 @@ use std::time::Duration;
 use tiltyard_types::ErrorKind;
 use tiltyard_types::shard::{SHARDS, shard};
 
+pub use self::exemplars::Exemplar;
+use self::exemplars::Exemplars;
+pub use self::faults::Faults;
+use self::histogram::Buckets;
+pub use self::histogram::{CLASSIC_NS, Histogram, NATIVE_SCHEMA, Native};
 pub use self::shadow::{Dropped, ShadowCounts, ShadowSums};
 
 use crate::sync::Mutex;
 
-/// Upper bounds of the histograms' buckets, in nanoseconds: 10 µs to 10 s in steps of 1, 2.5, 5.
-pub const BUCKETS_NS: [u64; 19] = [
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    10_000_000_000,
-];
-
 /// Batch sizes are counted one by one up to this many rows, larger ones together.
 pub const BATCH_ROWS_COUNTED_MAX: usize = 256;
+
+/// Upper bounds of batch sizes as they are told, in rows.
+pub const BATCH_ROWS_BOUNDS: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, BATCH_ROWS_COUNTED_MAX];
 
 /// A count and a sum of times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,22 +37,6 @@ pub struct Durations {
     pub count: u64,
     /// Their sum in nanoseconds.
     pub nanos: u64,
-}
-
-/// A histogram over [`BUCKETS_NS`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Histogram {
-    /// Observations per bucket, not cumulated; the last is for those above every bound.
-    pub buckets: [u64; BUCKETS_NS.len() + 1],
-    /// Their sum in nanoseconds.
-    pub nanos: u64,
-}
-
-impl Histogram {
-    /// The number of observations.
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
 }
 
 /// The times of one run of a batch.
@@ -76,6 +48,56 @@ pub struct RunTimes {
     pub run: Duration,
     /// Cutting the outputs apart.
     pub split: Duration,
+}
+
+/// What runs took of the machine, or a request's part of that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Time of processors.
+    pub cpu: Duration,
+    /// Time that a device was theirs alone; none where they ran on processors.
+    pub device: Duration,
+}
+
+impl Used {
+    /// The part of `rows` rows where there were `all`.
+    #[must_use]
+    pub fn part(self, rows: usize, all: usize) -> Used {
+        if rows == all {
+            return self;
+        }
+        let ratio = rows as f64 / all.max(1) as f64;
+        Used { cpu: self.cpu.mul_f64(ratio), device: self.device.mul_f64(ratio) }
+    }
+
+    /// Adds what others took.
+    pub fn add(&mut self, more: Used) {
+        self.cpu += more.cpu;
+        self.device += more.device;
+    }
+}
+
+/// A request that was answered well.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Served {
+    /// Its rows.
+    pub rows: usize,
+    /// From having its body to having it in the queue.
+    pub decode: Duration,
+    /// From the queue to its run.
+    pub queue: Duration,
+    /// The times of the run it was in.
+    pub times: RunTimes,
+    /// Its part of what that run took.
+    pub used: Used,
+    /// From accepting it to having its answer.
+    pub total: Duration,
+    /// When it was accepted, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// The server's name for it, as bits.
+    pub id: u128,
+    /// Its trace, as bits; 0 where it has none.
+    pub trace: u128,
 }
 
 /// Why a request was refused for want of room or time.
@@ -167,6 +189,7 @@ pub struct Stats {
     /// Those of requests, by the way they came.
     ways: Mutex<Vec<(Way, Arc<Requests>)>>,
     batches: Batches,
+    faults: Arc<Faults>,
 }
 
 /// By which way requests reached a deployment: they are counted apart.
@@ -185,6 +208,7 @@ const WAYS_MAX: usize = 64;
 #[repr(align(128))]
 struct Shard {
     executions: AtomicU64,
+    rows: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     late: AtomicU64,
 }
@@ -195,6 +219,7 @@ pub struct Requests {
     /// As a shadow, which answers nobody.
     pub shadow: ShadowCounts,
     shards: [RequestShard; SHARDS],
+    exemplars: Exemplars,
     last_request_ms: AtomicU64,
 }
 
@@ -204,9 +229,13 @@ struct RequestShard {
     success: Total,
     failures: [Total; ErrorKind::ALL.len()],
     rows: AtomicU64,
+    decode: Buckets,
     queue: Buckets,
     run: Buckets,
+    encode: Buckets,
     total: Buckets,
+    cpu_nanos: AtomicU64,
+    device_nanos: AtomicU64,
     assemble: Total,
     split: Total,
     apart: [AtomicU64; Apart::ALL.len()],
@@ -215,12 +244,6 @@ struct RequestShard {
 #[derive(Default)]
 struct Total {
     count: AtomicU64,
-    nanos: AtomicU64,
-}
-
-#[derive(Default)]
-struct Buckets {
-    buckets: [AtomicU64; BUCKETS_NS.len() + 1],
     nanos: AtomicU64,
 }
 
@@ -251,15 +274,6 @@ impl Total {
     }
 }
 
-impl Buckets {
-    fn add(&self, duration: Duration) {
-        let value = nanos(duration);
-        let bucket = BUCKETS_NS.partition_point(|&bound| bound < value);
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        self.nanos.fetch_add(value, Relaxed);
-    }
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -275,16 +289,32 @@ pub struct Snapshot {
     pub rows: u64,
     /// Runs of the engine.
     pub executions: u64,
+    /// Rows in them.
+    pub run_rows: u64,
+    /// Runs by their rows: up to each of [`BATCH_ROWS_BOUNDS`] and above the one before; the last is for those above all.
+    pub sizes: [u64; BATCH_ROWS_BOUNDS.len() + 1],
     /// Requests refused for want of room or time, by the position of the reason in [`Refusal::ALL`].
     pub refused: [u64; Refusal::ALL.len()],
     /// Requests whose run began after their time was over.
     pub late: u64,
+    /// Runs that were given up as stuck.
+    pub given_up: u64,
+    /// Times that the deployment was taken out of service.
+    pub times_out: u64,
     /// Requests that are no evidence in a test of versions, by the position of the reason in [`Apart::ALL`].
     pub apart: [u64; Apart::ALL.len()],
+    /// Time between having the body and enqueue, per request.
+    pub decode: Histogram,
     /// Time between enqueue and take, per request.
     pub queue: Histogram,
     /// Time in the engine, per request: that of the batch it was in.
     pub run: Histogram,
+    /// Time between reply and having it encoded, per request.
+    pub encode: Histogram,
+    /// Processors' time in the engine: of each run, each request's part by its rows.
+    pub cpu_nanos: u64,
+    /// Devices' time in the same way.
+    pub device_nanos: u64,
     /// Time between accept and reply, per request.
     pub total: Histogram,
     /// Time spent gathering, per request's batch.
@@ -301,17 +331,40 @@ pub struct Snapshot {
 }
 
 impl Requests {
-    /// Counts a request that was answered well: `rows` rows in `total` time since it was accepted.
-    pub fn succeeded(&self, rows: usize, queue: Duration, times: RunTimes, total: Duration, unix_ms: u64) {
+    /// Counts a request that was answered well.
+    pub fn succeeded(&self, served: &Served) {
         let requests = &self.shards[shard()];
-        requests.success.add(total);
-        requests.rows.fetch_add(rows as u64, Relaxed);
-        requests.queue.add(queue);
-        requests.run.add(times.run);
-        requests.total.add(total);
-        requests.assemble.add(times.assemble);
-        requests.split.add(times.split);
-        self.last_request_ms.store(unix_ms, Relaxed);
+        requests.success.add(served.total);
+        requests.rows.fetch_add(served.rows as u64, Relaxed);
+        requests.decode.add(served.decode);
+        requests.queue.add(served.queue);
+        requests.run.add(served.times.run);
+        requests.total.add(served.total);
+        requests.assemble.add(served.times.assemble);
+        requests.split.add(served.times.split);
+        self.last_request_ms.store(served.unix_ms, Relaxed);
+        self.used(served.used);
+        let Served { id, trace, unix_ms, total, .. } = *served;
+        self.exemplars.show(&Exemplar { id, trace, nanos: nanos(total), unix_ms });
+    }
+
+    /// Counts what was taken of the machine.
+    pub fn used(&self, used: Used) {
+        let requests = &self.shards[shard()];
+        requests.cpu_nanos.fetch_add(nanos(used.cpu), Relaxed);
+        if !used.device.is_zero() {
+            requests.device_nanos.fetch_add(nanos(used.device), Relaxed);
+        }
+    }
+
+    /// Counts that an answer was encoded, and how long that took.
+    pub fn encoded(&self, encode: Duration) {
+        self.shards[shard()].encode.add(encode);
+    }
+
+    /// Requests as examples, each with the position of its bucket among [`CLASSIC_NS`] or the one after.
+    pub fn exemplars(&self) -> Vec<(usize, Exemplar)> {
+        self.exemplars.read()
     }
 
     /// Counts a request that failed.
@@ -336,6 +389,11 @@ impl Requests {
 }
 
 impl Stats {
+    /// Counters of a deployment whose health counts its `faults`.
+    pub fn with(faults: &Arc<Faults>) -> Stats {
+        Stats { faults: Arc::clone(faults), ..Stats::default() }
+    }
+
     /// The counters of requests that come by this way: the same ones whenever they are asked for. For whoever makes a
     /// catalog, not for each request.
     pub fn way(&self, endpoint: &str, arm: &str) -> Arc<Requests> {
@@ -357,7 +415,9 @@ impl Stats {
 
     /// Counts one run of the engine over `rows` rows.
     pub fn executed(&self, rows: usize, times: RunTimes) {
-        self.shards[shard()].executions.fetch_add(1, Relaxed);
+        let counts = &self.shards[shard()];
+        counts.executions.fetch_add(1, Relaxed);
+        counts.rows.fetch_add(rows as u64, Relaxed);
         let batch = &self.batches.0[rows.min(BATCH_ROWS_COUNTED_MAX + 1)];
         batch.assemble.add(times.assemble);
         batch.run.add(times.run);
@@ -388,18 +448,28 @@ impl Stats {
         ways.iter().map(|(way, requests)| (way.clone(), requests.snapshot())).collect()
     }
 
+    /// Requests as examples, by the way they came.
+    pub fn exemplars(&self) -> Vec<(Way, Vec<(usize, Exemplar)>)> {
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        ways.iter().map(|(way, requests)| (way.clone(), requests.exemplars())).collect()
+    }
+
     /// What is counted whatever the way: runs of the engine, refusals.
     pub fn runs(&self) -> Snapshot {
-        let mut sum = Snapshot::default();
+        let (given_up, times_out) = (self.faults.given_up(), self.faults.times_out());
+        let mut sum = Snapshot { given_up, times_out, ..Snapshot::default() };
         for shard in &self.shards {
             sum.executions += shard.executions.load(Relaxed);
+            sum.run_rows += shard.rows.load(Relaxed);
             sum.late += shard.late.load(Relaxed);
             for (sum, count) in sum.refused.iter_mut().zip(&shard.refused) {
                 *sum += count.load(Relaxed);
             }
         }
         for (rows, batch) in self.batches.0.iter().enumerate() {
-            if batch.run.count.load(Relaxed) > 0 {
+            let runs = batch.run.count.load(Relaxed);
+            if runs > 0 {
+                sum.sizes[BATCH_ROWS_BOUNDS.partition_point(|&bound| bound < rows)] += runs;
                 sum.batches.push((rows, batch.assemble.read(), batch.run.read(), batch.split.read()));
             }
         }
@@ -423,15 +493,20 @@ impl Snapshot {
         }
         self.rows += other.rows;
         self.executions += other.executions;
+        self.run_rows += other.run_rows;
+        self.sizes.iter_mut().zip(other.sizes).for_each(|(sum, more)| *sum += more);
         self.late += other.late;
+        self.given_up += other.given_up;
+        self.times_out += other.times_out;
         self.refused.iter_mut().zip(&other.refused).for_each(|(sum, more)| *sum += more);
         self.apart.iter_mut().zip(&other.apart).for_each(|(sum, more)| *sum += more);
-        for (sum, more) in
-            [(&mut self.queue, &other.queue), (&mut self.run, &other.run), (&mut self.total, &other.total)]
-        {
-            sum.buckets.iter_mut().zip(&more.buckets).for_each(|(sum, more)| *sum += more);
-            sum.nanos += more.nanos;
-        }
+        self.decode.merge(&other.decode);
+        self.queue.merge(&other.queue);
+        self.run.merge(&other.run);
+        self.encode.merge(&other.encode);
+        self.total.merge(&other.total);
+        self.cpu_nanos += other.cpu_nanos;
+        self.device_nanos += other.device_nanos;
         merge_durations(&mut self.assemble, other.assemble);
         merge_durations(&mut self.split, other.split);
         self.last_request_ms = self.last_request_ms.max(other.last_request_ms);
@@ -455,9 +530,13 @@ impl Snapshot {
             add_total(sum, total);
         }
         self.rows += requests.rows.load(Relaxed);
-        add_buckets(&mut self.queue, &requests.queue);
-        add_buckets(&mut self.run, &requests.run);
-        add_buckets(&mut self.total, &requests.total);
+        requests.decode.add_to(&mut self.decode);
+        requests.queue.add_to(&mut self.queue);
+        requests.run.add_to(&mut self.run);
+        requests.encode.add_to(&mut self.encode);
+        requests.total.add_to(&mut self.total);
+        self.cpu_nanos += requests.cpu_nanos.load(Relaxed);
+        self.device_nanos += requests.device_nanos.load(Relaxed);
         add_total(&mut self.assemble, &requests.assemble);
         add_total(&mut self.split, &requests.split);
         self.apart.iter_mut().zip(&requests.apart).for_each(|(sum, count)| *sum += count.load(Relaxed));
@@ -473,13 +552,6 @@ fn add_total(sum: &mut Durations, total: &Total) {
     merge_durations(sum, total.read());
 }
 
-fn add_buckets(sum: &mut Histogram, histogram: &Buckets) {
-    for (sum, bucket) in sum.buckets.iter_mut().zip(&histogram.buckets) {
-        *sum += bucket.load(Relaxed);
-    }
-    sum.nanos += histogram.nanos.load(Relaxed);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,7 +562,17 @@ mod tests {
         let count = |stats: &Stats, rows: usize, micros: u64| {
             let requests = stats.way("e", "champion");
             stats.executed(rows, times(micros));
-            requests.succeeded(rows, Duration::ZERO, times(micros), Duration::from_micros(60), micros);
+            let used = Used { cpu: Duration::from_micros(micros), device: Duration::from_nanos(micros) };
+            let total = Duration::from_micros(60);
+            requests.succeeded(&Served {
+                rows,
+                times: times(micros),
+                used,
+                total,
+                unix_ms: micros,
+                ..Served::default()
+            });
+            requests.encoded(Duration::from_micros(micros));
             requests.failed(ErrorKind::Engine, Duration::from_micros(5), micros);
             requests.apart(Apart::Header);
             requests.shadow.sampled();
@@ -525,7 +607,8 @@ mod tests {
                     for _ in 0..100 {
                         stats.executed(3, times);
                         let routed = stats.way("e", "champion");
-                        routed.succeeded(3, Duration::ZERO, times, Duration::from_micros(60), 5);
+                        let used = Used { cpu: Duration::from_micros(10), ..Used::default() };
+                        routed.succeeded(&Served { rows: 3, times, used, unix_ms: 5, ..Served::default() });
                     }
                     stats.way("e", "pinned").failed(ErrorKind::Deadline, Duration::from_secs(60), 6);
                 });
@@ -535,7 +618,8 @@ mod tests {
         let sum = stats.snapshot();
         assert_eq!((sum.success.count, sum.rows, sum.executions), (600, 1800, 600));
         assert_eq!(sum.failures.iter().map(|failure| failure.count).sum::<u64>(), 6);
-        assert_eq!(sum.run.buckets[2], 600, "30 µs belongs under the bound of 50 µs");
+        assert_eq!(sum.run.classic()[1..3], [0, 600], "30 µs belongs under the bound of 50 µs");
+        assert_eq!((sum.run_rows, sum.sizes[2], sum.cpu_nanos), (1800, 600, 6_000_000), "3 rows are up to 4");
         assert_eq!(
             sum.batches,
             [(
@@ -545,6 +629,16 @@ mod tests {
                 Durations { count: 600, nanos: 0 }
             )]
         );
+    }
+
+    #[test]
+    fn what_a_run_took_is_shared_by_rows() {
+        let used = Used { cpu: Duration::from_micros(80), device: Duration::from_micros(8) };
+        let part = used.part(3, 4);
+        assert_eq!(part, Used { cpu: Duration::from_micros(60), device: Duration::from_micros(6) });
+        let mut sum = used.part(1, 4);
+        sum.add(part);
+        assert_eq!((sum, used.part(0, 0), used.part(0, 4)), (used, used, Used::default()));
     }
 
     #[test]

@@ -3,13 +3,14 @@
 pub(crate) mod endpoints;
 mod pages;
 mod rollouts;
+mod traffic;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, DATE, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
@@ -26,6 +27,7 @@ use crate::protocol::{date, reply};
 use crate::reload::Reload;
 use crate::service::Service;
 use crate::telemetry;
+use crate::telemetry::page::Form;
 
 /// What can be asked here, for programs.
 const OPENAPI: &str = include_str!("admin/openapi.json");
@@ -71,13 +73,13 @@ where
         };
         return dated(answered.map_or_else(|error| refusal(&error), |form| json_of(StatusCode::OK, &form)), version);
     }
-    drop(request);
     let is_get = method == Method::GET || method == Method::HEAD;
+    if is_get && path == "/metrics" {
+        let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        return dated(metrics(&service, Form::of(&accept.collect::<Vec<_>>().join(","))), version);
+    }
+    drop(request);
     let (status, content_type, body) = match path.as_str() {
-        "/metrics" if is_get => {
-            let triton_metrics = service.live.config().triton_metrics;
-            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", telemetry::render(&service, triton_metrics))
-        }
         "/health/live" | "/v2/health/live" if is_get => (StatusCode::OK, "text/plain", String::new()),
         "/health/ready" | "/v2/health/ready" if is_get => {
             let status = if service.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -94,6 +96,7 @@ where
         "/admin/rollouts" if is_get => (StatusCode::OK, "application/json", rollouts::list(&service).to_string()),
         "/admin/openapi.json" if is_get => (StatusCode::OK, "application/json", OPENAPI.to_owned()),
         "/admin/status" if is_get => (StatusCode::OK, "application/json", status(&service).to_string()),
+        "/admin/traffic" if is_get => (StatusCode::OK, "application/json", traffic::form(&service).to_string()),
         "/admin/changes" if is_get => changes(&service, &query).await,
         "/admin/reload" if method == Method::POST => {
             let (status, form) = match reload.now() {
@@ -111,6 +114,12 @@ where
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     dated(response, version)
+}
+
+fn metrics(service: &Service, form: Form) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(telemetry::render(service, form))));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    response
 }
 
 fn dated(mut response: Response<Full<Bytes>>, version: http::Version) -> Response<Full<Bytes>> {

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use tiltyard_types::Moment;
 
 /// The moment it is, on a clock that never goes back.
@@ -15,6 +16,21 @@ pub(crate) fn now() -> Moment {
 /// Milliseconds since 1970 on the wall clock, which may jump: for records, never for measuring.
 pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The same in nanoseconds.
+pub(crate) fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The processor's time that this thread has taken so far.
+pub(crate) fn thread_taken() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// The processors' time that the process has taken so far.
+pub(crate) fn process_taken() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// For how long this thread wanted to run so far and was not let, as Linux tells it; nothing elsewhere.
@@ -41,6 +57,18 @@ pub(crate) fn kept_waiting() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_takes_the_time_of_its_thread() {
+        let (began, of_all, before) = (now(), process_taken(), thread_taken());
+        let mut sum = 0u64;
+        while thread_taken() == before {
+            sum = std::hint::black_box(sum.wrapping_mul(3) ^ 1);
+        }
+        let taken = thread_taken() - before;
+        assert!(process_taken() - of_all >= taken);
+        assert!(taken <= now() - began + Duration::from_millis(1));
+    }
 
     #[test]
     fn a_thread_is_kept_waiting_no_longer_than_it_lives() {

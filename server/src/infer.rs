@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::{Answer, Demand};
 use tiltyard_runtime::pool::Pool;
+use tiltyard_runtime::stats::Served;
 use tiltyard_types::{
     Error, ErrorKind, InferRequest, Moment, NamedTensor, Parameter, Parameters, RequestId, Result, Tensor,
 };
@@ -26,6 +27,7 @@ use crate::rollouts::feedback::notes::{Asked, key_of_parameters};
 use crate::route::{Choice, Pick};
 use crate::shadow::Shadows;
 use crate::shadow::sample::Sample;
+use crate::traces::{Open, Trace, Traces};
 use crate::{clock, deadlines, ids};
 
 /// What answers requests: shared by all connections.
@@ -40,6 +42,8 @@ pub struct Inference {
     pub clients: Option<Clients>,
     /// Who shows live traffic to shadows.
     pub shadows: Arc<Shadows>,
+    /// Who follows requests through their traces; `None` where nobody collects them.
+    pub traces: Option<Traces>,
     /// The settings that hold now, with the time that a request has where its client gave none.
     pub live: Arc<Live>,
 }
@@ -51,19 +55,29 @@ pub struct Accepted {
     pub id: RequestId,
     /// When it was accepted.
     pub at: Moment,
+    /// When its body was here.
+    pub here: Moment,
     /// The same on the wall clock, in milliseconds since 1970.
     pub unix_ms: u64,
     /// When its client stops waiting, if the protocol said so; what the `timeout` parameter says may be earlier.
     pub timeout: Option<Duration>,
     /// Bytes of its body.
     pub bytes: usize,
+    /// Its place in its trace, where it has one.
+    pub trace: Option<Trace>,
 }
 
 impl Accepted {
     /// Names a request that arrives now.
     pub fn now(timeout: Option<Duration>, bytes: usize) -> Accepted {
-        let unix_ms = clock::unix_ms();
-        Accepted { id: ids::request_id(unix_ms), at: clock::now(), unix_ms, timeout, bytes }
+        let (unix_ms, now) = (clock::unix_ms(), clock::now());
+        Accepted { id: ids::request_id(unix_ms), at: now, here: now, unix_ms, timeout, bytes, trace: None }
+    }
+
+    /// The same once its body is here, which has so many bytes.
+    #[must_use]
+    pub fn with_body(self, bytes: usize) -> Accepted {
+        Accepted { here: clock::now(), bytes, ..self }
     }
 }
 
@@ -77,13 +91,43 @@ pub struct Outcome {
     pub outputs: Vec<Tensor>,
     /// Where each of them is in the signature.
     wanted: Wanted,
+    /// When they were there.
+    answered: Moment,
+    /// Follows it to its end, where it is traced.
+    traced: Option<Open>,
     /// What shadows see of it, once this is dropped: when the answer is encoded.
     _sample: Option<Box<Sample>>,
 }
 
 type Wanted = SmallVec<[usize; 2]>;
 
+/// Whoever encodes the answer drops this once that is done.
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        let now = clock::now();
+        self.arm.requests.encoded(now - self.answered);
+        self.traced.iter_mut().for_each(|open| open.end(now));
+    }
+}
+
 impl Outcome {
+    /// What the answer tells about who gave it, as headers.
+    pub fn headers(&self) -> HeaderMap {
+        self.traced_in(self.arm.headers(self.id))
+    }
+
+    /// The headers of an answer over gRPC: the same, and the content type.
+    pub fn grpc_headers(&self) -> HeaderMap {
+        self.traced_in(self.arm.grpc_headers(self.id))
+    }
+
+    fn traced_in(&self, mut headers: HeaderMap) -> HeaderMap {
+        if let Some(trace) = self.traced.as_ref().and_then(Open::trace) {
+            trace.name_in(&mut headers);
+        }
+        headers
+    }
+
     /// The outputs asked for with their names, in that order.
     pub fn named(&self) -> impl Iterator<Item = (&str, &Tensor)> + Clone {
         let specs = &self.arm.deployment.signature.outputs;
@@ -92,6 +136,22 @@ impl Outcome {
 }
 
 impl Inference {
+    /// A request that arrives now, with these headers.
+    pub fn accept(&self, headers: &HeaderMap, timeout: Option<Duration>, bytes: usize) -> Accepted {
+        let accepted = Accepted::now(timeout, bytes);
+        let trace = self.traces.as_ref().and_then(|traces| traces.begin(headers, accepted.id));
+        Accepted { trace, ..accepted }
+    }
+
+    /// Tells of a request that failed: in the log, and in its trace. Protocols call it where they turn the failure into an
+    /// answer.
+    pub fn tell_failure(&self, accepted: Accepted, endpoint: &str, client_id: &str, error: &Error) {
+        log_failure(accepted, endpoint, client_id, error);
+        if let (Some(traces), Some(trace)) = (&self.traces, accepted.trace) {
+            traces.failed(trace, accepted, endpoint, error, clock::now());
+        }
+    }
+
     /// Who asks, where that matters.
     pub fn asker(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Asker> {
         self.clients.as_ref().map(|clients| clients.asker(headers, peer))
@@ -133,18 +193,24 @@ impl Inference {
         choice.count_apart();
         let mut sample = self.shadows.pick(choice.shadows(), accepted.id, accepted.bytes, &request.inputs);
         let inputs = std::mem::take(&mut request.inputs);
-        let mut watch = Watch { choice: &choice, accepted, request, done: false };
+        let mut watch = Watch { inference: self, choice: &choice, accepted, request, done: false };
         let answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;
-        match &answered {
+        let ended = match &answered {
             Ok((answer, wanted)) => watch.succeeded(answer, wanted),
             Err(error) => watch.failed(error),
-        }
+        };
         drop(watch);
         let (answer, wanted) = answered?;
         if let Some(sample) = &mut sample {
             sample.answered(&answer, &wanted, accepted.unix_ms);
         }
-        Ok(Outcome { arm: choice.arm, id: accepted.id, outputs: answer.outputs, wanted, _sample: sample })
+        let traced = self
+            .traces
+            .as_ref()
+            .zip(accepted.trace)
+            .map(|(traces, trace)| traces.answered(trace, accepted, &request.model, &choice.arm, &answer, ended));
+        let (id, outputs) = (accepted.id, answer.outputs);
+        Ok(Outcome { arm: choice.arm, id, outputs, wanted, answered: ended, traced, _sample: sample })
     }
 
     async fn answer(
@@ -160,8 +226,8 @@ impl Inference {
         let inputs = deployment.signature.arrange(inputs)?;
         let wanted = deployment.signature.select(request.outputs.iter().map(|output| output.name.as_str()))?;
         let permit = room.admit()?;
-        let demand =
-            Demand { deadline: Some(deadline), priority: priority(&request.parameters)?, bytes: accepted.bytes };
+        let (priority, mark) = (priority(&request.parameters)?, accepted.trace.as_ref().map(Trace::mark));
+        let demand = Demand { deadline: Some(deadline), priority, bytes: accepted.bytes, mark };
         let positions = Wanted::from_slice(&wanted);
         let pending = deployment.enqueue(inputs, wanted, demand, Box::new(permit), &self.pool)?;
         match deadlines::within(deadline, pending).await {
@@ -235,6 +301,7 @@ fn refuse_sequences(parameters: &Parameters) -> Result<()> {
 
 /// Counts a request when it ends, also when its client hangs up and the future is dropped.
 struct Watch<'a> {
+    inference: &'a Inference,
     choice: &'a Choice,
     accepted: Accepted,
     request: &'a InferRequest,
@@ -242,10 +309,15 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn succeeded(&mut self, answer: &Answer, wanted: &[usize]) {
+    /// Gives back the moment.
+    fn succeeded(&mut self, answer: &Answer, wanted: &[usize]) -> Moment {
         self.done = true;
-        let (now, requests) = (clock::now(), &self.choice.arm.requests);
-        requests.succeeded(answer.rows, answer.queue, answer.times, now - self.accepted.at, self.accepted.unix_ms);
+        let (now, Accepted { at, here, unix_ms, id, .. }) = (clock::now(), self.accepted);
+        let Answer { rows, enqueued, queue, times, used, .. } = *answer;
+        let (decode, total, id) = (enqueued - here, now - at, id.bits());
+        let trace = self.accepted.trace.map_or(0, |trace| trace.id);
+        let served = Served { rows, decode, queue, times, used, total, unix_ms, id, trace };
+        self.choice.arm.requests.succeeded(&served);
         if let Some((observer, side, key)) = self.choice.observed() {
             observer.answered(side, key, answer, now);
             if let Some(notes) = &observer.notes {
@@ -255,15 +327,17 @@ impl Watch<'_> {
                 notes.note(&asked, &self.choice.arm.deployment, answer, wanted);
             }
         }
+        now
     }
 
-    fn failed(&mut self, error: &Error) {
+    fn failed(&mut self, error: &Error) -> Moment {
         self.done = true;
         let now = clock::now();
         self.choice.arm.requests.failed(error.kind(), now - self.accepted.at, self.accepted.unix_ms);
         if let Some((observer, side, key)) = self.choice.observed() {
             observer.failed(side, key, error, now);
         }
+        now
     }
 }
 
@@ -272,16 +346,16 @@ impl Drop for Watch<'_> {
         if !self.done {
             let gone = Error::new(ErrorKind::Cancelled, "the client went away");
             self.failed(&gone);
-            log_failure(self.accepted.id, &self.request.model, &self.request.id, &gone);
+            self.inference.tell_failure(self.accepted, &self.request.model, &self.request.id, &gone);
         }
     }
 }
 
-/// The one line for a request that failed, with the server's name for it and the client's. Protocols call it where they
-/// turn the failure into an answer. Refusals have one line for all of them now and then: they come in floods, and must be
-/// cheap.
-pub fn log_failure(id: RequestId, endpoint: &str, client_id: &str, error: &Error) {
+/// The one line for a request that failed, with the server's name for it and the client's. Refusals have one line for all of
+/// them now and then: they come in floods, and must be cheap.
+fn log_failure(accepted: Accepted, endpoint: &str, client_id: &str, error: &Error) {
     static REFUSALS: Seldom = Seldom::new();
+    let id = accepted.id;
     if error.kind() == ErrorKind::Overloaded {
         tracing::debug!(request = %id, endpoint, reason = error.message(), "request refused");
         if let Some(count) = REFUSALS.note(clock::now()) {
@@ -291,7 +365,8 @@ pub fn log_failure(id: RequestId, endpoint: &str, client_id: &str, error: &Error
     }
     let cut = |text: &str, chars_max: usize| text.chars().take(chars_max).collect::<String>();
     let (client_id, endpoint, reason) = (cut(client_id, 200), cut(endpoint, 200), cut(error.message(), 2000));
+    let trace = accepted.trace.map(|trace| trace.shown());
     tracing::warn!(
-        request = %id, id = client_id, endpoint, error = error.kind().name(), reason, "request failed"
+        request = %id, id = client_id, trace, endpoint, error = error.kind().name(), reason, "request failed"
     );
 }

@@ -175,7 +175,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use tiltyard_runtime::stats::RunTimes;
+    use tiltyard_runtime::stats::{RunTimes, Served};
 
     use super::*;
 
@@ -184,7 +184,8 @@ mod tests {
     }
 
     fn count(stats: &Stats, arm: &str) {
-        stats.way("m", arm).succeeded(2, Duration::ZERO, RunTimes::default(), Duration::from_micros(9), 1);
+        let served = Served { rows: 2, total: Duration::from_micros(9), unix_ms: 1, ..Served::default() };
+        stats.way("m", arm).succeeded(&served);
         stats.executed(2, RunTimes::default());
     }
 
@@ -229,6 +230,32 @@ mod tests {
         drop(stats);
         assert_eq!(told(&mut state, at(7201)), [line("m", "1", 1)]);
         assert_eq!(told(&mut state, at(7201 + 3600)), [line("m", "retired", 1)]);
+    }
+
+    /// Two versions take turns, each time with new counters, and now and then a new one comes.
+    #[test]
+    fn ten_thousand_swaps_leave_few_labels_and_no_count_falls() {
+        let mut state = State::default();
+        let (mut before, mut most) = (BTreeMap::new(), 0);
+        for swap in 1..=10_000u64 {
+            let version = if swap.is_multiple_of(10) { 10 + swap } else { 1 + swap % 2 };
+            let stats = Arc::new(Stats::default());
+            count(&stats, "champion");
+            state.open("m", version, &stats);
+            drop(stats);
+            state.close(at(swap));
+            if !swap.is_multiple_of(50) {
+                continue;
+            }
+            let told = told(&mut state, at(swap));
+            most = most.max(told.len());
+            assert_eq!(told.iter().map(|line| line.2).sum::<u64>(), swap);
+            for (_, label, count) in told {
+                let earlier = before.insert(label.clone(), count).unwrap_or(0);
+                assert!(count >= earlier, "{label} fell from {earlier} to {count}");
+            }
+        }
+        assert!(most <= VERSIONS_GONE_MAX + 1, "{most}");
     }
 
     #[test]

@@ -39,4 +39,5 @@ pub mod state;
 pub mod states;
 pub mod systemd;
 pub mod telemetry;
+pub mod traces;
 pub mod writer;

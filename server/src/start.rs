@@ -32,6 +32,7 @@ use crate::shadow::Shadows;
 use crate::state::StateFolder;
 use crate::states::States;
 use crate::telemetry::Totals;
+use crate::traces::Traces;
 use crate::writer::{Following, Plan, PlanSources, Writer};
 use crate::{clock, cores, guard};
 
@@ -115,7 +116,7 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
     tell(config, &engines);
     let threads = config.threads.or(cores::granted());
     let text = |error: std::io::Error| format!("a thread cannot be started: {error}");
-    let pool = Pool::start(threads, clock::now).map_err(text)?;
+    let pool = Pool::start_metered(threads, clock::now, clock::thread_taken).map_err(text)?;
     let live = Arc::new(Live::new(config));
     // Half of the processors for each shadow: the rest is there for whoever serves, whatever shadows do.
     let (held, runs) = (config.shadow_bytes_max, threads.div_ceil(2));
@@ -126,6 +127,7 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
         admission: Admission::new(config.requests_max, bytes_in_flight(config)),
         shadows,
         live: Arc::clone(&live),
+        traces: Traces::start(config)?,
         clients: config
             .client_rate
             .map(|rate| Clients::new(rate, config.client_burst.or(rate), config.client_key.clone())),

@@ -1,6 +1,9 @@
 """Do the metrics say what happened, under names and labels that stay, and do answers name who gave them?"""
 
+import itertools
+import json
 import re
+import subprocess
 import time
 
 import numpy as np
@@ -83,7 +86,9 @@ def test_text_is_valid(server):
 @pytest.mark.parametrize("name", [
     "tiltyard_requests_total", "tiltyard_rows_total", "tiltyard_executions_total",
     "tiltyard_request_duration_seconds_count", "tiltyard_queue_duration_seconds_count",
-    "tiltyard_run_duration_seconds_count"])
+    "tiltyard_run_duration_seconds_count", "tiltyard_decode_duration_seconds_count",
+    "tiltyard_encode_duration_seconds_count", "tiltyard_run_cpu_seconds_total", "tiltyard_batch_rows_count",
+    "tiltyard_instances", "tiltyard_instances_running", "tiltyard_deployment_bytes"])
 def test_labels(server, name):
     ask_well(server)
     mine = serving.until(
@@ -124,7 +129,7 @@ def test_a_good_request(server, form):
     moves(server, "tiltyard_executions_total", 1, act, model="two_in_two_out")
 
 
-@pytest.mark.parametrize("name", ["request", "queue", "run"])
+@pytest.mark.parametrize("name", ["request", "decode", "queue", "run", "encode"])
 def test_histograms(server, name):
     metric = f"tiltyard_{name}_duration_seconds"
     moves(server, f"{metric}_count", 1, lambda: ask_well(server), model="two_in_two_out")
@@ -144,6 +149,19 @@ def test_time_of_a_slow_run(server):
     ask_well(server, question)
     serving.until(lambda: total(server, "tiltyard_run_duration_seconds_sum", model="slow") > before, "the run's time")
     assert 0.02 < total(server, "tiltyard_run_duration_seconds_sum", model="slow") - before < 20
+
+
+def test_processors_time_of_a_slow_run(server):
+    """One thread runs it: it takes no more of the processors than of time, nor than the process does."""
+    question = {"model": "slow", "inputs": [asking.tensor("x", np.ones((1, 4), np.float32))]}
+    names = ["tiltyard_run_cpu_seconds_total", "tiltyard_run_duration_seconds_sum"]
+    before = [settled(server, name, model="slow") for name in names]
+    of_all = total(server, "tiltyard_cpu_seconds_total")
+    ask_well(server, question)
+    serving.until(lambda: total(server, names[0], model="slow") > before[0], "the processor's time")
+    cpu, run = (total(server, name, model="slow") - value for name, value in zip(names, before))
+    assert 0.01 < cpu <= run + 0.005
+    assert cpu <= total(server, "tiltyard_cpu_seconds_total") - of_all + 0.005
 
 
 def test_rows_of_row_scoring(server):
@@ -227,6 +245,48 @@ def test_headers(server, model, version):
     assert headers["tiltyard-digest"] == metadata["tiltyard-digest"]
     assert headers["tiltyard-arm"] == metadata["tiltyard-arm"]
     assert headers["tiltyard-prediction-id"] != metadata["tiltyard-prediction-id"]
+
+
+# --- Live --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watching(server, request):
+    """The lines that `tiltyard status --watch` writes."""
+    command = [serving.BINARY, "status", "--admin", f"http://127.0.0.1:{server.admin_port}", "--watch=200ms"]
+    process = subprocess.Popen([*command, "--output", request.param], stdout=subprocess.PIPE, text=True)
+    yield process.stdout
+    process.kill()
+    process.wait()
+
+
+def arms_of(line):
+    return [arm for arm in json.loads(line)["arms"] if arm["model"] == "two_in_two_out" and arm["arm"] == "champion"]
+
+
+@pytest.mark.parametrize("watching", ["json"], indirect=True)
+def test_what_happens_is_seen_live(server, watching):
+    for line in itertools.islice(watching, 100):
+        ask_well(server)
+        (arm,) = arms_of(line)
+        if arm["requests_per_second"]:
+            break
+    assert (arm["endpoint"], arm["version"], arm["failed_ratio"], arm["queued"]) == ("two_in_two_out", "1", 0, 0)
+    assert arm["rows_per_second"] == pytest.approx(2 * arm["requests_per_second"])
+    assert 0 < arm["p50_seconds"] <= arm["p99_seconds"] < 30 and arm["batch_rows"] >= 2 and arm["busy"] > 0
+    # Nobody asks any more.
+    for line in itertools.islice(watching, 100):
+        (arm,) = arms_of(line)
+        if not arm["requests_per_second"]:
+            break
+    assert arm["p99_seconds"] is None and arm["failed_ratio"] is None
+
+
+@pytest.mark.parametrize("watching", ["table"], indirect=True)
+def test_the_same_for_people(watching):
+    assert watching.readline().startswith("The server is ready. The last ")
+    assert watching.readline().split() == [
+        "ENDPOINT", "MODEL", "VERSION", "ARM", "REQ/S", "ROWS/S", "FAILED", "P50", "P99", "QUEUED", "BATCH", "BUSY"]
 
 
 # --- Logs --------------------------------------------------------------------------------------------------------

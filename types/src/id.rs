@@ -70,6 +70,11 @@ impl RequestId {
         RequestId(uuid)
     }
 
+    /// The one that has these 128 bits.
+    pub const fn from_bits(bits: u128) -> RequestId {
+        RequestId(Uuid::from_u128(bits))
+    }
+
     /// Its 128 bits.
     pub const fn bits(&self) -> u128 {
         self.0.as_u128()

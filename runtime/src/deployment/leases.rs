@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use tiltyard_types::Moment;
 use tiltyard_types::live::{Kind, Live};
 
+use super::meter::Instances;
 use crate::engine::Session;
 use crate::job::Job;
 use crate::sync::{Mutex, MutexGuard};
@@ -125,6 +126,13 @@ impl Leases {
             }
         }
         given_up
+    }
+
+    /// Sessions that are open, and those of them that are leased.
+    pub(super) fn instances(&self) -> Instances {
+        let state = self.lock();
+        let running = state.slots.iter().filter(|slot| !matches!(slot, Slot::Free)).count();
+        Instances { open: state.idle.len() + running, running }
     }
 
     /// Runs that were given up and have not come back: all, and those on event loops.

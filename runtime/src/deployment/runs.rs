@@ -9,7 +9,7 @@ use tiltyard_types::{Error, ErrorKind, Moment, Result, Tensor};
 use super::Deployment;
 use super::leases::Running;
 use crate::batch::{BatchError, Extent, Layout};
-use crate::job::{Answer, Job};
+use crate::job::{Answer, Job, Mark};
 use crate::pool::Pool;
 use crate::stats::RunTimes;
 
@@ -49,6 +49,12 @@ pub(super) struct GivenUp;
 fn next_run() -> u64 {
     static RUNS: AtomicU64 = AtomicU64::new(0);
     RUNS.fetch_add(1, Relaxed) + 1
+}
+
+/// The marks of jobs, where there are several.
+fn mates(jobs: &[Job]) -> Option<Arc<[Mark]>> {
+    let marks = || jobs.iter().filter_map(|job| job.demand.mark);
+    marks().nth(1).map(|_| marks().collect())
 }
 
 fn internal(error: &BatchError) -> Error {
@@ -126,9 +132,10 @@ impl Deployment {
         };
         let batch_rows = parts.iter().map(|part| part.rows).sum();
         let deadlines: SmallVec<[Moment; 4]> = jobs.iter().filter_map(|job| job.demand.deadline).collect();
-        let number = next_run();
+        let (number, mates) = (next_run(), mates(&jobs));
         let (slot, idle) = self.leases.lease(Running { number, since: assembled, rows, on_loop, jobs, later });
         let waited = pool.kept_waiting();
+        let meter = self.meter(rows, pool);
         let (outputs, opened) = self.in_session(idle, |session| {
             if !deadlines.is_empty() {
                 let begun = pool.now();
@@ -145,6 +152,8 @@ impl Deployment {
             }
         };
         let (ran, waited) = (pool.now(), pool.kept_waiting().saturating_sub(waited));
+        let run = (ran - assembled).saturating_sub(waited);
+        let used = self.used(meter, run, pool);
         let apart = self.check_outputs(&outputs, &wanted).and_then(|()| match &layout {
             // Where rows are proved independent, also a lone job's outputs must have a row for each of its own.
             Some(layout) => layout.split(&outputs, &wanted, &parts, frame).map_err(|error| internal(&error)),
@@ -158,18 +167,16 @@ impl Deployment {
             }
         };
         self.health.ran_well();
-        let times = RunTimes {
-            assemble: assembled - taken,
-            run: (ran - assembled).saturating_sub(waited),
-            split: pool.now() - ran,
-        };
+        let times = RunTimes { assemble: assembled - taken, run, split: pool.now() - ran };
         self.stats.executed(batch_rows, times);
         self.observe(rows, &inputs, times.run);
         let answers = jobs.iter().zip(apart).map(|(job, outputs)| {
             let pick = |position: &usize| outputs.get(wanted.binary_search(position).ok()?).cloned();
             // Most want all there is, in its order.
             let outputs = if job.wanted == wanted { outputs } else { job.wanted.iter().filter_map(pick).collect() };
-            Answer { outputs, rows: job.rows, queue: taken - job.enqueued, times, batch_rows, run: number }
+            let (rows, enqueued, used) = (job.rows, job.enqueued, used.part(job.rows, batch_rows));
+            let (queue, mates) = (taken - enqueued, mates.clone());
+            Answer { outputs, rows, enqueued, queue, times, used, batch_rows, run: number, mates }
         });
         Ok(Ran { answers: Ok(answers.collect()), jobs, later })
     }

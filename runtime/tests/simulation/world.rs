@@ -283,7 +283,7 @@ impl World {
         let columns = if random.chance(1, 4) { 1 + random.below(COLUMNS_MAX - 1) } else { 1 };
         let wanted = [vec![0], vec![1], vec![0, 1], vec![1, 0]][random.below(4)].clone();
         let deadline = random.chance(1, 4).then(|| self.now.at + Duration::from_micros(random.below(4_000) as u64));
-        let demand = Demand { deadline, priority: random.below(5) as u32, bytes: random.below(100) };
+        let demand = Demand { deadline, priority: random.below(5) as u32, bytes: random.below(100), mark: None };
         let poison = random.chance(1, 25).then(|| random.pick(&[Fate::Refused, Fate::Panics, Fate::Failed]));
         self.tell(|| format!("request {id} for model {model}: {rows} x {columns}, {demand:?}, poison {poison:?}"));
         let request = Request {

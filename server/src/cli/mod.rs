@@ -24,6 +24,7 @@ mod settings;
 mod status;
 mod target;
 mod token;
+mod traffic;
 mod watch;
 
 use std::process::ExitCode;

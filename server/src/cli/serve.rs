@@ -30,6 +30,9 @@ use crate::service::Service;
 use crate::systemd::Manager;
 use crate::{admin, clock, cores, deadlines, descriptors, protocol, start};
 
+/// How long the end waits for traces to be sent on.
+const TRACES_FLUSHED_MAX: Duration = Duration::from_secs(1);
+
 /// Serves until told to end. The exit code says whether requests were cut off. Fails where the settings are wrong.
 pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let loaded = settings::load(matches)?;
@@ -221,6 +224,8 @@ impl Life {
     }
 
     fn end(&self) -> ExitCode {
+        // What ended last is traced like the rest, unless the collector is slow.
+        self.service.inference.traces.iter().for_each(|traces| traces.flush(TRACES_FLUSHED_MAX));
         // A connection whose event loop is stuck could not say what was under way.
         let (open, in_flight) = (self.service.totals.connections.count(), self.service.inference.admission.requests());
         let unsaid = if open > 0 { in_flight } else { 0 };

@@ -1,6 +1,8 @@
 //! Where does every version of a running server stand, and since when?
 
-use clap::{ArgMatches, Command};
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 
 use super::credentials::Credentials;
@@ -8,13 +10,30 @@ use super::exit::Failure;
 use super::models::text;
 use super::output::{self, Form, Table, short_digest};
 use super::target::{Http, Named, admin_flag, ask, server_flags};
+use super::traffic;
 use crate::clock;
+
+/// The flag's name among the matches.
+const WATCH: &str = "watch";
+
+/// The shortest time between two looks.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 pub(crate) fn command() -> Command {
     Command::new("status")
         .about("Tell where each version of a running server stands, and which of them answer an endpoint with a plan")
         .args(server_flags())
         .arg(admin_flag())
+        .arg(
+            Arg::new(WATCH)
+                .long(WATCH)
+                .value_name("INTERVAL")
+                .value_parser(interval)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("2s")
+                .help("Show how each version does, anew every INTERVAL, until stopped [INTERVAL: 2s]"),
+        )
         .after_help(
             "loading    waits for its files to rest, is read or compiled\n\
              verifying  answers its golden examples, and proves what may share a run\n\
@@ -24,15 +43,30 @@ pub(crate) fn command() -> Command {
              out        is loaded, and does not answer while its runs fail or hang\n\
              draining   was replaced or taken out, and finishes what it has\n\
              retired    is freed\n\n\
-             Examples:\n  tiltyard status\n  tiltyard status --admin http://models:8002 --output json",
+             With --watch: requests and rows per second, the share that failed, the time that half and 99 in 100 took at most,\n\
+             requests that wait, rows of a run, and processors (or devices) that runs keep busy.\n\n\
+             Examples:\n  tiltyard status\n  tiltyard status --watch\n  tiltyard status --admin http://models:8002 --output json",
         )
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let status = fetch(&Http::new(address(&Named::of(matches)?)?, &Credentials::of(matches)?)?)?;
+    let http = Http::new(address(&Named::of(matches)?)?, &Credentials::of(matches)?)?;
+    if let Some(interval) = matches.get_one::<Duration>(WATCH) {
+        return traffic::watch(&http, Form::of(matches), *interval);
+    }
+    let status = fetch(&http)?;
     match Form::of(matches) {
         Form::Json => output::print_json(&status),
         Form::Table => output::print(&listing(&status, clock::unix_ms())),
+    }
+}
+
+/// How often to look.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match interval >= INTERVAL_MIN {
+        true => Ok(interval),
+        false => Err(format!("expected {INTERVAL_MIN:?} or more, such as 2s")),
     }
 }
 

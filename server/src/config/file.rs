@@ -48,7 +48,7 @@ fn definition(name: &str) -> Option<&'static KeyDefinition> {
 fn in_toml(key: &KeyDefinition) -> String {
     let as_type = match key.form {
         Form::Text => " as a string",
-        Form::Integer | Form::Boolean => " without quotes",
+        Form::Integer | Form::Number | Form::Boolean => " without quotes",
         Form::IntegerOrText => " as an integer or a string",
         Form::List => " as an array or a string",
     };
@@ -59,7 +59,8 @@ fn in_toml(key: &KeyDefinition) -> String {
 fn written(form: Form, value: &DeValue<'_>) -> Option<String> {
     match (form, value) {
         (Form::Text | Form::IntegerOrText | Form::List, DeValue::String(text)) => Some(text.to_string()),
-        (Form::Integer | Form::IntegerOrText, DeValue::Integer(integer)) => {
+        (Form::Number, DeValue::Float(number)) => Some(number.as_str().to_owned()),
+        (Form::Integer | Form::IntegerOrText | Form::Number, DeValue::Integer(integer)) => {
             Some(i128::from_str_radix(integer.as_str(), integer.radix()).ok()?.to_string())
         }
         (Form::Boolean, DeValue::Boolean(value)) => Some(value.to_string()),

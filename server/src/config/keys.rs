@@ -263,6 +263,15 @@ keys! {
             "The least important lines that are still logged.";
         triton_metrics: bool = BOOLEAN, Text("false"),
             "Serve metrics under Triton's names (nv_inference_...) as well.";
+        otlp_endpoint: Option<String> = OPTIONAL_TEXT, Text(""),
+            "The OpenTelemetry collector that traces are sent to, such as http://127.0.0.1:4318: OTLP over HTTP, as JSON.";
+        trace_sampling: f64 = SHARE, Text("0.01"),
+            "The share of requests that begin a trace, where there is an otlp_endpoint. Requests whose caller traces them go \
+             on in that trace, or in none where the caller does not sample it.";
+        price_cpu_hour: f64 = PRICE, Text("0"),
+            "What an hour of one processor costs, in any currency: with it metrics tell what the runs of each version cost.";
+        price_device_hour: f64 = PRICE, Text("0"),
+            "What an hour of one device costs, in the same currency.";
     }
     "Files" {
         config: Option<PathBuf> = OPTIONAL_PATH, Text(""),

@@ -37,6 +37,8 @@ pub(super) enum Form {
     Integer,
     /// An integer or a string.
     IntegerOrText,
+    /// An integer or a number with a fraction.
+    Number,
     /// `true` or `false`.
     Boolean,
     /// An array of strings or integers, or a string with commas.
@@ -113,6 +115,20 @@ pub(super) const DURATION_ABOVE_ZERO: Kind<Duration> = Kind {
     expected: "an integer above 0 with a unit (us, ms, s, m, h), such as 500ms, up to 8760h",
     form: Form::IntegerOrText,
     parse: |text| parse_duration(text).filter(|duration| !duration.is_zero()),
+};
+
+pub(super) const SHARE: Kind<f64> = Kind {
+    placeholder: "SHARE",
+    expected: "a number from 0 to 1, such as 0.05",
+    form: Form::Number,
+    parse: |text| text.parse().ok().filter(|share: &f64| (0.0..=1.0).contains(share)),
+};
+
+pub(super) const PRICE: Kind<f64> = Kind {
+    placeholder: "PRICE",
+    expected: "a number from 0, such as 0.048",
+    form: Form::Number,
+    parse: |text| text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0),
 };
 
 pub(super) const PATH: Kind<PathBuf> = Kind {

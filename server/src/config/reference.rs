@@ -18,7 +18,7 @@ fn flag(key: &KeyDefinition) -> Arg {
         Form::List => arg.action(ArgAction::Append),
         // `--strict` alone means true; only `--strict=false` takes a value, so that no argument after it is eaten.
         Form::Boolean => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-        Form::Text | Form::Integer | Form::IntegerOrText => arg,
+        Form::Text | Form::Integer | Form::IntegerOrText | Form::Number => arg,
     }
 }
 

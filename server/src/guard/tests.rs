@@ -133,6 +133,7 @@ impl Scene {
             admission: Admission::new(100, 1 << 20),
             live: Arc::new(Live::new(&Config::default())),
             clients: None,
+            traces: None,
             shadows: crate::shadow::Shadows::start(1, 1, Duration::ZERO, now).unwrap(),
         });
         let (known, loop_hangs) = (Vec::new(), Arc::default());

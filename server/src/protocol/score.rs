@@ -22,7 +22,7 @@ use tiltyard_types::{
 use super::beside_the_loop;
 use super::reply::Reply;
 use super::rest::{Head, receive};
-use crate::infer::{Accepted, Outcome, log_failure};
+use crate::infer::Outcome;
 use crate::service::Service;
 
 /// Rows of one request at most: an answer holds each several times over while it is written.
@@ -41,12 +41,12 @@ where
     B::Error: std::fmt::Display,
 {
     // Nothing that such a request may say asks for another time.
-    let started = Accepted::now(Some(service.live.request_timeout()), 0);
+    let started = service.inference.accept(head.headers, Some(service.live.request_timeout()), 0);
     let answer = async {
         let mut choice = service.inference.catalog.load().route(model, version, &head.asking(started.id))?;
         let encoding = head.headers.get(CONTENT_ENCODING);
         let (body, mut room) = receive(service, &choice, started, encoding, body).await?;
-        let accepted = Accepted { bytes: body.len(), ..started };
+        let accepted = started.with_body(body.len());
         let (text, of, open) = (body.clone(), choice.contract(), choice.open());
         let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
         let read = move || {
@@ -65,7 +65,7 @@ where
         let id = request.id;
         beside_the_loop(body.len(), move || self::answer(rows, &outside, &id, &outcome)).await
     };
-    answer.await.inspect_err(|error: &Error| log_failure(started.id, model, "", error))
+    answer.await.inspect_err(|error: &Error| service.inference.tell_failure(started, model, "", error))
 }
 
 /// A named column and where it goes.
@@ -471,7 +471,7 @@ fn answer(rows: usize, outside: &[String], id: &str, outcome: &Outcome) -> Resul
     if !outside.is_empty() {
         form["warnings"] = json!(outside);
     }
-    Ok(Reply { headers: outcome.arm.headers(outcome.id), ..Reply::json(&form) })
+    Ok(Reply { headers: outcome.headers(), ..Reply::json(&form) })
 }
 
 /// The elements as JSON values; what JSON cannot write (NaN, infinities) is null.

@@ -192,7 +192,7 @@ mod tests {
     use std::time::Duration;
 
     use tiltyard_rollout::plan::{Policy, Step};
-    use tiltyard_runtime::stats::RunTimes;
+    use tiltyard_runtime::stats::{RunTimes, Used};
 
     use super::*;
 
@@ -223,7 +223,8 @@ mod tests {
 
     fn answer(outputs: Vec<Tensor>) -> Answer {
         let times = RunTimes { run: Duration::from_micros(3), ..RunTimes::default() };
-        Answer { outputs, rows: 1, queue: Duration::ZERO, times, batch_rows: 4, run: 9 }
+        let (enqueued, used) = (Moment::default(), Used::default());
+        Answer { outputs, rows: 1, enqueued, queue: Duration::ZERO, times, used, batch_rows: 4, run: 9, mates: None }
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Run {
     fn enqueue(&self, sampled: &Arc<Sampled>, deadline: Moment, pool: &Pool) -> Result<Pending> {
         let inputs = self.shadow.signature.arrange(sampled.inputs.clone())?;
         let wanted = self.shadow.signature.select(names(&self.lane, sampled))?;
-        let demand = Demand { deadline: Some(deadline), priority: 0, bytes: 0 };
+        let demand = Demand { deadline: Some(deadline), ..Demand::default() };
         self.shadow.enqueue(inputs, wanted, demand, Box::new(Arc::clone(sampled)), pool)
     }
 
@@ -199,6 +199,7 @@ impl Run {
             let error = Error::new(ErrorKind::Engine, "its answer cannot be compared");
             return self.failed(sampled, &error, false, now);
         };
+        lane.arm.requests.used(answer.used);
         let row_ns = answer.times.run.as_nanos() as f64 / answer.batch_rows.max(1) as f64;
         lane.counts().compared(answer.times.run);
         let mut book = lane.book();

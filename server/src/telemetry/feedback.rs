@@ -1,6 +1,7 @@
 //! How does it go with the labels that come late?
 
-use super::{Page, escape, labels_of};
+use super::labels_of;
+use super::page::{Page, escape};
 use crate::rollouts::feedback::figures::{Tally, Who};
 use crate::rollouts::feedback::{Feedback, Heard};
 

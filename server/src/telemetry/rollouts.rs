@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Page, escape};
+use super::page::{Page, escape};
 use crate::rollouts::Told;
 
 /// Writes the latest rollout of each endpoint.

@@ -3,7 +3,8 @@
 use tiltyard_rollout::plan::MILLION;
 use tiltyard_runtime::stats::{Dropped, ShadowSums};
 
-use super::{Page, Row, labels_of};
+use super::page::Page;
+use super::{Row, labels_of};
 use crate::catalog::Catalog;
 use crate::service::Service;
 use crate::shadow::lane::Watching;

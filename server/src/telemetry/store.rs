@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::Page;
+use super::page::Page;
 use crate::mirror::figures::Figures;
 
 /// Writes what was fetched, what is held, and how current that is.

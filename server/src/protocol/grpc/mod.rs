@@ -24,7 +24,7 @@ use super::{beside_the_loop, classification, is_light, parse_version, status};
 use crate::admission::Room;
 use crate::clients::Asker;
 use crate::drain::{self, Phase};
-use crate::infer::{Accepted, Outcome, count_refusal, log_failure};
+use crate::infer::{Accepted, Outcome, count_refusal};
 use crate::listen::{CameIn, STREAM_WINDOW_BYTES};
 use crate::locks::calls::Call;
 use crate::route::{Asking, Choice};
@@ -135,12 +135,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    let mut started = Accepted::now(None, 0);
+    let mut started = service.inference.accept(sender.headers, None, 0);
     count(service, asker, started)?;
     started.timeout = wire::timeout(head)?;
     let mut room = service.inference.admission.room_for_unknown();
     let message = read(service, started.at, head, body, &mut room).await?;
-    let accepted = Accepted { bytes: message.len(), ..started };
+    let accepted = started.with_body(message.len());
     let choice = receive(service, sender, &message, accepted, &mut room)?;
     // What is light is done without being moved into a future first, here and below.
     let mut incoming = match is_light(accepted.bytes) {
@@ -148,7 +148,7 @@ where
         false => beside_the_loop(accepted.bytes, move || Incoming::read(message, choice)).await?,
     };
     let outcome = infer(service, sender, &mut incoming, accepted, room).await?;
-    let headers = outcome.arm.grpc_headers(accepted.id);
+    let headers = outcome.grpc_headers();
     let (encoder, request) = (Encoder::negotiate(head, COMPRESSION), incoming.request);
     let bytes = outcome.outputs.iter().map(Tensor::size).sum();
     let framed = match is_light(bytes) {
@@ -207,7 +207,7 @@ fn count(service: &Service, asker: Option<Asker>, accepted: Accepted) -> Result<
 /// Counts and logs a failure.
 fn note(service: &Service, accepted: Accepted, model: &str, id: &str, error: &Error) {
     service.totals.note_failure(error.kind());
-    log_failure(accepted.id, model, id, error);
+    service.inference.tell_failure(accepted, model, id, error);
 }
 
 /// An inference as it was read.
@@ -345,7 +345,7 @@ where
                 late_bytes += message.len();
             }
             let caller = shown.look()?;
-            let accepted = Accepted::now(None, message.len());
+            let accepted = service.inference.accept(shown.headers(), None, message.len());
             let counted = count(&service, asker, accepted);
             let room = std::mem::replace(&mut room, empty());
             let read = move || {

@@ -16,7 +16,7 @@ use tiltyard_types::{
 
 use super::headers::{HEADER_LENGTH, InferHeaders, check_content_type};
 use super::{Head, receive};
-use crate::infer::{Accepted, Outcome, log_failure};
+use crate::infer::{Accepted, Outcome};
 use crate::protocol::reply::{self, Reply};
 use crate::protocol::{beside_the_loop, classification, strings};
 use crate::route::Asking;
@@ -35,12 +35,12 @@ where
     B::Error: std::fmt::Display,
 {
     let headers = InferHeaders::of(head.headers);
-    let started = Accepted::now(headers.timeout()?, 0);
+    let started = service.inference.accept(head.headers, headers.timeout()?, 0);
     let asking = head.asking(started.id);
     let asked = Asked { headers, asking, model, version, started };
     let mut id = String::new();
     let answer = try_infer(service, &asked, body, &mut id).await;
-    answer.inspect_err(|error: &Error| log_failure(started.id, model, &id, error))
+    answer.inspect_err(|error: &Error| service.inference.tell_failure(started, model, &id, error))
 }
 
 /// What the head asks.
@@ -63,7 +63,7 @@ where
     // What cannot be answered is refused before its body is read.
     let mut choice = service.inference.catalog.load().route(model, *version, asking)?;
     let (body, mut room) = receive(service, &choice, *started, headers.content_encoding, body).await?;
-    let accepted = Accepted { bytes: body.len(), ..*started };
+    let accepted = started.with_body(body.len());
     let header_length = headers.header_length()?;
     let (contract, open) = (choice.contract(), choice.open());
     let decode = move || {
@@ -291,7 +291,7 @@ impl Answer {
             binary.extend(part);
         }
         body.extend_from_slice(b"]}");
-        let mut headers = outcome.arm.headers(outcome.id);
+        let mut headers = outcome.headers();
         if binary.is_empty() {
             return Ok(Reply { headers, ..Reply::new(reply::JSON, body) });
         }

@@ -26,7 +26,7 @@ use crate::admission::Room;
 use crate::arm::Arm;
 use crate::clock;
 use crate::describe;
-use crate::infer::{Accepted, count_refusal, log_failure};
+use crate::infer::{Accepted, count_refusal};
 use crate::listen::CameIn;
 use crate::locks::calls::Caller;
 use crate::route::{Asking, Choice};
@@ -105,7 +105,8 @@ fn let_in(service: &Service, head: &Head<'_>, came_in: &CameIn) -> Result<Option
         && let Some(model) = model_asked(head)
     {
         let counted = inference.admit_client(Some(asker), clock::now());
-        counted.inspect_err(|error| log_failure(Accepted::now(None, 0).id, model, "", error))?;
+        let refused = |error: &Error| inference.tell_failure(inference.accept(head.headers, None, 0), model, "", error);
+        counted.inspect_err(refused)?;
     }
     allowed
 }
