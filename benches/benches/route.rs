@@ -23,6 +23,7 @@ use tiltyard_runtime::stats::{RunTimes, Used};
 use tiltyard_server::catalog::{Catalog, Version, VersionState};
 use tiltyard_server::config::OnFailure;
 use tiltyard_server::rollouts::gatherer::Gatherer;
+use tiltyard_server::rollouts::observer::Answered;
 use tiltyard_server::route::Asking;
 use tiltyard_types::{DataType, Digest, Dim, Moment, RequestId, Signature, Tensor, TensorSpec};
 
@@ -148,7 +149,8 @@ fn main() {
         let choice = rollout.route(black_box("risk"), None, &asking).expect("both versions are ready");
         let Some((observer, side, key)) = choice.observed() else { return 0 };
         told += 1;
-        observer.answered(side, key, black_box(&answer), Moment::from_nanos(told));
+        let answered = Answered { answer: black_box(&answer), deployment: &choice.arm.deployment, wanted: &[0] };
+        observer.answered(side, key, answered, Moment::from_nanos(told), Duration::from_micros(80));
         // As the rollouts' thread does now and then.
         if told % 1024 == 0 {
             let (ends, _) = observer.take();

@@ -74,6 +74,8 @@ fn quality(runs: impl Fn(u64) -> u64) {
     }
     line("paired, no gain, 100,000 labels", outcomes::paired(runs(4_000), 0.0, 0.04, 100_000));
     line("split, no gain, 200,000 labels", outcomes::split(runs(4_000), [0.9, 0.9], 200_000));
+    line("split, shown to be worse, [0.9, 0.89]", outcomes::harm(runs(500), [0.9, 0.89], 1_000_000));
+    line("split, shown to be worse, no loss, 200,000 labels", outcomes::harm(runs(4_000), [0.9, 0.9], 200_000));
 }
 
 fn splits_and_bounds(runs: impl Fn(u64) -> u64) {

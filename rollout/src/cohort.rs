@@ -6,15 +6,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::evidence::{Arms, Matured, Outcomes, Share};
+use crate::evidence::{Arms, Labels, Matured, Outcomes, Share};
 use crate::kernel::{Tally, ln_e_two_sided};
-use crate::plan::{Design, Missing, Primary};
+use crate::plan::{Design, Gain, Missing, Primary};
 
 /// Units that wait for their horizon, in memory with a bound.
 #[derive(Clone, Debug)]
 pub struct Cohort {
     horizon_ms: u64,
     missing: Missing,
+    /// Whether a loss is 0 or 1.
+    is_binary: bool,
     waiting: VecDeque<u64>,
     units: BTreeMap<u64, Unit>,
     units_max: usize,
@@ -52,8 +54,9 @@ pub enum Joined {
 impl Cohort {
     /// For the labels of `primary`, with room for `units_max` units that wait (about 150 bytes each, and 32 for each row).
     pub fn new(primary: &Primary, units_max: usize) -> Cohort {
-        let Primary { horizon_ms, missing, .. } = *primary;
-        Cohort { horizon_ms, missing, waiting: VecDeque::new(), units: BTreeMap::new(), units_max }
+        let Primary { horizon_ms, missing, gain, .. } = *primary;
+        let is_binary = gain == Gain::Accuracy;
+        Cohort { horizon_ms, missing, is_binary, waiting: VecDeque::new(), units: BTreeMap::new(), units_max }
     }
 
     /// A unit of so many rows was answered at `now_ms`. Its first exposure counts; `covariate` was known before (such as the
@@ -102,11 +105,7 @@ impl Cohort {
     /// The units that have reached their horizon since the last call, by share. A unit's outcome is the mean of its rows'.
     pub fn mature(&mut self, now_ms: u64) -> Vec<Matured> {
         let mut by_share: BTreeMap<Share, Matured> = BTreeMap::new();
-        while let Some(&key) = self.waiting.front() {
-            let Some(unit) = self.units.get(&key) else { break };
-            if unit.exposed_ms.saturating_add(self.horizon_ms) > now_ms {
-                break;
-            }
+        while let Some(unit) = self.next(now_ms) {
             let (has_label, outcome) = unit.outcome(self.missing);
             let (arm, covariate) = (usize::from(unit.is_challengers), unit.covariate);
             let empty = Matured { share: unit.share, outcomes: [Outcomes::default(); 2], arrived: [0; 2] };
@@ -115,10 +114,30 @@ impl Cohort {
             if let Some(outcome) = outcome {
                 matured.outcomes[arm].add(outcome, covariate);
             }
-            self.waiting.pop_front();
-            self.units.remove(&key);
         }
         by_share.into_values().collect()
+    }
+
+    /// The same where both answered every row, and a row's outcome is d = loss of the champion − loss of the challenger, −1 to 1.
+    /// What is not known says nothing of who was right: units without a label are left out, whatever was declared.
+    pub fn mature_pairs(&mut self, now_ms: u64) -> Labels {
+        let mut labels = Labels { is_binary: self.is_binary, ..Labels::default() };
+        while let Some(unit) = self.next(now_ms) {
+            let (_, d) = unit.outcome(Missing::Exclude);
+            d.into_iter().for_each(|d| labels.add_pair(d));
+        }
+        labels
+    }
+
+    /// Takes out the oldest unit if it has reached its horizon.
+    fn next(&mut self, now_ms: u64) -> Option<Unit> {
+        let key = *self.waiting.front()?;
+        let exposed_ms = self.units.get(&key)?.exposed_ms;
+        if exposed_ms.saturating_add(self.horizon_ms) > now_ms {
+            return None;
+        }
+        self.waiting.pop_front();
+        self.units.remove(&key)
     }
 }
 
@@ -157,6 +176,11 @@ impl Arrival {
     }
 }
 
+/// Whether pairs of answers to the same rows decide.
+pub fn is_paired(primary: &Primary) -> bool {
+    design(primary).0 == Design::PairedShadow
+}
+
 /// How `primary` is really decided, and why not as it was declared. Where the prediction changes its own label, a shadow's
 /// answer was never acted on: the label is that of the champion's decision, and says nothing of the challenger's.
 pub fn design(primary: &Primary) -> (Design, Option<&'static str>) {
@@ -175,7 +199,6 @@ pub fn design(primary: &Primary) -> (Design, Option<&'static str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Gain;
 
     fn primary() -> Primary {
         Primary {
@@ -190,6 +213,7 @@ mod tests {
             missing: Missing::Value(0.0),
             margin: None,
             least_gain: None,
+            harm: None,
             planned_units: 1_000,
         }
     }
@@ -257,6 +281,26 @@ mod tests {
         };
         assert_eq!(matured(Missing::Exclude), (1, 0.75, [1, 0]));
         assert_eq!(matured(Missing::Value(0.0)), (1, 0.375, [1, 0]));
+    }
+
+    #[test]
+    fn pairs_count_with_a_label_and_without_one_never() {
+        let primary = Primary { design: Design::PairedShadow, gain: Gain::Accuracy, ..primary() };
+        let mut cohort = Cohort::new(&primary, 10);
+        for (key, rows) in [(1, 1), (2, 1), (3, 1), (4, 1), (5, 3)] {
+            cohort.expose(key, rows, 0, half(), false, 0.0);
+        }
+        for (key, d) in [(1, 1.0), (2, -1.0), (3, 0.0)] {
+            assert_eq!(cohort.label(key, 0, 5, Some(d)), Joined::Counts);
+        }
+        assert_eq!((cohort.mature_pairs(99).paired.n, cohort.waiting()), (0, 5));
+        cohort.label(5, 0, 5, Some(1.0));
+        cohort.label(5, 2, 5, Some(0.0));
+        let labels = cohort.mature_pairs(100);
+        let moments = labels.paired;
+        assert_eq!((moments.n, moments.x.value(), labels.discordant), (4, 2.25, [1, 1]));
+        assert!(!labels.is_binary, "the mean of some rows is between");
+        assert_eq!((cohort.waiting(), cohort.mature_pairs(1_000).is_binary), (0, true));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! Blocks of counts, never events. A block is closed by time or by count, and whenever the share changes. Blocks of the
 //! same stretch from several replicas merge into one, in any order and to the bit: everything in them is an integer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tiltyard_types::{Error, Result};
 
 use crate::plan::MILLION;
+use crate::sample::Sample;
 
 /// A count for the champion and one for the challenger, in this order.
 pub type Arms = [u64; 2];
@@ -184,6 +185,9 @@ impl Events {
     }
 }
 
+/// Bins of one output.
+pub const BINS_MAX: usize = 1 << 10;
+
 /// Groups of one metric in one block.
 pub const GROUPS_MAX: usize = 1 << 12;
 
@@ -323,6 +327,15 @@ impl Block {
                 }
             }
         }
+        for (metric, bins) in &self.bins {
+            if bins.len() > BINS_MAX {
+                let count = bins.len();
+                return Err(Error::invalid(format!(
+                    "block {}, bins of {metric}: expected at most {BINS_MAX}; there are {count}",
+                    self.sequence
+                )));
+            }
+        }
         for (metric, groups) in &self.causes {
             let is_good = |group: &Group| (0..2).all(|arm| group.events[arm] <= group.of[arm]);
             if groups.len() > GROUPS_MAX || !groups.iter().all(is_good) || !groups.is_sorted() {
@@ -337,6 +350,13 @@ impl Block {
 }
 
 impl Labels {
+    /// Takes in a pair, or the mean of some that count as one: d = loss of the champion − loss of the challenger, −1 to 1.
+    pub fn add_pair(&mut self, d: f64) {
+        self.paired.add((d + 1.0) / 2.0);
+        self.discordant = plus(self.discordant, [u64::from(d == -1.0), u64::from(d == 1.0)]);
+        self.is_binary &= [-1.0, 0.0, 1.0].contains(&d);
+    }
+
     /// Both together.
     #[must_use]
     pub fn merge(self, other: Labels) -> Labels {
@@ -390,41 +410,22 @@ fn union(mut a: Vec<u64>, b: Vec<u64>) -> Vec<u64> {
 
 /// Which keys had their first event: exact up to a bound, and beyond it of a sample of the keys, ever smaller.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    keys: BTreeSet<u64>,
-    keys_max: usize,
-    /// Keys count whose lowest 4·`thinned` bits are zero: all of them, one in 16, one in 256 …
-    thinned: u32,
-}
+pub struct Seen(Sample<()>);
 
 impl Seen {
     /// Room for `keys_max` keys of 8 bytes.
     pub fn new(keys_max: usize) -> Seen {
-        Seen { keys: BTreeSet::new(), keys_max, thinned: 0 }
+        Seen(Sample::new(keys_max))
     }
 
     /// Whether `key` counts: it is in the sample and was not there before.
     pub fn is_first(&mut self, key: u64) -> bool {
-        let is_first = self.is_sampled(key) && self.keys.insert(key);
-        while self.keys.len() > self.keys_max && self.thinned < 15 {
-            self.thinned += 1;
-            let mask = self.mask();
-            self.keys.retain(|key| key & mask == 0);
-        }
-        is_first && self.is_sampled(key)
+        self.0.takes(key) && self.0.get(key).is_none() && self.0.insert(key, ())
     }
 
     /// The share of the keys that count.
     pub fn sampling(&self) -> f64 {
-        1.0 / (self.mask() as f64 + 1.0)
-    }
-
-    fn is_sampled(&self, key: u64) -> bool {
-        key & self.mask() == 0
-    }
-
-    fn mask(&self) -> u64 {
-        (1 << (4 * self.thinned)) - 1
+        self.0.sampling()
     }
 }
 

@@ -25,7 +25,7 @@ use crate::paired::Paired;
 use crate::plan::{MILLION, Plan};
 use scales::Scales;
 
-pub use verdict::{Decision, Quality, Reading, Reason, Stage, State, Verdict};
+pub use verdict::{Decision, Harm, Quality, Reading, Reason, Shift, Stage, State, Verdict};
 
 /// Something that a rollout is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub enum Event {
         gate: String,
         /// Whether it lets through.
         passed: bool,
+        /// What that rests on, in the words of whoever answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        evidence: Option<String>,
     },
     /// Something broke, and no statistics are needed.
     Trip {
@@ -230,6 +233,11 @@ impl Judge {
         self.scales.shifts()
     }
 
+    /// How the watched output shifts; `None` where none is watched.
+    pub fn shift(&self) -> Option<Shift> {
+        self.scales.shift()
+    }
+
     /// Takes in an event. What does not belong here (a block out of order, a command that makes no sense in this state) is
     /// an error, and changes nothing.
     pub fn feed(&mut self, event: &Event) -> Result<Verdict> {
@@ -303,7 +311,7 @@ impl Judge {
             Stage::Baking => self.promotion_waits(),
             _ => self.shadow_waits(),
         };
-        if stage > Stage::Shadow
+        if (stage > Stage::Shadow || self.scales.is_paired())
             && let Some(quality) = self.scales.quality().filter(|quality| quality.is_futile)
         {
             return self.end(State::Futile, Decision::Futile, vec![Reason::Primary(quality)]);
@@ -331,7 +339,11 @@ impl Judge {
 
     fn advance(&mut self, stage: Stage) -> (Decision, Vec<Reason>) {
         let reasons = match stage {
-            Stage::Shadow => self.scales.comparisons().into_iter().map(|(_, reason)| reason).collect(),
+            Stage::Shadow => {
+                let shown = self.scales.comparisons().into_iter().map(|(_, reason)| reason);
+                let decided = self.scales.quality().filter(|_| self.scales.is_paired());
+                shown.chain(decided.map(Reason::Primary)).collect()
+            }
             _ => vec![self.elapsed(self.stage_ms, 0)],
         };
         self.enter(self.after(stage));
@@ -374,7 +386,21 @@ impl Judge {
     fn shadow_waits(&self) -> Vec<Reason> {
         let time = self.time_wait(self.stage_ms, self.plan.policy.shadow_time_ms);
         let open = self.scales.comparisons().into_iter().filter(|(passes, _)| !passes).map(|(_, reason)| reason);
-        time.into_iter().chain(open).collect()
+        let waits = time.into_iter().chain(open).chain(self.gate_waits(&self.plan.policy.entry_gates));
+        // Pairs need no share: who is better is known before anybody is answered by the challenger.
+        let outcome = if self.scales.is_paired() { self.outcome_waits() } else { Vec::new() };
+        waits.chain(outcome).collect()
+    }
+
+    /// The outcome where it is not shown to be good enough yet, or cannot be.
+    fn outcome_waits(&self) -> Vec<Reason> {
+        let Some(quality) = self.scales.quality() else { return Vec::new() };
+        let refused = self.scales.pairs_refused();
+        // Where a split decides instead, pairs are refused and nothing is waited for on their account.
+        if quality.passes && (refused.is_none() || !self.scales.is_paired()) {
+            return Vec::new();
+        }
+        std::iter::once(Reason::Primary(quality)).chain(refused).collect()
     }
 
     fn step_waits(&self, step: usize) -> Vec<Reason> {
@@ -392,16 +418,8 @@ impl Judge {
         if units.iter().any(|&units| units < policy.min_units) {
             waits.push(Reason::Units { units, needed: policy.min_units });
         }
-        let unproven = self.scales.readings().into_iter().filter(|reading| !reading.passes);
-        waits.extend(unproven.map(Reason::Guardrail));
-        if let Some(quality) = self.scales.quality() {
-            let refused = self.scales.pairs_refused();
-            // Where a split decides instead, pairs are refused and nothing is waited for on their account.
-            if !quality.passes || (refused.is_some() && !self.scales.is_split()) {
-                waits.push(Reason::Primary(quality));
-                waits.extend(refused);
-            }
-        }
+        waits.extend(self.scales.unproven().into_iter().map(Reason::Guardrail));
+        waits.extend(self.outcome_waits());
         waits.extend(self.gate_waits(&policy.gates));
         waits
     }

@@ -17,8 +17,9 @@
 use std::collections::BTreeMap;
 
 use crate::evidence::{Arms, Group, Share, plus};
-use crate::numbers::{exp, ln, ln_1p, ln_beta, ln_beta_above, ln_mean_exp};
+use crate::numbers::{exp, ln, ln_1p, ln_beta, ln_beta_above, ln_mean_exp, ln_sum_exp};
 use crate::plan::MILLION;
+use crate::search::Way;
 
 /// G: how many ratios share the evidence.
 pub const GRID: usize = 64;
@@ -30,11 +31,12 @@ const FARTHEST: f64 = 60.0;
 /// k: how sure the test of the sample ratio is, beforehand, that the share is about right.
 pub const SAMPLE_RATIO_WEIGHT: f64 = 2_000.0;
 
-/// Halvings of an interval, more than an `f64` can tell apart.
-pub(crate) const HALVINGS: u32 = 60;
-
 /// By how much a [rounded](Tally::add_exposed) share is too large at most, relative to it.
 pub const ROUNDING: f64 = 1.0 / 32.0;
+
+/// What is smaller than the largest by this, as a logarithm, changes no digit of a sum that has the largest in it: e^−38 is less
+/// than half of 2⁻⁵², the last digit of 1.
+const NOTHING: f64 = 38.0;
 
 /// Ratios beyond these, as logarithms, are told as 0 and as unbounded.
 const LN_RATIO_MAX: f64 = 9.3;
@@ -77,36 +79,87 @@ impl Tally {
     pub fn by_share(&self) -> impl Iterator<Item = (Share, Arms)> {
         self.0.iter().map(|(&share, &events)| (share, events))
     }
+}
+
+/// What the likelihood of a ratio is made of: of each share w, the challenger's events and all.
+struct Likelihood(Vec<[f64; 3]>);
+
+impl Likelihood {
+    fn of(tally: &Tally) -> Likelihood {
+        let each = tally.by_share().map(|(share, [champion, challenger])| {
+            [share.challengers(), challenger as f64, (champion + challenger) as f64]
+        });
+        Likelihood(each.collect())
+    }
 
     /// ln of [p(r)^A (1−p(r))^(1−A)] over all events, up to what does not depend on `r`.
-    fn ln_likelihood(&self, ln_ratio: f64) -> f64 {
+    fn ln(&self, ln_ratio: f64) -> f64 {
         let ratio = exp(ln_ratio);
-        let each = self.by_share().map(|(share, [champion, challenger])| {
-            let w = share.challengers();
-            challenger as f64 * ln_ratio - (champion + challenger) as f64 * ln(w * ratio + 1.0 - w)
-        });
-        each.sum()
+        self.0.iter().map(|&[w, challenger, all]| challenger * ln_ratio - all * ln(w * ratio + 1.0 - w)).sum()
+    }
+
+    /// ln E for greater ratios against one: falls, and is below −ln α from the lower bound on.
+    fn above(&self, alpha: f64) -> Way<impl Fn(f64) -> f64> {
+        let [near, far] = [NEAREST, FARTHEST].map(ln);
+        let value = move |null: f64| self.ln_mixture(null, null + near, null + far);
+        Way { value, rises: false, level: -ln(alpha), noise: self.noise() }
+    }
+
+    /// ln E for smaller ratios against one: rises to −ln α at the upper bound.
+    fn below(&self, alpha: f64) -> Way<impl Fn(f64) -> f64> {
+        let [near, far] = [NEAREST, FARTHEST].map(ln);
+        let value = move |null: f64| self.ln_mixture(null, null - near, null - far);
+        Way { value, rises: true, level: -ln(alpha), noise: self.noise() }
+    }
+
+    /// What rounding makes of ln E at most: in as many sums as there are shares, of terms as large as all events together.
+    fn noise(&self) -> f64 {
+        let all: f64 = self.0.iter().map(|[_, _, all]| all).sum();
+        8.0 * f64::EPSILON * (self.0.len() as f64 + 8.0) * (all + 8.0)
     }
 
     /// ln E for ratios from `near` to `far` (logarithms) against `null`.
+    ///
+    /// The logarithm of L is concave in ln r: once it has fallen by [`NOTHING`], all that follow are smaller still, and the
+    /// sum is the same without them.
     fn ln_mixture(&self, null: f64, near: f64, far: f64) -> f64 {
-        let base = self.ln_likelihood(null);
+        let base = self.ln(null);
         let step = (far - near) / (GRID - 1) as f64;
-        let logs: [f64; GRID] = std::array::from_fn(|g| self.ln_likelihood(near + step * g as f64) - base);
-        ln_mean_exp(&logs)
+        let (mut logs, mut count, mut top) = ([0.0; GRID], 0, f64::NEG_INFINITY);
+        for (g, held) in logs.iter_mut().enumerate() {
+            let log = self.ln(near + step * g as f64) - base;
+            if log < top - NOTHING {
+                break;
+            }
+            (*held, count, top) = (log, g + 1, top.max(log));
+        }
+        ln_sum_exp(&logs[..count], GRID)
     }
 }
 
 /// ln E against "the ratio is at most 1 + `tolerance`": ratios from 1.02·(1 + δ) to 60.
 pub fn ln_e_above(tally: &Tally, tolerance: f64) -> f64 {
     let null = ln_1p(tolerance);
-    tally.ln_mixture(null, null + ln(NEAREST), ln(FARTHEST).max(null + ln(2.0)))
+    Likelihood::of(tally).ln_mixture(null, null + ln(NEAREST), ln(FARTHEST).max(null + ln(2.0)))
 }
 
 /// ln E against "the ratio is 1": half above, half below.
 pub fn ln_e_two_sided(tally: &Tally) -> f64 {
-    let [near, far] = [NEAREST, FARTHEST].map(ln);
-    ln_mean_exp(&[tally.ln_mixture(0.0, near, far), tally.ln_mixture(0.0, -near, -far)])
+    let ([near, far], likelihood) = ([NEAREST, FARTHEST].map(ln), Likelihood::of(tally));
+    ln_mean_exp(&[likelihood.ln_mixture(0.0, near, far), likelihood.ln_mixture(0.0, -near, -far)])
+}
+
+/// ln E against "in each bin the ratio is at most 1 + `tolerance` and at least 1/(1 + `tolerance`)": the product over bins of
+/// mixtures, half above and half below. An event falls in one bin and moves its factor alone, which is at most 1 on average, so that
+/// the product is too.
+pub fn ln_e_shift(bins: &[Tally], tolerance: f64) -> f64 {
+    let null = ln_1p(tolerance);
+    let (near, far) = (null + ln(NEAREST), ln(FARTHEST).max(null + ln(2.0)));
+    let each = |bin: &Tally| {
+        let likelihood = Likelihood::of(bin);
+        ln_mean_exp(&[likelihood.ln_mixture(null, near, far), likelihood.ln_mixture(-null, -near, -far)])
+    };
+    bins.iter().map(each).sum()
 }
 
 /// ln E against "each bin has its share": the product over bins of the [two-sided](ln_e_two_sided) mixtures.
@@ -134,23 +187,19 @@ pub struct Ratio {
 /// Against a ratio r0, mixtures over r0·m (m from 1.02 to 60) and r0/m. The logarithm of L is concave in ln r, so that the
 /// evidence that r is below r0 grows with r0: what is excluded is everything from some r0 on, and halving finds it.
 pub fn ratio(tally: &Tally, alpha: f64) -> Ratio {
-    let threshold = -ln(alpha);
-    let [near, far] = [NEAREST, FARTHEST].map(ln);
-    let is_above = |null: f64| tally.ln_mixture(null, null + near, null + far) < threshold;
-    let is_below = |null: f64| tally.ln_mixture(null, null - near, null - far) >= threshold;
-    let lower = if is_above(-LN_RATIO_MAX) { 0.0 } else { exp(first(is_above, -LN_RATIO_MAX, LN_RATIO_MAX)) };
-    let upper = is_below(LN_RATIO_MAX).then(|| exp(first(is_below, -LN_RATIO_MAX, LN_RATIO_MAX)));
-    Ratio { lower, upper }
+    let likelihood = Likelihood::of(tally);
+    let (above, below) = (likelihood.above(alpha), likelihood.below(alpha));
+    let [least, most] = [-LN_RATIO_MAX, LN_RATIO_MAX];
+    let lower = if above.is_past(least) { 0.0 } else { exp(above.first(least, most)) };
+    Ratio { lower, upper: below.is_past(most).then(|| exp(below.first(least, most))) }
 }
 
-/// Where `is_past` turns true between `from` and `to`.
-pub(crate) fn first(is_past: impl Fn(f64) -> bool, from: f64, to: f64) -> f64 {
-    let (mut from, mut to) = (from, to);
-    for _ in 0..HALVINGS {
-        let middle = (from + to) / 2.0;
-        if is_past(middle) { to = middle } else { from = middle }
+/// Whether the upper bound of the [`ratio`], times `slack`, is at most `bound`: what comparing them says, and sooner.
+pub fn is_ratio_at_most(tally: &Tally, alpha: f64, slack: f64, bound: f64) -> bool {
+    match Likelihood::of(tally).below(alpha).is_clearly_past(ln(bound / slack)) {
+        Some(is_past) if bound < FARTHEST && bound > 1.0 / FARTHEST => is_past,
+        _ => ratio(tally, alpha).upper.is_some_and(|upper| upper * slack <= bound),
     }
-    to
 }
 
 /// ln E against "the ratio is at most 1 + `tolerance`" at one share `w`, in closed form: ratios spread so that p is

@@ -17,5 +17,8 @@ pub mod paired;
 pub mod plan;
 pub mod preview;
 pub mod rate;
+mod sample;
+mod search;
+pub mod streak;
 pub mod units;
 pub mod verify;

@@ -28,12 +28,17 @@ pub(crate) fn normal_below(x: f64) -> f64 {
 
 /// ln of the mean of e to each of `values`, added from the first to the last. -∞ of none.
 pub(crate) fn ln_mean_exp(values: &[f64]) -> f64 {
+    ln_sum_exp(values, values.len())
+}
+
+/// The same over `count` values, of which those that are not there add nothing.
+pub(crate) fn ln_sum_exp(values: &[f64], count: usize) -> f64 {
     let top = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if top == f64::NEG_INFINITY {
         return top;
     }
     let sum: f64 = values.iter().map(|value| exp(value - top)).sum();
-    top + ln(sum / values.len() as f64)
+    top + ln(sum / count as f64)
 }
 
 /// ln B(a, b) = ln Γ(a) + ln Γ(b) − ln Γ(a + b).

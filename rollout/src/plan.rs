@@ -141,6 +141,15 @@ pub struct Policy {
     pub comparisons: Vec<Comparison>,
     /// The outcome by which the challenger must win, where labels come.
     pub primary: Option<Primary>,
+    /// How the answers themselves may shift, where somebody asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<Output>,
+    /// An answer that takes longer than this, in microseconds and from its request's arrival, is an event of [`SLOW_OVER`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_over_us: Option<u64>,
+    /// What must be passed before the first share, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub entry_gates: Vec<String>,
     /// The least time as a shadow before the first step.
     pub shadow_time_ms: u64,
     /// The least time with a share before a promotion.
@@ -164,6 +173,9 @@ impl Default for Policy {
             slices: Vec::new(),
             comparisons: Vec::new(),
             primary: None,
+            output: None,
+            slow_over_us: None,
+            entry_gates: Vec::new(),
             shadow_time_ms: 0,
             min_time_ms: DAY_MS,
             max_time_ms: 14 * DAY_MS,
@@ -172,6 +184,27 @@ impl Default for Policy {
             failures_max: 20,
         }
     }
+}
+
+/// The guardrail of answers that take longer than [`Policy::slow_over_us`].
+pub const SLOW_OVER: &str = "slow_over";
+
+/// The name of the watched output's bins in evidence blocks.
+pub const OUTPUT: &str = "output";
+
+/// How much the answers of both arms may differ in where they fall. It needs no labels, and says nothing of who is right.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Which output of the model; `None`: its first of numbers with a fraction, or else its first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// δ: so much more or less often in a bin, relative to the champion, is not an alarm.
+    #[serde(default = "tolerance")]
+    pub tolerance: f64,
+    /// Whether an alarm rolls back, and does not halt for a person.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub roll_back: bool,
 }
 
 /// A kind of event that the challenger must not have more of: errors, answers slower than a cut point.
@@ -266,6 +299,9 @@ pub struct Primary {
     /// The least gain that is worth a promotion: once it is excluded, the rollout is futile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub least_gain: Option<f64>,
+    /// A gain that is shown to be below minus this rolls back, as a guardrail does; `None`: outcomes roll nobody back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harm: Option<f64>,
     /// t*: the number of matured units at which the interval is to be narrowest.
     pub planned_units: u64,
 }
@@ -455,6 +491,13 @@ impl Plan {
 }
 
 impl Policy {
+    /// How many tests may roll the challenger back: each has its part of `alpha_guardrails`.
+    pub(crate) fn alarms(&self) -> usize {
+        let by_outcome = self.primary.as_ref().is_some_and(|primary| primary.harm.is_some());
+        let by_output = self.output.as_ref().is_some_and(|output| output.roll_back);
+        self.guardrails.len() + usize::from(by_outcome) + usize::from(by_output)
+    }
+
     fn validate(&self) -> Result<()> {
         within("policy.alpha_guardrails", self.alpha_guardrails)?;
         within("policy.alpha_primary", self.alpha_primary)?;
@@ -474,6 +517,20 @@ impl Policy {
                 within(&format!("guardrail {metric}: floor"), *floor)?;
             }
         }
+        let names_slow = self.guardrails.iter().any(|guardrail| guardrail.metric == SLOW_OVER);
+        check(
+            names_slow == self.slow_over_us.is_some(),
+            "policy.slow_over says from when on an answer is slow, and the guardrail slow_over watches that: expected both, or neither",
+        )?;
+        check(self.slow_over_us != Some(0), "policy.slow_over is 0: expected a time that a good answer keeps within")?;
+        if let Some(Output { name, tolerance, .. }) = &self.output {
+            check(
+                name.as_ref().is_none_or(|name| !name.is_empty()),
+                "policy.output.name is empty: expected an output's name",
+            )?;
+            let is_good = (0.0..=10.0).contains(tolerance);
+            check(is_good, format!("policy.output.tolerance is {tolerance}: expected 0 to 10, such as 0.25"))?;
+        }
         for Comparison { metric, rule } in &self.comparisons {
             check(!metric.is_empty(), "a comparison has no metric")?;
             if let Agreement::Refactor(bound) | Agreement::Retrain(bound) = rule {
@@ -486,10 +543,14 @@ impl Policy {
             primary.planned_units > 0,
             "policy.primary.planned_units is 0: expected how many labels are planned for",
         )?;
-        for (key, value) in [("margin", primary.margin), ("least_gain", primary.least_gain)] {
+        for (key, value) in [("margin", primary.margin), ("least_gain", primary.least_gain), ("harm", primary.harm)] {
             let is_good = value.is_none_or(|value| value.is_finite() && value >= 0.0);
             check(is_good, format!("policy.primary.{key} is {value:?}: expected a number of 0 or more"))?;
         }
+        check(
+            primary.harm.is_none_or(|harm| harm >= primary.margin.unwrap_or(0.0)),
+            "policy.primary.harm is below its margin: what still passes would be rolled back",
+        )?;
         primary.validate_gain()?;
         match primary.missing {
             Missing::Value(value) => check(value.is_finite(), "policy.primary.missing is not a finite number"),
@@ -499,6 +560,16 @@ impl Policy {
 }
 
 impl Primary {
+    /// The largest loss that a row can have, in the outcome's unit: pairs are told as shares of it.
+    pub fn loss_max(&self) -> f64 {
+        let scale = self.scale.unwrap_or(1.0);
+        match self.gain {
+            Gain::Value | Gain::Accuracy => 1.0,
+            Gain::AbsoluteError => scale,
+            Gain::SquaredError => scale * scale,
+        }
+    }
+
     fn validate_gain(&self) -> Result<()> {
         let Primary { gain, output, threshold, scale, .. } = self;
         let is_set = output.is_some() || threshold.is_some() || scale.is_some();

@@ -57,7 +57,7 @@ pub struct GuardrailForecast {
 pub fn preview(plan: &Plan, traffic: &Traffic) -> Forecast {
     let course = Course::new(plan, traffic);
     let policy = &plan.policy;
-    let threshold = ln(policy.guardrails.len() as f64 / policy.alpha_guardrails);
+    let threshold = ln(policy.alarms() as f64 / policy.alpha_guardrails);
     let forecast = |rule: &Guardrail| {
         let rate = traffic.rates.get(&rule.metric).copied().unwrap_or(0.0);
         let passes = |ms| {

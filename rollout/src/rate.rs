@@ -12,8 +12,9 @@
 //! weight is on "never": without any event, p ≤ 0.1 % takes 6,942 units at α = 0.001, where a test that gives up at the
 //! first event takes 6,905.
 
-use crate::kernel::{GRID, first};
+use crate::kernel::GRID;
 use crate::numbers::{exp, ln, ln_1p, ln_mean_exp};
+use crate::search::Way;
 
 /// How much of the evidence is kept for rates above zero.
 const REST: f64 = 1.0 / 16.0;
@@ -22,29 +23,60 @@ const REST: f64 = 1.0 / 16.0;
 const SMALLEST: f64 = 1.0 / 60.0;
 const NEAREST: f64 = 1.0 / 1.02;
 
-/// ln E against "the rate is at least `p`", after `events` in `units`.
-fn ln_e_below(events: u64, units: u64, p: f64) -> f64 {
-    let (k, clean) = (events as f64, units.saturating_sub(events) as f64);
-    let base = ln_1p(-p);
-    let step = ln(NEAREST / SMALLEST) / (GRID - 1) as f64;
-    let logs: [f64; GRID] = std::array::from_fn(|g| {
-        let ln_m = ln(SMALLEST) + step * g as f64;
-        k * ln_m + clean * (ln_1p(-exp(ln_m) * p) - base)
-    });
-    let some = ln(REST) + ln_mean_exp(&logs);
-    if events > 0 {
-        return some;
+/// Rates that are bounds at least and at most.
+const LEAST: f64 = 1e-12;
+const MOST: f64 = 0.999_999;
+
+/// Some events in some units, and the ratios m with their logarithms.
+struct Likelihood {
+    events: u64,
+    clean: f64,
+    grid: [[f64; 2]; GRID],
+}
+
+impl Likelihood {
+    fn of(events: u64, units: u64) -> Likelihood {
+        let step = ln(NEAREST / SMALLEST) / (GRID - 1) as f64;
+        let grid = std::array::from_fn(|g| {
+            let ln_m = ln(SMALLEST) + step * g as f64;
+            [ln_m, exp(ln_m)]
+        });
+        Likelihood { events, clean: units.saturating_sub(events) as f64, grid }
     }
-    let none = ln(1.0 - REST) - clean * base;
-    ln(2.0) + ln_mean_exp(&[none, some])
+
+    /// ln E against "the rate is at least p", of ln p: rises to −ln α at the upper bound, as the logarithm of L is concave.
+    fn way(self, alpha: f64) -> Way<impl Fn(f64) -> f64> {
+        let noise = 64.0 * f64::EPSILON * (self.events as f64 + 16.0);
+        Way { value: move |ln_p| self.ln_e_below(exp(ln_p)), rises: true, level: -ln(alpha), noise }
+    }
+
+    /// ln E against "the rate is at least `p`".
+    fn ln_e_below(&self, p: f64) -> f64 {
+        let (k, base) = (self.events as f64, ln_1p(-p));
+        let logs = self.grid.map(|[ln_m, m]| k * ln_m + self.clean * (ln_1p(-m * p) - base));
+        let some = ln(REST) + ln_mean_exp(&logs);
+        if self.events > 0 {
+            return some;
+        }
+        let none = ln(1.0 - REST) - self.clean * base;
+        ln(2.0) + ln_mean_exp(&[none, some])
+    }
 }
 
 /// An upper bound of the rate that is missed with a chance of at most `alpha` at whatever time; 1 where nothing is known.
 pub fn upper(events: u64, units: u64, alpha: f64) -> f64 {
-    let most = ln(0.999_999);
-    // ln E grows with p, as the logarithm of L is concave in ln p.
-    let is_excluded = |ln_p: f64| ln_e_below(events, units, exp(ln_p)) >= -ln(alpha);
-    if is_excluded(most) { exp(first(is_excluded, ln(1e-12), most)) } else { 1.0 }
+    let (way, most) = (Likelihood::of(events, units).way(alpha), ln(MOST));
+    if way.is_past(most) { exp(way.first(ln(LEAST), most)) } else { 1.0 }
+}
+
+/// Whether [`upper`] is at most `bound`: what comparing them says, and sooner.
+pub fn is_at_most(events: u64, units: u64, alpha: f64, bound: f64) -> bool {
+    // Within them by more than there can be doubt.
+    let is_inside = bound > 2.0 * LEAST && bound < MOST / 2.0;
+    match is_inside.then(|| Likelihood::of(events, units).way(alpha).is_clearly_past(ln(bound))) {
+        Some(Some(is_past)) => is_past,
+        _ => upper(events, units, alpha) <= bound,
+    }
 }
 
 #[cfg(test)]
@@ -70,5 +102,23 @@ mod tests {
         let bounds: Vec<f64> = [1_000u64, 100_000, 10_000_000].map(|n| upper(n / 100, n, 0.001)).to_vec();
         assert!(bounds.iter().all(|&bound| bound > 0.01) && bounds.is_sorted_by(|a, b| a > b), "{bounds:?}");
         assert!(bounds[2] < 0.0103, "{bounds:?}");
+    }
+
+    #[test]
+    fn whether_a_bound_is_kept_is_what_the_bound_says() {
+        for (events, units) in
+            [(0, 0), (0, 1), (0, 6_941), (0, 6_942), (3, 20_000), (40, 9_000), (9, 9), (700, 123_456)]
+        {
+            let bound = upper(events, units, 0.001);
+            for other in
+                [0.0, 1e-13, 0.001, bound, bound.next_down(), bound * 0.999, bound * 1.001, 0.999_999, 1.0, 7.0]
+            {
+                assert_eq!(
+                    is_at_most(events, units, 0.001, other),
+                    bound <= other,
+                    "{events} of {units}: {bound}, {other}"
+                );
+            }
+        }
     }
 }

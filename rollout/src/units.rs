@@ -5,18 +5,12 @@
 //! under that share; those that the challenger has already are not. Without this an endpoint whose customers come back every day
 //! would have no units after the first day.
 
-use std::collections::BTreeMap;
-
 use crate::evidence::Share;
+use crate::sample::Sample;
 
 /// The keys of one rollout: all of them up to a bound, and beyond it a sample, ever smaller.
 #[derive(Debug)]
-pub struct Keys {
-    dealt: BTreeMap<u64, Dealt>,
-    keys_max: usize,
-    /// Keys count whose lowest 4·`thinned` bits are zero: all of them, one in 16, one in 256 …
-    thinned: u32,
-}
+pub struct Keys(Sample<Dealt>);
 
 /// How a key was dealt last.
 #[derive(Clone, Copy, Debug)]
@@ -38,18 +32,18 @@ pub struct Unit {
 }
 
 impl Keys {
-    /// Room for `keys_max` keys of some 50 bytes.
+    /// Room for `keys_max` keys of some 30 bytes.
     pub fn new(keys_max: usize) -> Keys {
-        Keys { dealt: BTreeMap::new(), keys_max, thinned: 0 }
+        Keys(Sample::new(keys_max))
     }
 
     /// What a request of `key` counts as, which was dealt under `share`, to the challenger or else the champion; `None` where the key
     /// is not in the sample, or was dealt under another share.
     pub fn count(&mut self, key: u64, is_challengers: bool, share: Share) -> Option<Unit> {
-        if key & self.mask() != 0 {
+        if !self.0.takes(key) {
             return None;
         }
-        let counts = match self.dealt.get(&key) {
+        let counts = match self.0.get(key) {
             None => share,
             Some(dealt) if !dealt.is_challengers && dealt.share < share.challenger => {
                 Share { champion: share.champion, challenger: share.challenger - dealt.share }
@@ -59,31 +53,20 @@ impl Keys {
             Some(dealt) if dealt.share != share.challenger => return None,
             Some(dealt) => return Some(Unit { share: dealt.counts, is_new: false }),
         };
-        self.dealt.insert(key, Dealt { share: share.challenger, counts, is_challengers });
-        self.thin();
-        (key & self.mask() == 0).then_some(Unit { share: counts, is_new: true })
-    }
-
-    fn thin(&mut self) {
-        while self.dealt.len() > self.keys_max && self.thinned < 15 {
-            self.thinned += 1;
-            let mask = self.mask();
-            self.dealt.retain(|key, _| key & mask == 0);
-        }
+        let dealt = Dealt { share: share.challenger, counts, is_challengers };
+        self.0.insert(key, dealt).then_some(Unit { share: counts, is_new: true })
     }
 
     /// The share of the keys that count.
     pub fn sampling(&self) -> f64 {
-        1.0 / (self.mask() as f64 + 1.0)
-    }
-
-    fn mask(&self) -> u64 {
-        (1 << (4 * self.thinned)) - 1
+        self.0.sampling()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -132,7 +115,7 @@ mod tests {
     fn beyond_the_bound_a_sample_counts() {
         let mut keys = Keys::new(100);
         let counted = (0..10_000u64).filter_map(|key| keys.count(key, false, Share::of(1))).count();
-        assert!(keys.dealt.len() <= 100 && (100..=1_000).contains(&counted), "{counted}");
+        assert!(keys.0.len() <= 100 && (100..=1_000).contains(&counted), "{counted}");
         assert_eq!((keys.sampling(), keys.count(1, false, Share::of(1))), (1.0 / 256.0, None));
     }
 }

@@ -1,7 +1,8 @@
 //! Does a rollout's record prove its verdicts?
 //!
 //! The record is the plan, and each event with the verdict that it got, as text. Who replays it must find the same text,
-//! to the last digit of every figure.
+//! to the last digit of every figure. `verify.py` beside `src` does it once more from `docs/verdicts.md`, for who trusts
+//! nothing here.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -65,6 +65,9 @@ fn sim_3_pairs_need_a_tenth_of_the_labels() {
     // At α = 0.01, of 1,000 runs.
     rarely(outcomes::paired(1_000, 0.0, 0.04, 100_000), 0.016);
     rarely(outcomes::split(1_000, [0.9, 0.9], 200_000), 0.016);
+    // Shown to be worse, at α = 0.00025.
+    finds(outcomes::harm(100, [0.9, 0.89], 1_000_000), 1.0, 68_000.0, 0.2);
+    rarely(outcomes::harm(1_000, [0.9, 0.9], 200_000), 0.002);
 }
 
 /// The preview tells beforehand what the simulation finds: within 15 %.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tiltyard_rollout::plan::{Arm, Plan};
 use tiltyard_types::{Error, Result};
 
+use self::file::Said;
 use crate::arm::PINNED;
 use crate::ledger::OTHER;
 use crate::telemetry::ALL_ARMS;
@@ -57,9 +58,9 @@ struct Held {
     current: u64,
     #[serde(default)]
     is_removed: bool,
-    /// The digest of the plan that its file had when it was last seen; none where there is no file.
+    /// The digest of what its file said when it was last seen; none where there is no file.
     file: Option<String>,
-    /// Whether that plan is still to hold: nobody has decided anything about the endpoint since it was seen.
+    /// Whether that is still to come: nobody has decided anything about the endpoint since it was seen.
     #[serde(default)]
     is_awaited: bool,
 }
@@ -127,28 +128,35 @@ impl Endpoints {
         self.held.iter().filter(|(_, held)| uses(held)).map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Notes what a file says. True if it said something else when it was last seen: from now on that plan is awaited, until it
+    /// Notes what a file says. True if it said something else when it was last seen: from now on that is awaited, until it
     /// holds or somebody decides otherwise. Fails where there are too many names.
-    pub fn see_file(&mut self, draft: &Plan) -> Result<bool> {
-        if !self.is_news(draft) {
+    pub fn see_file(&mut self, said: &Said) -> Result<bool> {
+        if !self.is_news(said) {
             return Ok(false);
         }
-        if !self.held.contains_key(&draft.endpoint) {
+        if !self.held.contains_key(said.endpoint()) {
             self.make_room()?;
         }
         let nothing = || Held { is_removed: true, ..Held::default() };
-        let held = self.held.entry(draft.endpoint.clone()).or_insert_with(nothing);
-        (held.file, held.is_awaited) = (Some(file_digest(draft)), true);
+        let held = self.held.entry(said.endpoint().to_owned()).or_insert_with(nothing);
+        (held.file, held.is_awaited) = (Some(said.digest()), true);
         Ok(true)
     }
 
     /// Whether a file says something else than when it was last seen.
-    pub fn is_news(&self, draft: &Plan) -> bool {
-        let digest = file_digest(draft);
-        self.held.get(&draft.endpoint).is_none_or(|held| held.file.as_ref() != Some(&digest))
+    pub fn is_news(&self, said: &Said) -> bool {
+        let digest = said.digest();
+        self.held.get(said.endpoint()).is_none_or(|held| held.file.as_ref() != Some(&digest))
     }
 
-    /// Whether the plan in its file is still to hold.
+    /// What a file says is still to come, though a plan was made to hold until then.
+    pub fn await_file(&mut self, endpoint: &str) {
+        if let Some(held) = self.held.get_mut(endpoint) {
+            held.is_awaited = held.file.is_some();
+        }
+    }
+
+    /// Whether it is still to become what its file says.
     pub fn is_awaited(&self, endpoint: &str) -> bool {
         self.held.get(endpoint).is_some_and(|held| held.is_awaited)
     }

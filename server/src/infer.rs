@@ -24,6 +24,7 @@ use crate::clients::{Asker, Clients};
 use crate::logs::Seldom;
 use crate::reload::Live;
 use crate::rollouts::feedback::notes::{Asked, key_of_parameters};
+use crate::rollouts::observer::Answered;
 use crate::route::{Choice, Pick};
 use crate::shadow::Shadows;
 use crate::shadow::sample::Sample;
@@ -192,6 +193,9 @@ impl Inference {
     ) -> Result<Outcome> {
         choice.count_apart();
         let mut sample = self.shadows.pick(choice.shadows(), accepted.id, accepted.bytes, &request.inputs);
+        if let Some(sample) = &mut sample {
+            sample.pairing = choice.pairing(|| key_of_parameters(&request.parameters));
+        }
         let inputs = std::mem::take(&mut request.inputs);
         let mut watch = Watch { inference: self, choice: &choice, accepted, request, done: false };
         let answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;
@@ -264,7 +268,7 @@ pub fn count_refusal(choice: &Choice, accepted: Accepted, error: &Error) {
     let Some(arm) = choice.known() else { return };
     arm.requests.failed(error.kind(), Duration::ZERO, accepted.unix_ms);
     if let Some((observer, side, key)) = choice.observed() {
-        observer.failed(side, key, error, accepted.at);
+        observer.failed(side, key, error, accepted.at, Duration::ZERO);
     }
 }
 
@@ -312,19 +316,21 @@ impl Watch<'_> {
     /// Gives back the moment.
     fn succeeded(&mut self, answer: &Answer, wanted: &[usize]) -> Moment {
         self.done = true;
+        let arm = &self.choice.arm;
         let (now, Accepted { at, here, unix_ms, id, .. }) = (clock::now(), self.accepted);
         let Answer { rows, enqueued, queue, times, used, .. } = *answer;
         let (decode, total, id) = (enqueued - here, now - at, id.bits());
         let trace = self.accepted.trace.map_or(0, |trace| trace.id);
         let served = Served { rows, decode, queue, times, used, total, unix_ms, id, trace };
-        self.choice.arm.requests.succeeded(&served);
+        arm.requests.succeeded(&served);
         if let Some((observer, side, key)) = self.choice.observed() {
-            observer.answered(side, key, answer, now);
-            if let Some(notes) = &observer.notes {
+            let answered = Answered { answer, deployment: &arm.deployment, wanted };
+            observer.answered(side, key, answered, now, total);
+            if let Some(notes) = observer.notes_of_answers() {
                 let Accepted { id, unix_ms: at_ms, .. } = self.accepted;
                 let named = self.choice.row_key.or_else(|| key_of_parameters(&self.request.parameters));
                 let asked = Asked { id, at_ms, key: named, unit: key, side };
-                notes.note(&asked, &self.choice.arm.deployment, answer, wanted);
+                notes.note(&asked, &arm.deployment, answer, wanted);
             }
         }
         now
@@ -333,9 +339,10 @@ impl Watch<'_> {
     fn failed(&mut self, error: &Error) -> Moment {
         self.done = true;
         let now = clock::now();
-        self.choice.arm.requests.failed(error.kind(), now - self.accepted.at, self.accepted.unix_ms);
+        let after = now - self.accepted.at;
+        self.choice.arm.requests.failed(error.kind(), after, self.accepted.unix_ms);
         if let Some((observer, side, key)) = self.choice.observed() {
-            observer.failed(side, key, error, now);
+            observer.failed(side, key, error, now, after);
         }
         now
     }

@@ -19,7 +19,7 @@ use tiltyard_types::{Error, ErrorKind, InferRequest, RequestId, Result};
 use crate::arm::Arm;
 use crate::catalog::{Model, VersionState};
 use crate::config::OnFailure;
-use crate::rollouts::feedback::notes::key_of_head;
+use crate::rollouts::feedback::notes::{Pairing, key_of_head};
 use crate::rollouts::observer::{Observer, Side};
 use crate::shadow::SHADOWS_MAX;
 use crate::shadow::lane::{Lane, Watching};
@@ -110,6 +110,14 @@ impl Choice {
     pub fn observed(&self) -> Option<(&Observer, Side, u64)> {
         let observer = self.route.as_ref()?.observer.as_deref()?;
         Some((observer, observer.side(self.picked)?, self.evidence?))
+    }
+
+    /// What is to be known of a request that shadows see, where labels of pairs are waited for. `named` finds the client's name for it
+    /// where its head has none.
+    pub fn pairing(&self, named: impl FnOnce() -> Option<u128>) -> Option<Pairing> {
+        let observer = self.route.as_ref()?.observer.as_ref()?;
+        observer.notes.as_ref().filter(|notes| notes.is_paired())?;
+        Some(Pairing { observer: Arc::clone(observer), key: self.row_key.or_else(named), unit: self.evidence? })
     }
 }
 

@@ -94,7 +94,8 @@ impl Shadows {
             }
         }
         let sample = |lanes| {
-            Box::new(Sample { shadows: Arc::clone(self), lanes, id, body, inputs: inputs.to_vec(), answered: None })
+            let (shadows, inputs) = (Arc::clone(self), inputs.to_vec());
+            Box::new(Sample { shadows, lanes, id, body, inputs, answered: None, pairing: None })
         };
         (!lanes.is_empty()).then(|| sample(lanes))
     }

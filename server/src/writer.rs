@@ -31,7 +31,7 @@ use crate::infer::Inference;
 use crate::reaper::Reaper;
 use crate::states::States;
 
-pub use self::endpoints::{PlanSources, Report, Told};
+pub use self::endpoints::{How, PlanSources, Report, Told};
 pub use self::plan::{Following, Plan};
 
 use self::choice::{Wanted, incompatible};

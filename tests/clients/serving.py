@@ -192,6 +192,12 @@ def read_answer(connection):
     return Answer(answer.status, answer.getheaders(), answer.read())
 
 
+def run_binary(*arguments, seconds_max=60):
+    """A command of the binary, to its end."""
+    line = [str(BINARY), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=seconds_max)
+
+
 def until(condition, what, seconds_max=10):
     """Waits for a condition and gives what it gave; fails by name when the time is over."""
     deadline = time.monotonic() + seconds_max

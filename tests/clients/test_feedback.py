@@ -14,11 +14,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import competing
 import securing
 import serving
+from competing import Crowd, command, hold_back, reaches, server, status, verify  # noqa: F401  a fixture is among them
 from test_endpoints import run, start
 from test_repository import put
-from test_rollouts import command, reaches, status, verify
 
 # Short, and judged by failures and labels alone: a shared machine says nothing of speed.
 PRIMARY = {
@@ -26,6 +27,7 @@ PRIMARY = {
     "planned_units": 1000, "least_gain": 0.01,
 }
 POLICY = {"guardrails": [{"metric": "errors", "floor": 0.03}], "primary": PRIMARY}
+PAIRS = {key: value for key, value in PRIMARY.items() if key not in ("missing", "least_gain")} | {"design": "paired_shadow"}
 QUICK = ("--steps", "50%/1s", "--min-time", "2s", "--min-units", "200")
 
 
@@ -52,21 +54,12 @@ def repository(tmp_path):
     root = tmp_path / "models"
     for version, noise in ((1, 0.5), (2, 0.0), (3, 2.0)):
         put(root, "m", version, classifier(noise))
-    # The newest must not answer before a rollout has it.
-    (root / "m" / "model.toml").write_text('version_policy = "1"\n')
+    hold_back(root)
     return root
 
 
-@pytest.fixture
-def server(repository, tmp_path):
-    with serving.Server(repository, tmp_path / "server", "--poll-interval", "100ms") as made:
-        yield made
-
-
 def begin(server, tmp_path, version, *flags, policy=POLICY, expected=0):
-    file = tmp_path / "rollout.json"
-    file.write_text(json.dumps({"policy": policy}))
-    return run(server, "rollout", "start", "m", "--challenger", version, "--plan", file, *(flags or QUICK), expected=expected)
+    return competing.begin(server, tmp_path, version, *(flags or QUICK), policy=policy, expected=expected)
 
 
 def ask(server, rows, connection=None, headers=None, parameters=None):
@@ -90,21 +83,15 @@ def tell(server, *lines, expected=200, **headers):
     return {name: count for name, count in answer.json().items() if count and name != "received"}
 
 
-class Clients:
-    """Ask of ever new rows, and say a moment later what was true. `withhold` keeps a label back by the answer's arm."""
+class Clients(Crowd):
+    """Ask of ever new rows, and say a moment later what was true. `withhold` keeps a label back by the answer's arm; `pace` is a rest
+    after each request, which leaves time for shadows."""
 
-    def __init__(self, server, by_key=False, delay=0.3, withhold=lambda arm: False, threads=2):
-        self.server, self.by_key, self.delay, self.withhold = server, by_key, delay, withhold
-        self.over, self.due, self.told, self.lock = threading.Event(), collections.deque(), collections.Counter(), threading.Lock()
-        self.number, self.failed = 0, []
-        work = [self.ask_on] * threads + [self.tell_on]
-        self.threads = [threading.Thread(target=self.guarded, args=(each,)) for each in work]
-
-    def guarded(self, work):
-        try:
-            work()
-        except Exception as error:
-            self.failed.append(error)
+    def __init__(self, server, by_key=False, delay=0.3, withhold=lambda arm: False, threads=2, pace=0.0):
+        super().__init__(*[self.ask_on] * threads, self.tell_on)
+        self.server, self.by_key, self.delay, self.withhold, self.pace = server, by_key, delay, withhold, pace
+        self.versions, self.told = collections.Counter(), collections.Counter()
+        self.due, self.number = collections.deque(), 0
 
     def ask_on(self):
         lot = random.Random(threading.get_ident())
@@ -116,9 +103,11 @@ class Clients:
             row = (lot.gauss(0, 1), lot.gauss(0, 1))
             headers = {"x-user": f"user-{number}", "tiltyard-row-key": f"row-{number}"} if self.by_key else {}
             _, told = ask(self.server, [row], connection, headers)
+            self.versions[told["tiltyard-version"]] += 1
             name = {"row_key": f"row-{number}"} if self.by_key else {"prediction_id": told["tiltyard-prediction-id"]}
             if not self.withhold(told["tiltyard-arm"]):
                 self.due.append((time.monotonic() + self.delay, {**name, "label": int(row[0] > 0)}))
+            time.sleep(self.pace)
 
     def tell_on(self):
         while not self.over.wait(0.05):
@@ -128,17 +117,17 @@ class Clients:
             if lines:
                 self.told.update(tell(self.server, *lines))
 
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
     def __exit__(self, kind, *_):
-        self.over.set()
-        for thread in self.threads:
-            thread.join()
+        super().__exit__(kind, *_)
         if kind is None:
             assert not self.failed, self.failed
+
+
+def verdicts(server):
+    """All of the log, in order."""
+    log = next((server.folder / "data").rglob("log"))
+    entries = [json.loads(line) for file in sorted(log.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    return [entry["data"]["verdict"] for entry in entries if entry["kind"] == "rollout.event"]
 
 
 def metric(server, name, **labels):
@@ -172,13 +161,27 @@ def test_the_better_version_wins_by_labels_that_come_late(server, tmp_path):
 
 
 def test_the_worse_version_is_not_worth_it_by_keys_that_stick_and_names_that_clients_give(server, tmp_path):
-    begin(server, tmp_path, 3, "--key", "header:x-user", *QUICK)
+    # More than there is to lose: labels roll nobody back here.
+    patient = POLICY | {"primary": PRIMARY | {"harm": 2}}
+    begin(server, tmp_path, 3, "--key", "header:x-user", *QUICK, policy=patient)
     with Clients(server, by_key=True):
         told = reaches(server, lambda told: told["ended"], "the end", 90)
         assert told["state"] == "futile", told
         serving.until(lambda: ask(server, [(1, 1)], headers={"x-user": "a"})[1]["tiltyard-version"] == "1", "version 1", 10)
     quality = told["verdict"]["reasons"][0]
     assert quality["reason"] == "primary" and quality["is_futile"] and quality["interval"]["upper"] < 0.01, quality
+    verify(server)
+
+
+def test_a_version_that_is_shown_to_be_worse_is_rolled_back(server, tmp_path):
+    begin(server, tmp_path, 3, policy=POLICY | {"primary": {key: PRIMARY[key] for key in PRIMARY if key != "least_gain"}})
+    with Clients(server):
+        told = reaches(server, lambda told: told["ended"], "the end", 90)
+        assert told["state"] == "rolled_back", told
+        serving.until(lambda: ask(server, [(1, 1)])[1]["tiltyard-version"] == "1", "version 1", 10)
+    [reason] = told["verdict"]["reasons"]
+    assert reason["reason"] == "primary" and reason["harm"]["is_shown"] and reason["harm"]["upper"] < 0, reason
+    assert ": worse" in run(server, "rollout", "status", "m")
     verify(server)
 
 
@@ -190,6 +193,75 @@ def test_an_arm_that_loses_its_labels_breaks_the_comparison(server, tmp_path):
     assert "labels do not arrive alike" in run(server, "rollout", "status", "m")
     command(server, "abort")
     verify(server)
+
+
+# --- Verdicts by pairs of a shadow -------------------------------------------------------------------------------------
+
+
+def test_pairs_show_the_better_version_before_it_has_a_share(server, tmp_path):
+    begin(server, tmp_path, 2, policy=POLICY | {"primary": PAIRS})
+    with Clients(server, pace=0.005) as clients:
+        reaches(server, lambda told: (told["quality"] or {}).get("n", 0) > 10, "some pairs")
+        shown = run(server, "rollout", "status", "m")
+        assert "pairs with a label (right alone: 0 champion" in shown and "rows that both answered" in shown, shown
+        told = reaches(server, lambda told: told["ended"], "the end", 120)
+    assert told["state"] == "promoted", told
+    quality = next(reason for reason in told["verdict"]["reasons"] if reason["reason"] == "primary")
+    assert quality["design"] == "paired_shadow" and quality["passes"] and quality["ln_e"] >= quality["threshold"], quality
+    lost, won = quality["discordant"]
+    assert lost == 0 and won >= 5 and 0.05 < quality["gain"] < 0.3, quality
+    assert clients.versions["2"] > 100, "its guardrails were proved by answers"
+    assert metric(server, "tiltyard_feedback_labels_total", endpoint="m", version="2") > 50
+    assert metric(server, "tiltyard_feedback_outcome_mean", version="2") == 1.0
+    assert 0.7 < metric(server, "tiltyard_feedback_outcome_mean", version="1") < 0.95
+    shared = next(verdict for verdict in verdicts(server) if verdict["share"] > 0)
+    assert (shared["decision"], shared["state"]) == ("advance", {"running": {"canary": 0}}), shared
+    assert shared["reasons"][-1]["reason"] == "primary" and shared["reasons"][-1]["passes"], "the first share came with the outcome"
+    verify(server)
+
+
+def test_pairs_that_show_a_worse_version_end_it_before_it_answered_anybody(server, tmp_path):
+    begin(server, tmp_path, 3, "--key", "header:x-user", *QUICK, policy=POLICY | {"primary": PAIRS})
+    with Clients(server, by_key=True, pace=0.005) as clients:
+        told = reaches(server, lambda told: told["ended"], "the end", 120)
+    assert (told["state"], told["share"]) == ("futile", 0), told
+    quality = told["verdict"]["reasons"][0]
+    lost, won = quality["discordant"]
+    assert quality["is_futile"] and quality["interval"]["upper"] < 0 and lost > won, quality
+    assert set(clients.versions) == {"1"}, clients.versions
+    verify(server)
+
+
+def test_labels_find_pairs_before_and_after_and_beside_a_share(server, tmp_path):
+    begin(server, tmp_path, 3, "--steps", "50%/1h", "--min-time", "2h", policy=POLICY | {"primary": PAIRS | {"horizon": "1h"}})
+    reaches(server, lambda told: told["stage"] == "shadow", "the shadow")
+    assert tell(server, {"row_key": "to-come", "label": 1}) == {"waiting": 1}
+    _, told = ask(server, [(1, 1), (1, -5)], headers={"tiltyard-row-key": "to-come"})
+    id = told["tiltyard-prediction-id"]
+    on_record(server, id)
+    assert tell(server, {"prediction_id": id, "label": 1}) == {"doubled": 1}
+    assert tell(server, {"row_key": "to-come", "row": 1, "label": 0}) == {"joined": 1}
+    assert tell(server, {"row_key": "to-come", "row": 1, "withdrawn": True}) == {"withdrawn": 1}
+    wrong = server.post("/v1/feedback", {"endpoint": "m", "prediction_id": id, "outcome": 1})
+    assert wrong.status == 400 and "expected a label" in wrong.error(), wrong
+    labels = reaches(server, lambda told: told["labels"]["rows_labelled"] == [2, 2], "both labels")["labels"]
+    assert (labels["paired"], labels["rows"], labels["labels_waiting"]) == (True, [2, 2], 0), labels
+    # A person passes over the outcome: pairs go on beside the share, and what the challenger answers itself is none.
+    command(server, "step")
+    reaches(server, lambda told: told["share"] == 500_000, "the step")
+    ids = {}
+
+    def both():
+        _, told = ask(server, [(1, 1)])
+        ids[told["tiltyard-arm"]] = told["tiltyard-prediction-id"]
+        return len(ids) == 2
+
+    serving.until(both, "answers of both")
+    on_record(server, ids["champion"])
+    assert tell(server, {"prediction_id": ids["champion"], "label": 1}) == {"joined": 1}
+    assert tell(server, {"prediction_id": ids["challenger"], "label": 1}) == {"waiting": 1}
+    told = reaches(server, lambda told: told["labels"]["rows_labelled"] == [3, 3], "the label of a pair beside a share")
+    assert told["quality"]["n"] == 0, "nothing is an hour old"
 
 
 # --- What is said and heard ------------------------------------------------------------------------------------------
@@ -283,7 +355,7 @@ def test_what_must_be_said_of_labels_is_asked_for(server, tmp_path):
 
     refused("label_depends_on_decision is missing: expected true where", label_depends_on_decision=None)
     refused("horizon is missing", horizon=None)
-    refused("expected \"split\"", design="paired_shadow")
+    refused("the same whoever answered", design="paired_shadow", gain=None)
     refused("the largest error that counts", gain="squared_error")
     refused("did you mean accuracy?", gain="acuracy")
 

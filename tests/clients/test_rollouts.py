@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import hmac
 import http.server
 import itertools
@@ -10,7 +11,6 @@ import pathlib
 import re
 import subprocess
 import threading
-import time
 
 import numpy as np
 import onnx
@@ -18,9 +18,13 @@ import pytest
 import tritonclient.http
 from onnx import TensorProto, helper
 
+import asking
+import competing
 import serving
+from competing import Crowd, command, hold_back, programs, reaches, server, status, verify  # noqa: F401  a fixture is among them
 from test_endpoints import CHAMPION, apply, arms_of_keys, endpoints, revision, run, split, start, toml
 from test_repository import put, times
+from test_shadow import HANGS, takes_as_long_as
 
 # Short, and judged by failures alone: a shared machine says nothing of speed.
 FLOOR = {"guardrails": [{"metric": "errors", "floor": 0.03}]}
@@ -51,87 +55,37 @@ def repository(tmp_path):
     put(root, "m", 1, times(1.0))
     put(root, "m", 2, times(2.0))
     put(root, "m", 3, log_of(3.0))
-    # The newest must not answer before a rollout has it.
-    (root / "m" / "model.toml").write_text('version_policy = "1"\n')
+    hold_back(root)
     return root
 
 
-@pytest.fixture
-def server(repository, tmp_path):
-    with serving.Server(repository, tmp_path / "server", "--poll-interval", "100ms") as made:
-        yield made
+def one_in_ten_is_negative(user):
+    return (-1.0, -1.0) if user.endswith("7") else (1.0, 1.0)
 
 
-class Load:
-    """Requests of ever new users, one in ten of which has a negative row. Counts who answered, by version."""
+class Load(Crowd):
+    """Requests of ever new users, with the row that `row` has for each. Counts who answered, by version."""
 
-    def __init__(self, server, users=None, threads=2):
-        self.server, self.over, self.versions, self.failed = server, threading.Event(), {}, []
-        self.users = users or (f"user-{number}" for number in itertools.count())
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self.ask) for _ in range(threads)]
+    def __init__(self, server, row=one_in_ten_is_negative, threads=2):
+        super().__init__(*[self.ask] * threads)
+        self.server, self.row, self.versions = server, row, {}
+        self.users = (f"user-{number}" for number in itertools.count())
 
     def ask(self):
-        address = self.server.http_address
-        with contextlib.closing(tritonclient.http.InferenceServerClient(address)) as client:
+        with contextlib.closing(tritonclient.http.InferenceServerClient(self.server.http_address)) as client:
             while not self.over.is_set():
                 with self.lock:
                     user = next(self.users)
-                x = np.full((1, 2), -1.0 if user.endswith("7") else 1.0, np.float32)
+                x = np.array([self.row(user)], np.float32)
                 tensor = tritonclient.http.InferInput("x", x.shape, "FP32")
                 tensor.set_data_from_numpy(x)
-                try:
-                    version = client.infer("m", [tensor], headers={"x-user": user}).get_response()["model_version"]
-                except Exception as error:  # a server that is killed is part of a test
-                    self.failed.append(error)
-                    return
+                version = client.infer("m", [tensor], headers={"x-user": user}).get_response()["model_version"]
                 self.versions[version] = self.versions.get(version, 0) + 1
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        for thread in self.threads:
-            thread.join()
-
-
-def status(server, endpoint="m"):
-    # After a restart the log is read beside what is served.
-    path = f"/admin/endpoints/{endpoint}/rollout"
-    answers = serving.until(
-        lambda: [answer for answer in [server.get(path, port=server.admin_port)] if answer.status != 503], "the log")
-    assert answers[0].status == 200, answers
-    return answers[0].json()
 
 
 def begin(server, tmp_path, version, *flags, policy=FLOOR, expected=0):
-    file = tmp_path / "rollout.json"
-    file.write_text(json.dumps({"policy": policy}))
-    flags = flags or QUICK
-    return run(server, "rollout", "start", "m", "--challenger", version, "--plan", file, "--key", "header:x-user",
-               *flags, expected=expected)
-
-
-def reaches(server, check, what, seconds=60):
-    serving.until(lambda: check(status(server)), what, seconds)
-    return status(server)
-
-
-def command(server, name, expected=0):
-    return run(server, "rollout", name, "m", expected=expected)
-
-
-def verify(server):
-    """The log proves every verdict: by the program, and by one that shares no code with it."""
-    log = next(pathlib.Path(server.folder / "data").rglob("log"))
-    done = subprocess.run([str(serving.BINARY), "rollout", "verify", str(log)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
-    script = serving.ROOT / "registry" / "verify.py"
-    done = subprocess.run(["python3", str(script), str(log)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout + done.stderr
+    flags = ("--key", "header:x-user", *(flags or QUICK))
+    return competing.begin(server, tmp_path, version, *flags, policy=policy, expected=expected)
 
 
 # --- By evidence -----------------------------------------------------------------------------------------------------
@@ -149,6 +103,33 @@ def test_a_challenger_that_is_as_good_is_promoted(server, tmp_path):
     # What is gone back to is what answered before, and none of the steps between.
     run(server, "rollback", "m")
     assert set(arms_of_keys(server, "abcdefgh").values()) == {1}
+
+
+def test_a_figure_that_was_changed_is_found_though_the_chain_is_whole(server, tmp_path):
+    with Load(server):
+        begin(server, tmp_path, 2, *QUICK, "--wait")
+    log = verify(server)
+    segment = log / f"{1:020}.jsonl"
+    lines = segment.read_text().splitlines()
+
+    def remade(change):
+        """The same entries, with a chain made anew."""
+        before = "0" * 64
+        for number, line in enumerate(lines, 1):
+            body = change(number, line[:83] + before + line[147:])[75:]
+            before = hashlib.sha256(body.encode()).hexdigest()
+            yield f'{{"hash":"{before}",{body}\n'
+
+    assert "".join(remade(lambda _, line: line)) == segment.read_text(), "nothing is changed by making it anew"
+    promoted, figure = next(
+        (number, found) for number, line in enumerate(lines, 1) if '"decision":"promote"' in line
+        for found in re.findall(r'"rate_upper":0\.0*[1-9]', line))
+    other = figure[:-1] + str(int(figure[-1]) % 9 + 1)
+    segment.write_text("".join(remade(lambda number, line: line.replace(figure, other) if number == promoted else line)))
+    ours, theirs = programs(log)
+    assert ours.returncode == 1 and f"entry {promoted}: rollout m-1: the verdict is recorded as" in ours.stderr, ours
+    assert theirs.returncode == 1 and f"entry {promoted}: rollout m-1" in theirs.stdout, theirs
+    assert "reasons[0].rate_upper is recorded as 0.0" in theirs.stdout
 
 
 def test_a_challenger_that_fails_is_rolled_back_with_its_own_exit_code(server, tmp_path):
@@ -201,6 +182,45 @@ def test_a_challenger_is_shown_traffic_before_it_gets_a_share(server, tmp_path, 
     verify(server)
 
 
+def test_answers_that_fall_elsewhere_stop_a_rollout_for_a_person(server, tmp_path, repository):
+    """Of each row the second number is the larger. A version that changes the sign puts the first one above it."""
+    put(repository, "m", 4, times(-1.0))
+    flags = ("--steps", "50%/20s", "--min-time", "2h")
+    with Load(server, row=lambda _: (1.0, 2.0)) as load:
+        begin(server, tmp_path, 2, *flags, policy=FLOOR | {"output": {"name": "y"}})
+        told = reaches(server, lambda told: sum(map(sum, told["output"]["bins"])) > 1000, "some evidence")
+        assert (told["state"], told["output"]["distance"]) == ("running", 0), told
+        assert told["output_bins"] == {"classes": [1.0]}, "the champion's first answers had one class"
+        assert "0.0 % of the answers fall elsewhere" in run(server, "rollout", "status", "m")
+        command(server, "abort")
+        begin(server, tmp_path, 4, *flags, policy=FLOOR | {"output": {}})
+        told = reaches(server, lambda told: told["state"] == "halted", "the halt")
+        [reason] = told["verdict"]["reasons"]
+        assert reason["reason"] == "output" and reason["distance"] == 1 and reason["ln_e"] >= reason["threshold"], told
+        assert "answers fall elsewhere: 100.0 % of them" in run(server, "rollout", "status", "m")
+        command(server, "abort")
+        begin(server, tmp_path, 4, *flags, policy=FLOOR | {"output": {"roll_back": True}})
+        reaches(server, lambda told: told["state"] == "rolled_back", "the rollback")
+    assert not load.failed
+    verify(server)
+
+
+def test_a_challenger_that_keeps_users_waiting_is_rolled_back(server, tmp_path, repository):
+    """It waits for company for longer than was declared as slow; its runs are as quick as the champion's."""
+    (repository / "other").mkdir()
+    (repository / "other" / "model.toml").write_text('[batching]\ndelay_max = "600ms"\n')
+    put(repository, "other", 1, times(7.0))
+    policy = {"slow_over": "400ms", "guardrails": [{"metric": "errors"}, {"metric": "slow_over"}]}
+    with Load(server, threads=8) as load:
+        begin(server, tmp_path, "other@1", "--steps", "50%/1h", "--min-time", "2h", policy=policy)
+        told = reaches(server, lambda told: told["ended"], "the end", 90)
+    assert told["state"] == "rolled_back", told
+    [reason] = told["verdict"]["reasons"]
+    assert (reason["reason"], reason["metric"]) == ("guardrail", "slow_over") and reason["events"][1] > 5, told
+    assert not load.failed
+    verify(server)
+
+
 # --- By people -------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +267,44 @@ def test_a_gate_waits_for_somebody(server, tmp_path):
         assert "gate ada is waited for" in run(server, "rollout", "status", "m"), told
         run(server, "rollout", "gate", "m", "ada")
         reaches(server, lambda told: told["state"] == "promoted", "the promotion")
+
+
+def test_a_backtest_answers_for_the_gate_before_the_first_share(tmp_path):
+    def backtest(*arguments, expected):
+        command = [str(serving.BINARY), "backtest", "--rows", serving.SAMPLES / "risk-history.csv", "--key", "id", "--label", "malignant",
+                   "--label-depends-on-decision", "no", "--models", serving.SAMPLES, "--gate", "risk",
+                   "--ports-file", server.ports_file, *arguments]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == expected, (done.returncode, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    models = serving.link_models(tmp_path / "models", serving.SAMPLES / "risk")
+    file = tmp_path / "risk.toml"
+    file.write_text("""
+        champion = { version = 1 }
+        challenger = { version = 2 }
+        steps = [{ share = "10%", min_time = "1h" }]
+        policy = { min_time = "2h", entry_gates = ["backtest"] }
+    """)
+    with start(models, tmp_path) as server:
+        run(server, "apply", "-f", file)
+        waits = {"reason": "gate", "gate": "backtest", "refused": False}
+        serving.until(lambda: status(server, "risk")["verdict"]["reasons"] == [waits], "the gate")
+        assert "which competes" in backtest("risk@2", "risk@1", expected=1), "it is about other versions"
+        assert "gate backtest of endpoint risk is refused" in backtest("risk@1", "risk@2", expected=4)
+        told = status(server, "risk")
+        assert (told["stage"], told["share"]) == ("shadow", 0), told
+        assert told["verdict"]["reasons"] == [waits | {"refused": True}], told
+        assert "lets through" in backtest("risk@1", "risk@2", "--margin", "0.3", expected=0)
+        assert status(server, "risk")["share"] == 100_000
+        assert "has no gate \\\"later\\\": it has backtest" in json.dumps(
+            backtest("risk@1", "risk@2", "--gate-name", "later", expected=1))
+        log = next(pathlib.Path(server.folder / "data").rglob("log"))
+        told = [json.loads(line)["data"] for path in sorted(log.glob("*.jsonl")) for line in path.read_text().splitlines()]
+        answers = [json.loads(data["event"]["gate"]["evidence"])["backtest"] for data in told if "gate" in data.get("event", {})]
+        assert [answer["verdict"] for answer in answers] == ["not_enough", "promote"], answers
+        assert answers[1]["margin"] == 0.3 and answers[1]["all"]["n"] == 171, answers
+        verify(server)
 
 
 def test_a_deployer_does_not_pass_a_gate_and_an_approver_passes_nothing_else(repository, tmp_path):
@@ -371,6 +429,33 @@ def test_a_log_that_was_changed_stops_rollouts_and_challengers_but_not_the_serve
             lambda: "log cannot be used" in server.get("/admin/rollouts", port=server.admin_port).json()["trouble"],
             "what is wrong")
         serving.until(lambda: set(arms_of_keys(server, "abcdefgh").values()) == {1}, "nobody is judged blindly", 15)
+    finally:
+        server.kill()
+
+
+def test_a_challenger_that_is_taken_out_of_service_is_rolled_back(repository, tmp_path):
+    """Its runs hang. After three of them it answers no more, and those who were on it are answered by the champion."""
+    # So long a run is never on a thread that reads requests.
+    put(repository, "m", 6, takes_as_long_as(least=20_000))
+    server = start(repository, tmp_path, "--poll-interval", "100ms", "--run-timeout", "1s")
+
+    def ask(key, value=1.0):
+        x = np.full((1, 2), value, np.float32)
+        return server.post("/v2/models/m/infer", {"inputs": [asking.tensor("x", x)]}, {"x-user": key}, timeout=60)
+
+    try:
+        begin(server, tmp_path, 6, "--steps", "50%/1h", "--min-time", "2h")
+        reaches(server, lambda told: told["share"] == 500_000, "the step")
+        keys = [f"user-{number}" for number in range(20)]
+        serving.until(lambda: ask(keys[0]).status == 200 and any(
+            ask(key).headers["tiltyard-version"] == "6" for key in keys), "version 6 answers some", 30)
+        theirs = next(key for key in keys if ask(key).headers["tiltyard-version"] == "6")
+        for _ in range(3):
+            assert ask(theirs, HANGS).status != 200
+        told = reaches(server, lambda told: told["ended"], "the end")
+        assert told["state"] == "rolled_back" and told["verdict"]["reasons"] == [{"reason": "trip", "trip": "crash"}], told
+        serving.until(lambda: {ask(key).headers.get("tiltyard-version") for key in keys} == {"1"}, "version 1 answers all", 10)
+        verify(server)
     finally:
         server.kill()
 

@@ -44,8 +44,8 @@ def fails_above(most):
     return made("fails", nodes, table)
 
 
-def takes_as_long_as():
-    """y = x, after as many steps as the largest x says."""
+def takes_as_long_as(least=0):
+    """y = x, after as many steps as the largest x says, and so many more."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Sin", ["before"], ["after"])], "step",
         [helper.make_tensor_value_info("at", TensorProto.INT64, []),
@@ -55,11 +55,13 @@ def takes_as_long_as():
          helper.make_tensor_value_info("after", TensorProto.FLOAT, [])])
     nodes = [
         helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["steps"], to=TensorProto.INT64),
+        helper.make_node("Add", ["most", "least"], ["all"]),
+        helper.make_node("Cast", ["all"], ["steps"], to=TensorProto.INT64),
         helper.make_node("Loop", ["steps", "", "zero"], ["nothing"], body=body),
         helper.make_node("Add", ["x", "nothing"], ["y"]),
     ]
-    return made("hangs", nodes, numpy_helper.from_array(np.float32(0), "zero"))
+    numbers = {"zero": 0, "least": least}
+    return made("hangs", nodes, *[numpy_helper.from_array(np.float32(value), name) for name, value in numbers.items()])
 
 
 HANGS = 4e9  # steps

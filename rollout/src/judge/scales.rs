@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use crate::cohort::{Arrival, design};
+use crate::cohort::{Arrival, design, is_paired};
 use crate::cusum::{Cusum, RUN_LENGTH};
 use crate::evidence::{Arms, Block, Events, Group, Moments, Outcomes, Seen, Share, plus};
 use crate::interval::{EmpiricalBernstein, Interval, difference};
-use crate::kernel::{ROUNDING, Ratio, Tally, e_bh, ln_e_above, ln_e_bins, ln_e_sample_ratio, p_value, ratio};
+use crate::kernel::{
+    ROUNDING, Ratio, Tally, e_bh, is_ratio_at_most, ln_e_above, ln_e_bins, ln_e_sample_ratio, ln_e_shift, p_value,
+    ratio,
+};
 use crate::numbers::ln;
 use crate::paired::{PAIRS_EXPECTED, Paired};
-use crate::plan::{Agreement, Comparison, Design, Guardrail, Policy, Primary};
+use crate::plan::{Agreement, Comparison, Design, Guardrail, OUTPUT, Output, Policy, Primary};
 use crate::rate;
 
-use super::verdict::{Quality, Reading, Reason};
+use super::verdict::{Harm, Quality, Reading, Reason, Shift};
 
 /// First events of keys that are remembered for one rollout: 8 MiB and what the tree needs.
 const SEEN_MAX: usize = 1 << 20;
@@ -30,11 +33,14 @@ const OUTCOMES_MIN: u64 = 100;
 #[derive(Clone, Debug)]
 pub(super) struct Scales {
     alpha: f64,
+    /// How many tests share it.
+    tests: usize,
     alpha_primary: f64,
     guardrails: Vec<Watch>,
     slices: Vec<Watch>,
     comparisons: Vec<Pairing>,
     shifts: BTreeMap<String, Vec<Tally>>,
+    output: Option<Output>,
     primary: Option<Outcome>,
     pub(super) units: Arms,
     dealt: Tally,
@@ -50,11 +56,13 @@ impl Scales {
         let pairing = |rule: &Comparison| Pairing::new(rule, policy.alpha_primary);
         Scales {
             alpha: policy.alpha_guardrails,
+            tests: policy.alarms(),
             alpha_primary: policy.alpha_primary,
             guardrails: watch(&policy.guardrails),
             slices: watch(&policy.slices),
             comparisons: policy.comparisons.iter().map(pairing).collect(),
             shifts: BTreeMap::new(),
+            output: policy.output.clone(),
             primary: policy.primary.as_ref().map(|primary| Outcome::new(primary, policy.alpha_primary)),
             units: [0; 2],
             dealt: Tally::default(),
@@ -99,14 +107,37 @@ impl Scales {
 
     /// ln(G/α).
     fn threshold(&self) -> f64 {
-        ln(self.guardrails.len() as f64 / self.alpha)
+        ln(self.tests as f64 / self.alpha)
     }
 
-    /// Guardrails that show harm.
+    /// How the watched output shifts; `None` where none is watched.
+    pub(super) fn shift(&self) -> Option<Shift> {
+        let Output { tolerance, roll_back, .. } = self.output.as_ref()?;
+        let bins = self.shifts.get(OUTPUT).map_or(&[][..], Vec::as_slice);
+        let threshold = if *roll_back { self.threshold() } else { ln(1.0 / self.alpha) };
+        let counts: Vec<Arms> = bins.iter().map(Tally::total).collect();
+        let all = counts.iter().fold([0; 2], |sum, &bin| plus(sum, bin));
+        let share = |bin: Arms, arm: usize| bin[arm] as f64 / all[arm].max(1) as f64;
+        let distance = counts.iter().map(|&bin| (share(bin, 0) - share(bin, 1)).abs()).sum::<f64>() / 2.0;
+        let distance = if all.contains(&0) { 0.0 } else { distance };
+        Some(Shift { ln_e: ln_e_shift(bins, *tolerance), threshold, bins: counts, distance })
+    }
+
+    /// The same where it alarms.
+    fn shift_alarm(&self, rolls_back: bool) -> Option<Reason> {
+        self.output.as_ref().filter(|output| output.roll_back == rolls_back)?;
+        self.shift().filter(|shift| shift.ln_e >= shift.threshold).map(Reason::Output)
+    }
+
+    /// Guardrails and outcomes that show harm.
     pub(super) fn alarms(&self) -> Vec<Reason> {
         let threshold = self.threshold();
         let alarmed = self.guardrails.iter().filter(|watch| watch.ln_e >= threshold);
-        alarmed.map(|watch| Reason::Guardrail(watch.reading(self.alpha, threshold))).collect()
+        let alarmed = alarmed.map(|watch| Reason::Guardrail(watch.reading(self.alpha, threshold)));
+        let is_refused = self.pairs_refused().is_some() && self.is_paired();
+        let shows_harm = |quality: &Quality| !is_refused && quality.harm.is_some_and(|harm| harm.is_shown);
+        let outcome = self.quality().filter(shows_harm).map(Reason::Primary);
+        alarmed.chain(self.shift_alarm(true)).chain(outcome).collect()
     }
 
     /// What breaks the comparison itself, or harms a slice of the traffic.
@@ -121,6 +152,7 @@ impl Scales {
         if ln_e >= threshold {
             reasons.push(Reason::LabelArrival { ln_e, threshold });
         }
+        reasons.extend(self.shift_alarm(false));
         let slices: Vec<f64> = self.slices.iter().map(|watch| watch.ln_e).collect();
         let found = e_bh(&slices, self.alpha);
         if !found.is_empty() {
@@ -136,6 +168,12 @@ impl Scales {
         self.guardrails.iter().map(|watch| watch.reading(self.alpha, self.threshold())).collect()
     }
 
+    /// What those guardrails read that do not pass.
+    pub(super) fn unproven(&self) -> Vec<Reading> {
+        let open = self.guardrails.iter().filter(|watch| !watch.passes(self.alpha));
+        open.map(|watch| watch.reading(self.alpha, self.threshold())).collect()
+    }
+
     /// What every comparison shows.
     pub(super) fn comparisons(&self) -> Vec<(bool, Reason)> {
         self.comparisons.iter().map(|comparison| comparison.reason(self.alpha)).collect()
@@ -148,7 +186,8 @@ impl Scales {
 
     /// What the outcomes show; `None` where none are declared.
     pub(super) fn quality(&self) -> Option<Quality> {
-        self.primary.as_ref().map(|outcome| outcome.quality(self.alpha_primary))
+        let alpha_harm = self.alpha / self.tests as f64;
+        self.primary.as_ref().map(|outcome| outcome.quality(self.alpha_primary, alpha_harm))
     }
 
     /// The pairs that the outcomes are made of.
@@ -172,15 +211,16 @@ impl Scales {
         refused.then_some(Reason::Drops { sampled: self.sampled, dropped: self.dropped })
     }
 
-    /// Whether what is refused could decide at all, or a split decides in its place.
-    pub(super) fn is_split(&self) -> bool {
-        self.primary.as_ref().is_some_and(|outcome| design(&outcome.rule).0 == Design::Split)
+    /// Whether pairs decide, or a split of live traffic, if anything.
+    pub(super) fn is_paired(&self) -> bool {
+        self.primary.as_ref().is_some_and(|outcome| is_paired(&outcome.rule))
     }
 
     /// A person has looked at a broken comparison: what was built on it begins anew, and the guardrails keep what they saw.
     pub(super) fn begin_anew(&mut self) {
         self.dealt = Tally::default();
         self.arrival = Arrival::default();
+        self.shifts.clear();
         for slice in &mut self.slices {
             (slice.tally, slice.causes, slice.ln_e, slice.ln_e_max) = (None, None, 0.0, 0.0);
         }
@@ -246,6 +286,7 @@ impl Watch {
     }
 
     fn add(&mut self, share: Share, events: Option<&Events>, causes: Option<&Vec<Group>>) {
+        let counts = self.tallies().count();
         let by_request = events.map(|events| match events {
             Events::Every { of, events } => Group { of: *of, events: *events },
             Events::Firsts { of, keys } => {
@@ -266,7 +307,8 @@ impl Watch {
         // Where there are both, what is told is by request.
         let told = if self.tally.is_some() { by_request } else { by_cause };
         let Group { of, events } = told.unwrap_or_default();
-        if events != [0; 2] || by_cause.is_some() {
+        let is_new = [by_request, by_cause].into_iter().flatten().any(|group| group.events != [0; 2]);
+        if is_new || self.tallies().count() > counts {
             let each = self.tallies().map(|tally| ln_e_above(tally, self.rule.tolerance));
             self.ln_e = each.reduce(f64::min).unwrap_or(0.0);
             self.ln_e_max = self.ln_e_max.max(self.ln_e);
@@ -316,10 +358,28 @@ impl Watch {
         }
     }
 
-    /// The most that an arm's own rate can be. Where keys were thinned out, so were its events.
+    /// Whether its reading passes, without the bounds themselves.
+    fn passes(&self, alpha: f64) -> bool {
+        let [events, of] = self.counted(1);
+        let is_small = self.rule.floor.is_some_and(|floor| rate::is_at_most(events, of, alpha, floor));
+        let bound = 1.0 + self.rule.margin;
+        let is_at_most = |tally: &Option<Tally>, slack: f64| {
+            tally.as_ref().is_none_or(|tally| is_ratio_at_most(tally, alpha, slack, bound))
+        };
+        let is_counted = self.tallies().next().is_some();
+        is_small || (is_counted && is_at_most(&self.tally, 1.0) && is_at_most(&self.causes, 1.0 + ROUNDING))
+    }
+
+    /// The most that an arm's own rate can be.
     fn rate_upper(&self, arm: usize, alpha: f64) -> f64 {
+        let [events, of] = self.counted(arm);
+        rate::upper(events, of, alpha)
+    }
+
+    /// An arm's events, and how many could have been one. Where keys were thinned out, so were its events.
+    fn counted(&self, arm: usize) -> [u64; 2] {
         let of = (self.of[arm] as f64 * self.seen.sampling()) as u64;
-        rate::upper(self.events[arm].min(of), of, alpha)
+        [self.events[arm].min(of), of]
     }
 
     fn freeze(&mut self, alpha: f64) {
@@ -386,7 +446,7 @@ impl Outcome {
         }
     }
 
-    fn quality(&self, alpha: f64) -> Quality {
+    fn quality(&self, alpha: f64, alpha_harm: f64) -> Quality {
         let needed = -self.rule.margin.unwrap_or(0.0);
         let threshold = -ln(alpha);
         let (design, _) = design(&self.rule);
@@ -399,12 +459,28 @@ impl Outcome {
             Some(ln_e) if self.rule.margin.is_none() => ln_e >= threshold,
             _ => interval.is_some_and(|interval| interval.lower > needed),
         };
-        let is_futile = match (interval, self.rule.least_gain) {
+        // Pairs that show it to be worse need no more of it; how a split goes on is as it always was, since its records are proved by it.
+        let least = self.rule.least_gain.or((design == Design::PairedShadow).then_some(needed));
+        let is_futile = match (interval, least) {
             (Some(interval), Some(least)) => interval.upper < least,
             _ => false,
         };
         let (metric, discordant) = (self.rule.metric.clone(), self.paired.discordant());
-        Quality { metric, design, n, gain, interval, discordant, ln_e, threshold, needed, passes, is_futile }
+        // Taken from zero, zero has no sign.
+        let harm = self.rule.harm.map(|harm| self.harm(design, alpha_harm, 0.0 - harm));
+        Quality { metric, design, n, gain, interval, discordant, ln_e, threshold, needed, passes, is_futile, harm }
+    }
+
+    fn harm(&self, design: Design, alpha: f64, below: f64) -> Harm {
+        let (upper, is_shown) = match design {
+            Design::Split => {
+                let upper = self.split(alpha).2.map(|interval| interval.upper);
+                (upper, upper.is_some_and(|upper| upper < below))
+            }
+            // Pairs are held as shares of the largest loss.
+            Design::PairedShadow => (None, self.paired.ln_e_below(below / self.rule.loss_max()) >= -ln(alpha)),
+        };
+        Harm { below, upper, is_shown }
     }
 
     fn split(&self, alpha: f64) -> (u64, f64, Option<Interval>, Option<f64>) {
@@ -417,8 +493,10 @@ impl Outcome {
         (found.n, found.mean, is_enough.then_some(interval), None)
     }
 
+    /// In the outcome's unit, as margin and least gain are.
     fn pairs(&self) -> (u64, f64, Option<Interval>, Option<f64>) {
-        let paired = &self.paired;
-        (paired.n(), paired.gain(), paired.interval(), paired.is_binary().then(|| paired.ln_e_above(0.0)))
+        let (paired, unit) = (&self.paired, self.rule.loss_max());
+        let interval = paired.interval().map(|found| Interval { lower: found.lower * unit, upper: found.upper * unit });
+        (paired.n(), paired.gain() * unit, interval, paired.is_binary().then(|| paired.ln_e_above(0.0)))
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::evidence::{Arms, Events, Group, Labels, Matured, Moments, Outcomes, Share};
 use crate::plan::tests::ramp;
-use crate::plan::{Agreement, Comparison, Design, Gain, Guardrail, Missing, Primary};
+use crate::plan::{Agreement, Comparison, Design, Gain, Guardrail, Missing, OUTPUT, Output, Primary};
 use crate::verify::{Entry, Record, verify};
 
 const MINUTE_MS: u64 = 60_000;
@@ -55,7 +55,7 @@ impl Rollout {
     }
 
     fn gate(&mut self, gate: &str, passed: bool) -> Verdict {
-        self.feed(Event::Gate { time_ms: self.now_ms, gate: gate.into(), passed })
+        self.feed(Event::Gate { time_ms: self.now_ms, gate: gate.into(), passed, evidence: None })
     }
 
     fn trip(&mut self, trip: Trip) -> Verdict {
@@ -291,6 +291,7 @@ fn primary(design: Design, label_depends_on_decision: bool) -> Primary {
         missing: Missing::Exclude,
         margin: None,
         least_gain: Some(0.002),
+        harm: None,
         planned_units: 50_000,
     }
 }
@@ -324,25 +325,156 @@ fn outcomes_decide_where_labels_come() {
     assert_eq!((worse.decision, worse.state), (Decision::Futile, State::Futile));
 }
 
+/// So many rows of which one of both alone was right in these.
+fn pairs(count: u64, discordant: Arms) -> Labels {
+    let mut labels = Labels { is_binary: true, ..Labels::default() };
+    for (count, d) in [(count - discordant[0] - discordant[1], 0.0), (discordant[0], -1.0), (discordant[1], 1.0)] {
+        (0..count).for_each(|_| labels.add_pair(d));
+    }
+    labels
+}
+
 #[test]
-fn pairs_decide_sooner_but_not_where_the_decision_makes_the_label() {
-    let decided = |depends, discordant: Arms| {
-        let plan = policy(|plan| plan.policy.primary = Some(primary(Design::PairedShadow, depends)));
-        Rollout::shared(plan).runs([5_000, 5_000], |block| {
-            let mut paired = Moments::default();
-            for (count, value) in
-                [(1_000 - discordant[0] - discordant[1], 0.5), (discordant[0], 0.0), (discordant[1], 1.0)]
-            {
-                (0..count).for_each(|_| paired.add(value));
-            }
-            let labels = Labels { paired, discordant, is_binary: true, ..Labels::default() };
+fn pairs_decide_before_anybody_is_touched() {
+    let shadow = State::Running(Stage::Shadow);
+    let begun = |change: &dyn Fn(&mut Primary)| {
+        let mut outcome = primary(Design::PairedShadow, false);
+        outcome.least_gain = None;
+        change(&mut outcome);
+        let mut rollout = Rollout::new(policy(|plan| plan.policy.primary = Some(outcome)));
+        rollout.command(Command::Start);
+        rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault: None });
+        rollout
+    };
+    let fed = |rollout: &mut Rollout, discordant| {
+        rollout.block([0, 0], |block| drop(block.labels.insert("right".into(), pairs(500, discordant))))
+    };
+    let mut rollout = begun(&|_| ());
+    let verdict = fed(&mut rollout, [2, 4]);
+    assert!(verdict.state == shadow && matches!(verdict.reasons[..], [Reason::Primary(_)]), "{verdict:?}");
+    let verdict = fed(&mut rollout, [0, 20]);
+    assert_eq!((verdict.decision, verdict.state), (Decision::Advance, State::Running(Stage::Canary(0))));
+    assert!(matches!(&verdict.reasons[..], [Reason::Primary(quality)] if quality.passes), "{verdict:?}");
+    // What is shown later counts too: it is promoted by what is known then.
+    assert_eq!(fed(&mut rollout, [200, 0]).decision, Decision::Futile);
+    // A person may have the guardrails proved meanwhile, and the promotion waits.
+    let mut rollout = begun(&|_| ());
+    rollout.command(Command::Step);
+    let verdict = rollout.runs([0, 0], |_| ());
+    assert!(matches!(verdict.reasons[..], [Reason::Primary(_)]), "{verdict:?}");
+    assert_eq!(verdict.state, State::Inconclusive(Stage::Baking));
+    // One that is worse ends there, whether or not somebody said what is worth it.
+    let mut rollout = begun(&|_| ());
+    let verdict = rollout.runs([0, 0], |block| drop(block.labels.insert("right".into(), pairs(500, [60, 20]))));
+    assert_eq!((verdict.decision, verdict.state, verdict.share), (Decision::Futile, State::Futile, 0));
+    assert!(!stages(&rollout.record).iter().any(|stage| stage.starts_with("canary")));
+    assert!(verify(&rollout.record).is_ok());
+    // With a margin it may be a little worse.
+    let mut rollout = begun(&|outcome| outcome.margin = Some(0.5));
+    let verdict = rollout.runs([0, 0], |block| drop(block.labels.insert("right".into(), pairs(500, [60, 20]))));
+    assert_eq!(verdict.decision, Decision::Promote);
+}
+
+#[test]
+fn pairs_of_errors_are_told_in_the_unit_of_the_label() {
+    let found = |gain, scale: f64| {
+        let outcome =
+            Primary { gain, scale: Some(scale), least_gain: Some(0.5), ..primary(Design::PairedShadow, false) };
+        let mut rollout = Rollout::new(policy(|plan| plan.policy.primary = Some(outcome)));
+        rollout.command(Command::Start);
+        rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault: None });
+        rollout.block([0, 0], |block| {
+            let mut labels = Labels::default();
+            (0..10_000).for_each(|_| labels.add_pair(0.25));
+            block.labels.insert("right".into(), labels);
+        });
+        rollout.judge.quality().expect("it is declared")
+    };
+    let quality = found(Gain::AbsoluteError, 60.0);
+    let interval = quality.interval.expect("of many");
+    assert!((quality.gain - 15.0).abs() < 1e-6 && quality.ln_e.is_none() && quality.passes, "{quality:?}");
+    assert!(interval.lower > 10.0 && interval.upper < 20.0 && !quality.is_futile, "{quality:?}");
+    assert!((found(Gain::SquaredError, 2.0).gain - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn harm_that_pairs_show_is_in_the_unit_of_the_label() {
+    let decided = |harm| {
+        let (gain, scale, margin) = (Gain::AbsoluteError, Some(60.0), Some(0.5));
+        let outcome = Primary { gain, scale, margin, harm: Some(harm), ..primary(Design::PairedShadow, false) };
+        let mut rollout =
+            Rollout::new(policy(|plan| plan.policy.primary = Some(Primary { least_gain: None, ..outcome })));
+        rollout.command(Command::Start);
+        rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault: None });
+        // Each of them is 3 worse.
+        rollout.block([0, 0], |block| {
+            let mut labels = Labels::default();
+            (0..10_000).for_each(|_| labels.add_pair(-0.05));
             block.labels.insert("right".into(), labels);
         })
     };
+    let worse = decided(0.5);
+    assert_eq!((worse.decision, worse.state), (Decision::RollBack, State::RolledBack), "{worse:?}");
+    assert_eq!(decided(4.0).decision, Decision::Futile, "it is not shown to be so much worse");
+}
+
+#[test]
+fn who_is_shown_to_be_worse_is_rolled_back_where_that_is_harm() {
+    let decided = |harm: Option<f64>, right| {
+        let mut rollout = Rollout::shared(policy(|plan| {
+            plan.policy.primary =
+                Some(Primary { least_gain: None, margin: Some(0.01), harm, ..primary(Design::Split, true) });
+        }));
+        let verdict = rollout.runs([5_000, 5_000], |block| {
+            block.labels.insert("right".into(), matured(Share::of(500_000), right));
+        });
+        verify(&rollout.record).expect("it is proved");
+        verdict
+    };
+    let worse = decided(Some(0.01), [900, 880]);
+    assert_eq!((worse.decision, worse.state, worse.share), (Decision::RollBack, State::RolledBack, 0));
+    let [Reason::Primary(quality)] = &worse.reasons[..] else { panic!("{worse:?}") };
+    let Some(Harm { below, upper: Some(upper), is_shown: true }) = quality.harm else { panic!("{quality:?}") };
+    assert!(
+        below == -0.01 && upper < below && quality.interval.is_some_and(|found| found.upper < upper),
+        "{quality:?}"
+    );
+    // Not so much worse, or nothing is harm.
+    assert_eq!(decided(Some(0.01), [900, 897]).decision, Decision::Promote);
+    let unsaid = decided(None, [900, 880]);
+    assert_eq!(unsaid.decision, Decision::Inconclusive);
+    assert!(matches!(&unsaid.reasons[..], [Reason::Primary(quality)] if quality.harm.is_none()), "{unsaid:?}");
+    let text = serde_json::to_string(&unsaid.reasons).expect("it is JSON");
+    assert!(!text.contains("harm"), "records of before say the same to the letter: {text}");
+}
+
+#[test]
+fn outcomes_that_roll_back_share_the_chance_of_error_with_guardrails() {
+    let threshold = |harm| {
+        let plan = policy(|plan| plan.policy.primary = Some(Primary { harm, ..primary(Design::Split, true) }));
+        Judge::new(plan).expect("it is a good plan").readings()[0].threshold
+    };
+    assert_eq!([threshold(None), threshold(Some(0.0))].map(crate::numbers::exp).map(f64::round), [1_000.0, 2_000.0]);
+}
+
+#[test]
+fn pairs_decide_sooner_but_not_where_the_decision_makes_the_label() {
+    let decided_by = |primary: Primary, discordant: Arms| {
+        let plan = policy(|plan| plan.policy.primary = Some(primary));
+        let mut rollout = Rollout::new(plan);
+        rollout.command(Command::Start);
+        rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault: None });
+        rollout.runs([5_000, 5_000], |block| drop(block.labels.insert("right".into(), pairs(1_000, discordant))))
+    };
+    let decided = |depends, discordant| decided_by(primary(Design::PairedShadow, depends), discordant);
     let better = decided(false, [15, 25]);
     let Some(Reason::Primary(quality)) = better.reasons.last() else { panic!("{better:?}") };
     assert!(better.decision == Decision::Promote && quality.ln_e.is_some_and(|ln_e| ln_e >= quality.threshold));
     assert_eq!(decided(false, [25, 15]).decision, Decision::Futile);
+    let mut harm = primary(Design::PairedShadow, false);
+    (harm.least_gain, harm.harm) = (None, Some(0.0));
+    // Harm takes more evidence than that it is not worth it, which is known while nobody is answered by it.
+    assert_eq!(decided_by(harm, [25, 15]).decision, Decision::Futile);
     let refused = decided(true, [15, 25]);
     assert_eq!(refused.decision, Decision::Inconclusive);
     assert!(
@@ -462,6 +594,19 @@ fn an_outage_of_everything_is_no_arms_fault_though_each_has_one() {
     assert_eq!(alone, State::RolledBack, "by request and by cause it is harm");
 }
 
+/// Nor does the one alarm that began to be counted first.
+#[test]
+fn what_is_counted_both_ways_is_held_against_both_from_the_first_block() {
+    let mut rollout = Rollout::shared(policy(|_| ()));
+    rollout.block([0, 0], |block| {
+        block.events.clear();
+        block.causes.insert("errors".into(), vec![Group { of: [500, 500], events: [0, 5] }]);
+    });
+    assert!(rollout.judge.readings()[0].ln_e > 0.0);
+    rollout.block([0, 0], |_| ());
+    assert_eq!(rollout.judge.readings()[0].ln_e, 0.0, "by request there was none");
+}
+
 #[test]
 fn slow_runs_are_counted_by_cause_alone() {
     let watched = |plan: &mut Plan| plan.policy.guardrails = vec![Guardrail::new("slow_p90")];
@@ -481,4 +626,64 @@ fn slow_runs_are_counted_by_cause_alone() {
     let reading = &slow([90, 10]).readings()[0];
     assert_eq!((reading.events, reading.of), ([900, 5_100], [9_000, 6_000]));
     assert!(reading.ratio.lower < 1.0 && reading.ratio.upper.is_some_and(|upper| upper > 1.0), "{:?}", reading.ratio);
+}
+
+#[test]
+fn a_gate_may_stand_before_the_first_share() {
+    let mut rollout = Rollout::new(policy(|plan| plan.policy.entry_gates = vec!["backtest".into()]));
+    rollout.command(Command::Start);
+    rollout.feed(Event::Validated { time_ms: rollout.now_ms, fault: None });
+    let waits = |refused| [Reason::Gate { gate: "backtest".into(), refused }];
+    let verdict = rollout.tick();
+    assert_eq!(
+        (verdict.state, verdict.share, verdict.reasons),
+        (State::Running(Stage::Shadow), 0, waits(false).into())
+    );
+    assert_eq!(rollout.gate("backtest", false).reasons, waits(true));
+    let evidence = Some("{\"verdict\":\"promote\"}".to_owned());
+    let passed = Event::Gate { time_ms: rollout.now_ms, gate: "backtest".into(), passed: true, evidence };
+    assert_eq!(rollout.feed(passed).state, State::Running(Stage::Canary(0)));
+    let text = serde_json::to_string(&rollout.record).expect("it is JSON");
+    assert!(text.contains("verdict"), "what it rests on is on the record");
+    assert!(verify(&rollout.record).is_ok());
+}
+
+/// A rollout that watches its output, with so many thousandths of each arm's units in the first of two bins.
+fn shifted(output: Output, thousandths: [u64; 2]) -> (Rollout, Verdict) {
+    let mut rollout = Rollout::shared(policy(|plan| plan.policy.output = Some(output)));
+    let verdict = rollout.runs([5_000, 5_000], |block| {
+        let first: Arms = std::array::from_fn(|arm| block.units[arm] * thousandths[arm] / 1_000);
+        let rest = std::array::from_fn(|arm| block.units[arm] - first[arm]);
+        block.bins.insert(OUTPUT.into(), vec![first, rest]);
+    });
+    (rollout, verdict)
+}
+
+#[test]
+fn answers_that_fall_elsewhere_stop_the_rollout_for_a_person() {
+    let watched = Output { name: None, tolerance: 0.25, roll_back: false };
+    assert_eq!(shifted(watched.clone(), [500, 500]).1.decision, Decision::Promote);
+    assert_eq!(shifted(watched.clone(), [500, 550]).1.decision, Decision::Promote, "within the tolerance");
+    let (mut rollout, verdict) = shifted(watched.clone(), [500, 700]);
+    assert_eq!(verdict.decision, Decision::Halt);
+    let [Reason::Output(shift)] = &verdict.reasons[..] else { panic!("{verdict:?}") };
+    assert!(shift.ln_e >= shift.threshold && (shift.distance - 0.2).abs() < 1e-3 && shift.bins.len() == 2, "{shift:?}");
+    assert!(matches!(rollout.command(Command::Resume).state, State::Running(_)), "a person has looked");
+    assert_eq!(rollout.tick().decision, Decision::NotYet, "and it is looked at anew");
+    let strict = Output { tolerance: 0.0, ..watched.clone() };
+    assert_eq!(shifted(strict, [500, 550]).1.decision, Decision::Halt);
+    let rolls_back = Output { roll_back: true, ..watched };
+    assert_eq!(shifted(rolls_back, [500, 700]).1.state, State::RolledBack);
+}
+
+/// Which of two bins is called the first makes no difference.
+#[test]
+fn more_in_one_bin_is_less_in_the_other() {
+    let shift = |thousandths| {
+        let (rollout, _) = shifted(Output { name: None, tolerance: 0.25, roll_back: false }, thousandths);
+        rollout.judge.shift().expect("it is watched")
+    };
+    let (more, less) = (shift([400, 700]), shift([600, 300]));
+    assert_eq!(more.bins.iter().rev().collect::<Vec<_>>(), less.bins.iter().collect::<Vec<_>>());
+    assert!((more.ln_e - less.ln_e).abs() < 1e-6 * more.ln_e.abs(), "{more:?} {less:?}");
 }

@@ -191,6 +191,8 @@ pub enum Reason {
         /// Whether what is asked is shown.
         passes: bool,
     },
+    /// The answers fall elsewhere.
+    Output(Shift),
     /// What the outcomes show.
     Primary(Quality),
     /// Pairs of answers are no evidence of quality here.
@@ -294,4 +296,31 @@ pub struct Quality {
     pub passes: bool,
     /// Whether a gain that would be worth it is excluded.
     pub is_futile: bool,
+    /// Whether the challenger is shown to be worse; `None` where the plan rolls nobody back for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub harm: Option<Harm>,
+}
+
+/// Whether outcomes roll back.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Harm {
+    /// They do where the gain is shown to be below this.
+    pub below: f64,
+    /// The gain is at most this, as surely as a guardrail's alarm; `None` where there are too few, and of pairs.
+    pub upper: Option<f64>,
+    /// Whether it is shown.
+    pub is_shown: bool,
+}
+
+/// How the challenger's answers fall beside the champion's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shift {
+    /// ln E against "in each bin at most 1 + tolerance as often, and at least 1/(1 + tolerance)".
+    pub ln_e: f64,
+    /// It alarms from here on.
+    pub threshold: f64,
+    /// Units by bin, each by arm.
+    pub bins: Vec<Arms>,
+    /// The share of the answers that would have to fall elsewhere to make both alike: total variation, 0 to 1.
+    pub distance: f64,
 }

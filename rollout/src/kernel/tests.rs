@@ -163,3 +163,70 @@ fn few_shares_are_remembered_of_many_exposures() {
     assert!(tally.by_share().count() < 400, "{}", tally.by_share().count());
     assert_eq!(tally.total(), [19_999, 19_999]);
 }
+
+/// What [`Likelihood`] leaves out and [`Way`] does not ask: the formulas as they stand at the head of the file.
+mod plain {
+    use super::*;
+
+    fn ln_likelihood(tally: &Tally, ln_ratio: f64) -> f64 {
+        let ratio = exp(ln_ratio);
+        let each = tally.by_share().map(|(share, [champion, challenger])| {
+            let w = share.challengers();
+            challenger as f64 * ln_ratio - (champion + challenger) as f64 * ln(w * ratio + 1.0 - w)
+        });
+        each.sum()
+    }
+
+    pub(super) fn ln_mixture(tally: &Tally, null: f64, near: f64, far: f64) -> f64 {
+        let base = ln_likelihood(tally, null);
+        let step = (far - near) / (GRID - 1) as f64;
+        let logs: [f64; GRID] = std::array::from_fn(|g| ln_likelihood(tally, near + step * g as f64) - base);
+        ln_mean_exp(&logs)
+    }
+
+    pub(super) fn ratio(tally: &Tally, alpha: f64) -> Ratio {
+        let first = |is_past: &dyn Fn(f64) -> bool| {
+            let (mut from, mut to) = (-LN_RATIO_MAX, LN_RATIO_MAX);
+            for _ in 0..crate::search::HALVINGS {
+                let middle = (from + to) / 2.0;
+                if is_past(middle) { to = middle } else { from = middle }
+            }
+            exp(to)
+        };
+        let (threshold, [near, far]) = (-ln(alpha), [NEAREST, FARTHEST].map(ln));
+        let is_above = |null: f64| ln_mixture(tally, null, null + near, null + far) < threshold;
+        let is_below = |null: f64| ln_mixture(tally, null, null - near, null - far) >= threshold;
+        let lower = if is_above(-LN_RATIO_MAX) { 0.0 } else { first(&is_above) };
+        Ratio { lower, upper: is_below(LN_RATIO_MAX).then(|| first(&is_below)) }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Records hold figures to the last digit: what makes them sooner changes none.
+    #[test]
+    fn short_ways_lead_to_the_same_bits(
+        events in prop::collection::vec((1_000u32..900_000, 0.0f64..14.0, -3.0f64..2.0), 0..12), alpha in 1e-4f64..0.1,
+        tolerance in 0.0f64..1.0, bound in 1.0f64..3.0,
+    ) {
+        let mut tally = Tally::default();
+        for (share, size, ln_ratio) in events {
+            let (w, all) = (Share::of(share).challengers(), exp(size));
+            let p = w * exp(ln_ratio) / (w * exp(ln_ratio) + 1.0 - w);
+            tally.add(Share::of(share), [(all * (1.0 - p)) as u64, (all * p) as u64]);
+        }
+        let null = ln_1p(tolerance);
+        let above = plain::ln_mixture(&tally, null, null + ln(NEAREST), ln(FARTHEST).max(null + ln(2.0)));
+        prop_assert_eq!(ln_e_above(&tally, tolerance).to_bits(), above.to_bits());
+        let (found, expected) = (ratio(&tally, alpha), plain::ratio(&tally, alpha));
+        prop_assert_eq!(found.lower.to_bits(), expected.lower.to_bits());
+        prop_assert_eq!(found.upper.map(f64::to_bits), expected.upper.map(f64::to_bits));
+        for bound in [bound, expected.upper.unwrap_or(1.0), 1e6] {
+            for slack in [1.0, 1.0 + ROUNDING] {
+                let is_at_most = expected.upper.is_some_and(|upper| upper * slack <= bound);
+                prop_assert_eq!(is_ratio_at_most(&tally, alpha, slack, bound), is_at_most);
+            }
+        }
+    }
+}

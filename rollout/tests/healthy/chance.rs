@@ -1,38 +1,31 @@
 //! How are many small things drawn at once, from a seed?
 
-/// Splitmix64, and what is drawn with it.
+use std::ops::{Deref, DerefMut};
+
+use crate::lot::Lot;
+
+/// A [`Lot`] that is quick where means are large.
 #[derive(Clone, Debug)]
-pub(crate) struct Chance(u64);
+pub(crate) struct Chance(Lot);
+
+impl Deref for Chance {
+    type Target = Lot;
+
+    fn deref(&self) -> &Lot {
+        &self.0
+    }
+}
+
+impl DerefMut for Chance {
+    fn deref_mut(&mut self) -> &mut Lot {
+        &mut self.0
+    }
+}
 
 impl Chance {
     /// The chance of a seed, one of many for different purposes.
     pub(crate) fn new(seed: u64, purpose: u64) -> Chance {
-        Chance(seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(purpose.wrapping_mul(0x2545_f491_4f6c_dd1d)))
-    }
-
-    pub(crate) fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Above 0 and below 1.
-    pub(crate) fn uniform(&mut self) -> f64 {
-        ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    pub(crate) fn happens(&mut self, p: f64) -> bool {
-        self.uniform() < p
-    }
-
-    pub(crate) fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * libm::log(self.uniform())).sqrt();
-        radius * libm::cos(2.0 * std::f64::consts::PI * self.uniform())
-    }
-
-    pub(crate) fn exponential(&mut self, rate: f64) -> f64 {
-        -libm::log(self.uniform()) / rate
+        Chance(Lot::new(seed ^ (purpose << 48)))
     }
 
     /// Gamma with a shape of 1 at least (Marsaglia and Tsang).
@@ -48,6 +41,7 @@ impl Chance {
         }
     }
 
+    /// Beta, with parameters of 1 at least.
     pub(crate) fn beta(&mut self, a: f64, b: f64) -> f64 {
         let (x, y) = (self.gamma(a), self.gamma(b));
         x / (x + y)

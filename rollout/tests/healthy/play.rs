@@ -1,18 +1,15 @@
 //! How does a rollout go, from the start to an end, before the judge as it is?
 
-use tiltyard_rollout::evidence::{Block, Events, Share};
+use tiltyard_rollout::evidence::{Block, Events, Group, Share};
 use tiltyard_rollout::judge::{Command, Event, Judge, Reason, State, Trip, Verdict};
 use tiltyard_rollout::plan::Plan;
 
-use crate::traffic::{BASE, Scene, Seen, Strip, Traffic};
+use crate::traffic::{FAILURES, Scene, Seen, Strip, Traffic};
 
 const MINUTE_MS: u64 = 60_000;
 
 /// The challenger's share, in millionths, and for how many minutes; the last until the end.
 pub(crate) const RAMP: [(u32, u64); 4] = [(10_000, 10), (50_000, 10), (250_000, 10), (500_000, 30)];
-
-/// Failures one after the other that trip.
-const FAILURES: u32 = 20;
 
 /// How a rollout ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +26,7 @@ pub(crate) enum End {
 pub(crate) struct Outcome {
     pub(crate) end: End,
     pub(crate) minutes: u64,
-    /// The challenger's failures above its champion's rate, in a steady world.
+    /// The challenger's failures above its champion's rate.
     pub(crate) excess: f64,
     /// What rolled it back.
     pub(crate) why: Option<String>,
@@ -85,13 +82,13 @@ fn blocks(seen: Seen, sequence: u64, minute: u64, share: Share, is_keyed: bool, 
             false => Events::Every { of: seen.requests, events: seen.failures },
         };
         block.units = if is_keyed { stretch.units } else { seen.requests };
-        if strip != Strip::Requests {
+        if !matches!(strip, Strip::Requests | Strip::IllnessAndRequests) {
             block.events.insert("errors".into(), events);
         }
         if of == share {
             // By key and by cause is stricter than by key alone: to see that every request counts wrongly, nothing else may.
             if !matches!(strip, Strip::Causes | Strip::Keys) {
-                block.causes.insert("errors".into(), vec![seen.causes]);
+                block.causes.insert("errors".into(), causes(seen.causes, strip));
             }
             for (name, groups) in ["slow_p90", "slow_p99"].into_iter().zip(slow.take().unwrap_or_default()) {
                 block.causes.insert(name.into(), groups);
@@ -102,6 +99,16 @@ fn blocks(seen: Seen, sequence: u64, minute: u64, share: Share, is_keyed: bool, 
         found.push(block);
     }
     found
+}
+
+fn causes([well, ill]: [Group; 2], strip: Strip) -> Vec<Group> {
+    let sum = |a: [u64; 2], b: [u64; 2]| [a[0] + b[0], a[1] + b[1]];
+    let mut groups = vec![well, ill];
+    if matches!(strip, Strip::Illness | Strip::IllnessAndRequests) {
+        groups = vec![Group { of: sum(well.of, ill.of), events: sum(well.events, ill.events) }];
+    }
+    groups.sort_unstable();
+    groups
 }
 
 /// Plays a rollout: of a seed, at so many requests a second, of a challenger that fails `ratio` times as often.
@@ -126,7 +133,7 @@ pub(crate) fn play(scene: Scene, rps: f64, ratio: f64, seed: u64, strip: Strip) 
         });
         let until = until.into_iter().find(|(of, _)| *of == verdict.share).map_or(ends + later, |(_, until)| until);
         let seen = traffic.seen(minute..end, share, until);
-        excess += seen.failures[1] as f64 - seen.requests[1] as f64 * BASE;
+        excess += seen.excess();
         let trips = seen.trips;
         minute = end;
         for block in blocks(seen, told + 1, minute, share, is_keyed, strip) {
@@ -135,10 +142,13 @@ pub(crate) fn play(scene: Scene, rps: f64, ratio: f64, seed: u64, strip: Strip) 
                 break;
             }
         }
-        if trips && matches!(verdict.state, State::Running(_)) {
-            let trip = Trip::Failures { count: FAILURES, is_champion_healthy: false };
-            feed(Event::Trip { time_ms: minute * MINUTE_MS, trip }).expect("it belongs here");
-            (verdict, told) = feed(tell(Command::Resume)).expect("it was halted");
+        if let (Some(is_champion_healthy), State::Running(_)) = (trips, verdict.state) {
+            let trip = Trip::Failures { count: FAILURES, is_champion_healthy };
+            (verdict, told) = feed(Event::Trip { time_ms: minute * MINUTE_MS, trip }).expect("it belongs here");
+            if let State::Halted(_) = verdict.state {
+                // Both failed: a person sees that it is over.
+                (verdict, told) = feed(tell(Command::Resume)).expect("it was halted");
+            }
         }
     }
     let end = match verdict.state {

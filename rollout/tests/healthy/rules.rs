@@ -1,7 +1,7 @@
 //! What would rules do that count how often a threshold was crossed, as Argo Rollouts and Flagger document them?
 
 use crate::play::RAMP;
-use crate::traffic::{BASE, Scene, Strip, Traffic};
+use crate::traffic::{Scene, Strip, Traffic};
 use tiltyard_rollout::evidence::{Arms, Share};
 
 /// Argo Rollouts: an analysis each minute; more failed measurements than this abort.
@@ -37,10 +37,6 @@ impl Threshold {
     }
 }
 
-fn excess(requests: Arms, failures: Arms) -> f64 {
-    failures[1] as f64 - requests[1] as f64 * BASE
-}
-
 /// Argo Rollouts along the same hour as the judge's ramp.
 pub(crate) fn argo(scene: Scene, rps: f64, ratio: f64, seed: u64, threshold: Threshold) -> Ruled {
     let mut traffic = Traffic::new(scene, rps, ratio, seed, false, Strip::Nothing);
@@ -49,7 +45,7 @@ pub(crate) fn argo(scene: Scene, rps: f64, ratio: f64, seed: u64, threshold: Thr
         let until = minute + minutes;
         while minute < until {
             let seen = traffic.seen(minute..minute + 1, Share::of(share), until);
-            sum += excess(seen.requests, seen.failures);
+            sum += seen.excess();
             minute += 1;
             crossed += u32::from(threshold.is_crossed(seen.requests, seen.failures));
             if crossed > FAILURE_LIMIT {
@@ -68,7 +64,7 @@ pub(crate) fn flagger(scene: Scene, rps: f64, ratio: f64, seed: u64) -> Ruled {
         // Nobody knows for how long this share stays: until the last check fails at most.
         let until = minute + u64::from(CHECKS) + 1;
         let seen = traffic.seen(minute..minute + 1, Share::of(weight), until);
-        sum += excess(seen.requests, seen.failures);
+        sum += seen.excess();
         minute += 1;
         if Threshold::OnePercent.is_crossed(seen.requests, seen.failures) {
             failed += 1;

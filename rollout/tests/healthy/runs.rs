@@ -30,6 +30,12 @@ const RESTS: [f64; 18] = {
 /// How far run times of one kind and coldness are spread: the standard deviation of their logarithm.
 const SPREAD: f64 = 0.3;
 
+/// A run is slow where it takes longer than the cut point by a tenth, as a logarithm.
+const SLACK: f64 = 0.095_310_179_804_324_87;
+
+/// Usual times that differ by less are one, their mean: the spread hides it.
+const ALIKE: f64 = 0.05;
+
 /// How a model runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Model {
@@ -55,39 +61,33 @@ struct Kind {
     above: Option<[f64; 2]>,
 }
 
-/// What an arm's runs are like at some rate of requests.
-#[derive(Clone, Debug)]
-struct Arm {
-    rate: f64,
-    kinds: Vec<Kind>,
-}
-
 /// The runs of both arms.
 #[derive(Debug)]
 pub(crate) struct Runs {
     model: Model,
     /// Whether kinds are not told apart: wrong.
     is_pooled: bool,
-    arms: [Option<Arm>; 2],
+    /// Requests of each arm in a second, as bits.
+    rates: [u64; 2],
+    /// By rate, what an arm's runs are like.
+    arms: BTreeMap<u64, Vec<Kind>>,
     samples: BTreeMap<(u32, usize), u64>,
     cuts: BTreeMap<(u32, usize), [f64; 2]>,
 }
 
 impl Runs {
     pub(crate) fn new(model: Model, is_pooled: bool) -> Runs {
-        Runs { model, is_pooled, arms: [None, None], samples: BTreeMap::new(), cuts: BTreeMap::new() }
+        Runs { model, is_pooled, rates: [0; 2], arms: BTreeMap::new(), samples: BTreeMap::new(), cuts: BTreeMap::new() }
     }
 
     /// From here on, arms have so many requests in a second.
     pub(crate) fn at(&mut self, rates: [f64; 2]) {
-        for (arm, rate) in self.arms.iter_mut().zip(rates) {
-            if arm.as_ref().is_none_or(|arm| arm.rate != rate) {
-                let mut kinds = kinds(self.model, rate.max(1e-6));
-                if self.is_pooled {
-                    kinds = vec![pooled(kinds)];
-                }
-                *arm = Some(Arm { rate, kinds });
-            }
+        self.rates = rates.map(f64::to_bits);
+        for (bits, rate) in self.rates.into_iter().zip(rates) {
+            self.arms.entry(bits).or_insert_with(|| {
+                let kinds = kinds(self.model, rate.max(1e-6));
+                if self.is_pooled { vec![pooled(kinds)] } else { kinds }
+            });
         }
     }
 
@@ -109,15 +109,15 @@ impl Runs {
     }
 
     fn arm(&self, arm: usize) -> &[Kind] {
-        self.arms[arm].as_ref().map_or(&[], |arm| &arm.kinds)
+        self.arms.get(&self.rates[arm]).map_or(&[], Vec::as_slice)
     }
 
     /// How many runs were slow among those of these requests, at each cut point and by kind.
     pub(crate) fn slow(&mut self, chance: &mut Chance, requests: Arms) -> [Vec<Group>; 2] {
         let mut groups: BTreeMap<(u32, usize), [Group; 2]> = BTreeMap::new();
-        for (at, arm) in self.arms.iter_mut().enumerate() {
+        for (at, bits) in self.rates.into_iter().enumerate() {
             let (mut left, mut share) = (requests[at], 1.0);
-            for kind in arm.iter_mut().flat_map(|arm| &mut arm.kinds) {
+            for kind in self.arms.get_mut(&bits).into_iter().flatten() {
                 let mine = chance.binomial(left, (kind.requests / share).min(1.0));
                 (left, share) = (left - mine, (share - kind.requests).max(1e-12));
                 let runs = (mine as f64 / kind.size + chance.uniform()) as u64;
@@ -141,15 +141,14 @@ impl Runs {
     }
 
     fn freeze(&mut self, chance: &mut Chance) {
-        let Some(champion) = &self.arms[0] else { return };
-        for kind in &champion.kinds {
+        for kind in self.arms.get(&self.rates[0]).into_iter().flatten() {
             let count = self.samples.get(&kind.name).copied().unwrap_or_default();
             if count >= SAMPLES && !self.cuts.contains_key(&kind.name) {
                 // The share above the k-th of n is Beta(n − k, k + 1).
                 let cuts = CUTS.map(|part| {
                     let k = (part * count as f64).floor();
                     let above = chance.beta(count as f64 - k, k + 1.0);
-                    cut(&kind.times, above)
+                    cut(&kind.times, above) + SLACK
                 });
                 self.cuts.insert(kind.name, cuts);
             }
@@ -173,15 +172,21 @@ fn kinds(model: Model, rate: f64) -> Vec<Kind> {
     let waiting = rate * model.run;
     let busy = waiting / (1.0 + waiting);
     let mut found: BTreeMap<(u32, usize), Kind> = BTreeMap::new();
-    let mut add = |name, requests: f64, size: f64, times: Vec<(f64, f64)>| {
+    // Weights are requests, until all are there.
+    let mut add = |name, requests: f64, size: f64, times: &[f64]| {
         let kind = found.entry(name).or_insert(Kind { name, requests: 0.0, size: 0.0, times: Vec::new(), above: None });
-        let sum = kind.requests + requests;
-        kind.size = (kind.size * kind.requests + size * requests) / sum;
-        let weigh = |(weight, time): (f64, f64), by: f64| (weight * by, time);
-        kind.times = (kind.times.iter().map(|time| weigh(*time, kind.requests / sum)))
-            .chain(times.into_iter().map(|time| weigh(time, requests / sum)))
-            .collect();
-        kind.requests = sum;
+        kind.size = (kind.size * kind.requests + size * requests) / (kind.requests + requests);
+        kind.requests += requests;
+        for &time in times {
+            let weight = requests / times.len() as f64;
+            match kind.times.iter_mut().find(|(_, other)| (other - time).abs() < ALIKE) {
+                Some((sum, mean)) => {
+                    *mean = (*mean * *sum + time * weight) / (*sum + weight);
+                    *sum += weight;
+                }
+                None => kind.times.push((weight, time)),
+            }
+        }
     };
     let usual = |size: f64, rest: f64| {
         libm::log(0.7 + 0.3 * size) + libm::log1p(model.cold * -libm::expm1(-rest / model.cools))
@@ -189,10 +194,10 @@ fn kinds(model: Model, rate: f64) -> Vec<Kind> {
     for (class, bounds) in RESTS.windows(2).enumerate() {
         let [from, to] = [bounds[0], bounds[1]].map(|rest| libm::exp(-rate * rest));
         if from - to > 1e-6 {
-            const PARTS: u32 = 6;
-            let rest = |part: u32| -libm::log(from - (f64::from(part) + 0.5) / f64::from(PARTS) * (from - to)) / rate;
-            let times = (0..PARTS).map(|part| (1.0 / f64::from(PARTS), usual(1.0, rest(part)))).collect();
-            add((1, class), (1.0 - busy) * (from - to), 1.0, times);
+            const PARTS: usize = 6;
+            let rest = |part: usize| -libm::log(from - (part as f64 + 0.5) / PARTS as f64 * (from - to)) / rate;
+            let times: [f64; PARTS] = std::array::from_fn(|part| usual(1.0, rest(part)));
+            add((1, class), (1.0 - busy) * (from - to), 1.0, &times);
         }
     }
     // Runs of 1 + Poisson(waiting); of a run's requests, those of large ones weigh more.
@@ -202,11 +207,15 @@ fn kinds(model: Model, rate: f64) -> Vec<Kind> {
         let size = f64::from(others + 1);
         let requests = busy * chance * size / (1.0 + waiting);
         if requests > 1e-6 {
-            add((rows_class(others + 1), 0), requests, size, vec![(1.0, usual(size, 0.0))]);
+            add((rows_class(others + 1), 0), requests, size, &[usual(size, 0.0)]);
         }
         chance *= waiting / f64::from(others + 1);
     }
-    found.into_values().collect()
+    let whole = |kind: Kind| Kind {
+        times: kind.times.iter().map(|(weight, time)| (weight / kind.requests, *time)).collect(),
+        ..kind
+    };
+    found.into_values().map(whole).collect()
 }
 
 /// All kinds as one.

@@ -1,6 +1,7 @@
 //! How are numbers drawn by lot from a seed?
 
 /// Splitmix64.
+#[derive(Clone, Debug)]
 pub(crate) struct Lot(u64);
 
 impl Lot {

@@ -2,7 +2,7 @@
 
 use tiltyard_rollout::cohort::Cohort;
 use tiltyard_rollout::evidence::{Moments, Outcomes, Share};
-use tiltyard_rollout::interval::{EmpiricalBernstein, difference};
+use tiltyard_rollout::interval::{Difference, EmpiricalBernstein, difference};
 use tiltyard_rollout::kernel::ln_e_beta;
 use tiltyard_rollout::plan::{Design, Gain, Missing, Primary};
 
@@ -49,6 +49,15 @@ fn binary(n: u64, right: u64) -> Outcomes {
 /// SIM-3, split in half: accuracies of champion and challenger, t* = 50,000, a look every 2,000 labels, up to `labels`.
 /// Median in labels.
 pub(crate) fn split(runs: u64, accuracies: [f64; 2], labels: u64) -> Found {
+    splits(runs, accuracies, labels, |found| found.lower(ALPHA, 50_000) > 0.0)
+}
+
+/// The same where the challenger is rolled back once it is shown to be worse: 0.1 % for it and three guardrails.
+pub(crate) fn harm(runs: u64, accuracies: [f64; 2], labels: u64) -> Found {
+    splits(runs, accuracies, labels, |found| found.upper(0.001 / 4.0, 50_000) < 0.0)
+}
+
+fn splits(runs: u64, accuracies: [f64; 2], labels: u64, is_over: impl Fn(&Difference) -> bool) -> Found {
     play(runs, |lot| {
         let mut arms = [Outcomes::default(); 2];
         (1..=labels / 2_000).find_map(|look| {
@@ -59,7 +68,7 @@ pub(crate) fn split(runs: u64, accuracies: [f64; 2], labels: u64) -> Found {
                 arms[arm] = arms[arm].plus(binary(counts[arm], right));
             }
             let found = difference(&[(Share::of(HALF), arms)]);
-            (found.lower(ALPHA, 50_000) > 0.0).then_some(look as f64 * 2_000.0)
+            is_over(&found).then_some(look as f64 * 2_000.0)
         })
     })
 }
@@ -82,6 +91,7 @@ pub(crate) fn delayed(runs: u64, matures: bool) -> Found {
         missing: Missing::Value(0.0),
         margin: None,
         least_gain: None,
+        harm: None,
         planned_units: UNITS,
     };
     play(runs, |lot| {

@@ -1,5 +1,6 @@
 //! How are endpoints' plans looked at and changed over the admin port?
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use tiltyard_rollout::plan::Plan;
 use tiltyard_types::{Error, ErrorKind, Result};
 
 use crate::catalog::Endpoint;
-use crate::endpoints::file;
+use crate::endpoints::file::{self, Said};
 use crate::locks::calls::{Call, Caller};
 use crate::service::Service;
 use crate::writer::Report;
@@ -66,25 +67,32 @@ where
             Ok(shadow::form::of_endpoint(&inference.shadows, &inference.catalog.load(), endpoint))
         }
         (&Method::PUT, "") => {
-            let draft = file::read_json(&read(body).await?, Some(endpoint))?;
-            may_deploy(caller, &draft)?;
+            let said = file::read(text_of(&read(body).await?)?, Some(endpoint))?;
             let dry_run = match query {
                 "" | "dry_run=false" => false,
                 "dry_run=true" => true,
                 other => return Err(Error::invalid(format!("{other:?}: expected dry_run=true, or nothing"))),
             };
-            service.rollouts.may_change(endpoint)?;
+            let draft = match said {
+                Said::Plan(draft) => *draft,
+                Said::Rollout(declared) => return super::rollouts::apply(service, caller, *declared, dry_run).await,
+            };
+            may_deploy(caller, &draft)?;
+            service.rollouts.may_change(endpoint).await?;
             let report = service.writer.apply(draft, dry_run).await?;
             Ok(form(&report, dry_run))
         }
         (&Method::DELETE, "") => {
             let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
             held.map_or(Ok(()), |held| may_deploy(caller, &held))?;
-            service.rollouts.may_change(endpoint)?;
+            service.rollouts.may_change(endpoint).await?;
             service.writer.remove_plan(endpoint).await.map(|report| form(&report, false))
         }
         (&Method::POST, "rollback") => {
             let to = revision(&read(body).await?)?;
+            if service.writer.plans.load().endpoints.plan(endpoint).is_some_and(|held| !held.steps.is_empty()) {
+                service.rollouts.wait_for_log().await?;
+            }
             if service.rollouts.governs(endpoint).is_some() {
                 return super::rollouts::roll_back(service, caller, endpoint, to).await;
             }
@@ -103,6 +111,12 @@ where
 pub(super) fn may_deploy(caller: Option<&Caller>, plan: &Plan) -> Result<()> {
     let Some(caller) = caller else { return Ok(()) };
     plan.arms.iter().try_for_each(|arm| caller.may(Call::Deploy(&arm.model)))
+}
+
+/// What was sent, as text.
+pub(super) fn text_of(body: &[u8]) -> Result<&str> {
+    std::str::from_utf8(body)
+        .map_err(|error| Error::invalid(format!("the body cannot be read: expected UTF-8: {error}")))
 }
 
 /// The revision to go back to, where the body names one: `{"to": 3}`.
@@ -144,6 +158,11 @@ pub(super) fn form(report: &Report, dry_run: bool) -> Value {
 /// Every endpoint that has a plan, with who answers in which part.
 pub(crate) fn list(service: &Service) -> Vec<Value> {
     let (catalog, told) = (service.inference.catalog.load(), service.writer.plans.load());
+    let waits = |name: &str| told.declared.contains_key(name).then(|| service.rollouts.waits(name)).flatten();
+    let trouble_of = |name: &str| {
+        let of_plan = told.troubles.get(name).map(|why| format!("the plan in its file does not hold: {why}"));
+        of_plan.or_else(|| waits(name).map(|why| format!("what its file declares does not begin: {why}")))
+    };
     let planned = catalog.endpoints.iter().filter_map(|(name, endpoint)| match endpoint {
         Endpoint::Planned(route) => Some((name, route)),
         Endpoint::Newest(_) => None,
@@ -162,20 +181,18 @@ pub(crate) fn list(service: &Service) -> Vec<Value> {
                 })
             });
             let (arms, plan) = (arms.collect::<Vec<_>>(), file::write(&route.plan));
-            let trouble = told.troubles.get(name).map(|why| of_file(why)).or_else(|| route.trouble.clone());
+            let trouble = trouble_of(name).or_else(|| route.trouble.clone());
             json!({ "endpoint": name, "revision": route.plan.revision, "arms": arms, "plan": plan, "trouble": trouble })
         })
         .collect();
-    let without = told.troubles.iter().filter(|(name, _)| !list.iter().any(|form| form["endpoint"] == **name));
-    let without =
-        without.map(|(name, why)| json!({ "endpoint": name, "revision": null, "arms": [], "trouble": of_file(why) }));
+    let names: BTreeSet<&String> = told.troubles.keys().chain(told.declared.keys()).collect();
+    let without = names.into_iter().filter(|name| !list.iter().any(|form| form["endpoint"] == **name));
+    let without = without.filter_map(|name| {
+        Some(json!({ "endpoint": name, "revision": null, "arms": [], "trouble": trouble_of(name)? }))
+    });
     let without = without.collect::<Vec<_>>();
     list.extend(without);
     list
-}
-
-fn of_file(why: &str) -> String {
-    format!("the plan in its file does not hold: {why}")
 }
 
 /// The share of keys that an arm answers, in millionths; none of a shadow.

@@ -7,6 +7,7 @@ mod batch;
 mod columns;
 mod contender;
 mod dates;
+mod gate;
 mod history;
 mod options;
 mod prediction;
@@ -15,12 +16,14 @@ mod report;
 mod weigh;
 
 use clap::{ArgMatches, Command};
+use serde_json::Value;
 use tiltyard_runtime::job::Pending;
 use tiltyard_types::Tensor;
 
 use self::batch::Batch;
 use self::columns::Columns;
 use self::contender::Contender;
+use self::gate::Gate;
 use self::history::{Fault, History};
 use self::options::Options;
 use self::prediction::Said;
@@ -39,13 +42,17 @@ pub(crate) fn command() -> Command {
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
-    let (told, exit) = judge(matches)?;
+    let gate = Gate::of(matches)?;
+    let (told, report, exit) = judge(matches)?;
     output::print(&told)?;
+    if let Some(gate) = gate {
+        gate.answer(&report)?;
+    }
     Ok(exit)
 }
 
-/// What is to be told, and how the command ends.
-fn judge(matches: &ArgMatches) -> Result<(String, Exit), Failure> {
+/// What is to be told, to people and to programs, and how the command ends.
+fn judge(matches: &ArgMatches) -> Result<(String, Value, Exit), Failure> {
     let options = Options::of(matches)?;
     let history = History::open(&options.rows)?;
     let loaded = settings::load(matches)?;
@@ -75,8 +82,9 @@ fn judge(matches: &ArgMatches) -> Result<(String, Exit), Failure> {
         unused: &reading.columns.unused,
         notes: &notes,
     };
+    let form = report.form();
     let told = match Form::of(matches) {
-        Form::Json => format!("{:#}\n", report.form()),
+        Form::Json => format!("{form:#}\n"),
         Form::Table => report.listing(),
     };
     let exit = match weighed.verdict() {
@@ -84,7 +92,7 @@ fn judge(matches: &ArgMatches) -> Result<(String, Exit), Failure> {
         Verdict::Worse => Exit::RolledBack,
         Verdict::NotEnough | Verdict::Halted | Verdict::Refused => Exit::Refused,
     };
-    Ok((told, exit))
+    Ok((told, form, exit))
 }
 
 struct Backtest<'a> {

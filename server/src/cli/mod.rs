@@ -8,6 +8,7 @@ mod check;
 mod completions;
 mod config;
 mod credentials;
+mod demo;
 mod endpoints;
 mod engine;
 pub mod exit;
@@ -56,6 +57,7 @@ Examples:
   tiltyard backtest --rows history.csv …        two versions on rows whose labels are known
   tiltyard rollout plan --preview --rate 100    how long it takes to judge a challenger
   tiltyard feedback labels.csv --endpoint risk  say what became of rows that were answered
+  tiltyard demo compete                         see models compete, in a minute or two
   tiltyard token new app scorer:risk            a token for a caller of one model
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
@@ -99,6 +101,7 @@ fn command() -> Command {
         .subcommand(rollback::command())
         .subcommand(rollout::command())
         .subcommand(backtest::command())
+        .subcommand(demo::command())
         .subcommand(feedback::command())
         .subcommand(check::command())
         .subcommand(bench::command())
@@ -154,6 +157,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("rollback", matches)) => rollback::run(matches).map(done),
         Some(("rollout", matches)) => rollout::run(matches).map(done),
         Some(("backtest", matches)) => backtest::run(matches).map(Into::into),
+        Some(("demo", matches)) => demo::run(matches),
         Some(("feedback", matches)) => feedback::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
@@ -237,6 +241,8 @@ mod tests {
         check("tiltyard endpoints remove risk", "endpoints");
         check("tiltyard feedback labels.csv --endpoint risk --output json", "feedback json");
         check("tiltyard rollout assign risk --key k --file risk.toml", "rollout");
+        check("tiltyard demo compete --report r.html --output json", "demo json");
+        check("tiltyard demo server --http-port 0 --remove f", "demo");
         check("tiltyard models --server https://h --token-file t --ca c --output json", "models json");
     }
 
@@ -268,5 +274,7 @@ mod tests {
         check("tiltyard rollback risk --to latest", "ValueValidation");
         check("tiltyard rollout assign risk", "MissingRequiredArgument");
         check("tiltyard feedback", "MissingRequiredArgument");
+        check("tiltyard demo", "DisplayHelpOnMissingArgumentOrSubcommand");
+        check("tiltyard demo compete --rows 5", "UnknownArgument");
     }
 }

@@ -3,7 +3,7 @@
 mod assign;
 mod plan;
 mod start;
-mod status;
+pub(super) mod status;
 mod tell;
 mod verify;
 

@@ -1,6 +1,8 @@
 //! What does a plan change? A line for each difference, for people.
 
-use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, Plan, Role};
+use std::time::Duration;
+
+use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, Plan, Role, Step};
 
 /// What differs, in the order in which it matters; empty where nothing does.
 pub fn between(before: Option<&Plan>, after: &Plan) -> Vec<String> {
@@ -40,6 +42,26 @@ pub fn between(before: Option<&Plan>, after: &Plan) -> Vec<String> {
         lines.push("~ headers in another order".to_owned());
     }
     lines
+}
+
+/// What a rollout that begins on a plan changes.
+pub fn of_rollout(held: Option<&Plan>, plan: &Plan) -> Vec<String> {
+    // Each has a salt of its own.
+    let salt = held.map_or_else(String::new, |held| held.salt.clone());
+    let mut lines = between(held, &Plan { salt, ..plan.clone() });
+    for Step { share: millionths, min_time_ms, min_units, gates } in &plan.steps {
+        let time = humantime::format_duration(Duration::from_millis(*min_time_ms));
+        let units = if *min_units > 0 { format!(", {min_units} units") } else { String::new() };
+        lines.push(format!("> {} for {time}{units}{}", share(*millionths), gated(gates)));
+    }
+    let metrics = plan.policy.guardrails.iter().map(|guardrail| guardrail.metric.as_str()).collect::<Vec<_>>();
+    let time = humantime::format_duration(Duration::from_millis(plan.policy.min_time_ms));
+    lines.push(format!("> promoted after {time} at least, by {}{}", metrics.join(", "), gated(&plan.policy.gates)));
+    lines
+}
+
+fn gated(gates: &[String]) -> String {
+    if gates.is_empty() { String::new() } else { format!(", gates {}", gates.join(", ")) }
 }
 
 fn told(arm: &Arm) -> String {

@@ -1,11 +1,16 @@
-//! How does somebody write an endpoint's plan? As TOML in a file, or the same as JSON over the admin API.
+//! How does somebody write what shall become of an endpoint? As TOML in a file, or the same as JSON over the admin API.
+//!
+//! A file has arms whose shares stay, or versions that compete: `rollouts/written.rs`.
 
 use std::fmt;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 use tiltyard_rollout::plan::{Arm, HeaderRule, KeySource, MILLION, Plan, Policy, Role};
 use tiltyard_types::{Error, Result, nearest};
+
+use crate::rollouts::written::{self, Declared};
 
 /// A plan as it is written.
 #[derive(Debug, Deserialize)]
@@ -87,16 +92,59 @@ fn per_cent(text: &str) -> Option<u32> {
     (share <= MILLION).then_some(share)
 }
 
-/// Reads the plan of `endpoint`, or of the one that the file itself names, from TOML. Its revision is not known yet.
-pub fn read_toml(text: &str, endpoint: Option<&str>) -> Result<Plan> {
-    let written = toml::from_str(text).map_err(|error| Error::invalid(explain(&error.to_string())))?;
-    draft(written, endpoint)
+/// What a file says of an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// A plan that is to hold. Its revision is not known yet.
+    Plan(Box<Plan>),
+    /// Versions that are to compete.
+    Rollout(Box<Declared>),
 }
 
-/// The same from JSON.
-pub fn read_json(text: &[u8], endpoint: Option<&str>) -> Result<Plan> {
-    let written = serde_json::from_slice(text).map_err(|error| Error::invalid(explain(&error.to_string())))?;
-    draft(written, endpoint)
+impl Said {
+    /// The name that clients call.
+    pub fn endpoint(&self) -> &str {
+        match self {
+            Said::Plan(plan) => &plan.endpoint,
+            Said::Rollout(declared) => &declared.endpoint,
+        }
+    }
+
+    /// What it says, in one name.
+    pub fn digest(&self) -> String {
+        match self {
+            Said::Plan(plan) => super::file_digest(plan),
+            Said::Rollout(declared) => declared.digest.clone(),
+        }
+    }
+
+    /// The plan. Fails where versions are to compete.
+    pub fn plan(self) -> Result<Plan> {
+        match self {
+            Said::Plan(plan) => Ok(*plan),
+            Said::Rollout(_) => Err(Error::invalid(
+                "the file declares a rollout, whose plan is made when it begins: expected a plan with arms",
+            )),
+        }
+    }
+}
+
+/// Reads what is to become of `endpoint`, or of the one that the file itself names.
+pub fn read(text: &str, endpoint: Option<&str>) -> Result<Said> {
+    if written::is_rollout(&parse(text)?)? {
+        return Ok(Said::Rollout(Box::new(Declared::new(written::read(text)?, endpoint)?)));
+    }
+    draft(parse(text)?, endpoint).map(Box::new).map(Said::Plan)
+}
+
+/// Reads TOML or JSON. The error says where and what was probably meant.
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    // JSON begins with a brace, TOML never.
+    let parsed = match text.trim_start().starts_with('{') {
+        true => serde_json::from_str(text).map_err(|error| error.to_string()),
+        false => toml::from_str(text).map_err(|error| error.to_string()),
+    };
+    parsed.map_err(|message| Error::invalid(explain(&message)))
 }
 
 /// Adds the name that was probably meant to a message such as: unknown field `x`, expected one of `a`, `b`.
@@ -162,7 +210,7 @@ fn arm(written: WrittenArm, endpoint: &str, room: u32) -> Result<Arm> {
     Ok(Arm { name, model: model.unwrap_or_else(|| endpoint.to_owned()), version, digest, role })
 }
 
-/// A plan as [`read_json`] reads it.
+/// A plan as [`read`] reads it, as JSON.
 pub fn write(plan: &Plan) -> Value {
     let arms = plan.arms.iter().map(|arm| {
         let mut form = serde_json::json!({ "name": arm.name, "model": arm.model, "version": arm.version });
@@ -205,20 +253,24 @@ mod tests {
         arm = "new"
     "#;
 
+    fn plan_of(text: &str, endpoint: Option<&str>) -> Result<Plan> {
+        read(text, endpoint).and_then(Said::plan)
+    }
+
     #[test]
     fn a_plan_is_written_in_a_few_lines() {
-        let plan = read_toml(SPLIT, Some("risk")).unwrap();
+        let plan = plan_of(SPLIT, Some("risk")).unwrap();
         assert_eq!((plan.endpoint.as_str(), plan.key.clone()), ("risk", KeySource::Header("x-customer".into())));
         assert_eq!((plan.arms[0].model.as_str(), plan.arms[1].model.as_str()), ("risk", "risk-b"));
         assert_eq!(plan.arms[1].role, Role::Challenger { weight: 125_000, final_weight: MILLION });
         assert_eq!(Plan { revision: 1, ..plan.clone() }.validate(), Ok(()));
-        assert_eq!(read_json(write(&plan).to_string().as_bytes(), None).unwrap(), plan);
-        let other = read_toml(&SPLIT.replace("12.5%", "50%"), Some("risk")).unwrap();
+        assert_eq!(plan_of(&write(&plan).to_string(), None).unwrap(), plan);
+        let other = plan_of(&SPLIT.replace("12.5%", "50%"), Some("risk")).unwrap();
         assert_eq!(plan.salt, other.salt, "a ramp deals nobody anew");
-        assert_ne!(plan.salt, read_toml(SPLIT, Some("fraud")).unwrap().salt);
-        assert_ne!(plan.salt, read_toml(&SPLIT.replace("version = 2", "version = 3"), Some("risk")).unwrap().salt);
+        assert_ne!(plan.salt, plan_of(SPLIT, Some("fraud")).unwrap().salt);
+        assert_ne!(plan.salt, plan_of(&SPLIT.replace("version = 2", "version = 3"), Some("risk")).unwrap().salt);
         let per_request =
-            read_toml(&SPLIT.replace("{ header = \"x-customer\" }", "\"per_request\""), Some("risk")).unwrap();
+            plan_of(&SPLIT.replace("{ header = \"x-customer\" }", "\"per_request\""), Some("risk")).unwrap();
         assert_eq!(per_request.key, KeySource::PerRequest);
     }
 
@@ -226,7 +278,7 @@ mod tests {
     fn what_is_wrong_is_told_with_what_was_meant() {
         let refused = |from: &str, to: &str| {
             assert!(SPLIT.contains(from), "{from}");
-            read_toml(&SPLIT.replace(from, to), Some("risk")).unwrap_err().message().to_owned()
+            plan_of(&SPLIT.replace(from, to), Some("risk")).unwrap_err().message().to_owned()
         };
         let check = |from, to, expected: &str| {
             let message = refused(from, to);
@@ -242,8 +294,17 @@ mod tests {
         check("weight = \"12.5%\"", "", "arm new: weight is missing");
         check("role = \"challenger\"", "role = \"champion\"", "the champion has what nobody else has");
         let named = format!("endpoint = \"fraud\"\n{SPLIT}");
-        assert!(read_toml(&named, Some("risk")).is_err() && read_toml(&named, None).unwrap().endpoint == "fraud");
-        assert!(read_toml(SPLIT, None).unwrap_err().message().contains("endpoint is missing"));
+        assert!(plan_of(&named, Some("risk")).is_err() && plan_of(&named, None).unwrap().endpoint == "fraud");
+        assert!(plan_of(SPLIT, None).unwrap_err().message().contains("endpoint is missing"));
+    }
+
+    #[test]
+    fn versions_that_compete_are_no_plan_yet() {
+        let said = read("champion = { version = 1 }\nchallenger = { version = 2 }", Some("risk")).unwrap();
+        assert_eq!((said.endpoint(), said.digest().len()), ("risk", 64));
+        assert!(said.plan().unwrap_err().message().contains("declares a rollout"));
+        let both = format!("steps = []\n{SPLIT}");
+        assert!(read(&both, Some("risk")).unwrap_err().message().contains("in place of arms"));
     }
 
     #[test]

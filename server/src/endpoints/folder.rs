@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use tiltyard_rollout::plan::Plan;
 use tiltyard_types::Moment;
 
-use super::file::read_toml;
+use super::file::{self, Said};
 
 /// The largest file that is read.
 const BYTES_MAX: u64 = 1 << 20;
@@ -27,8 +26,8 @@ pub struct Folder {
 /// What a look found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Plans in files that are at rest.
-    pub plans: Vec<Plan>,
+    /// What files at rest say.
+    pub said: Vec<Said>,
     /// Endpoints whose files have been gone for long enough.
     pub gone: Vec<String>,
     /// Endpoints whose files are no plans, and why.
@@ -74,8 +73,8 @@ impl Folder {
                 found.wait = found.wait.into_iter().chain([left]).min();
                 continue;
             }
-            match read_toml(text, Some(name)) {
-                Ok(plan) => found.plans.push(plan),
+            match file::read(text, Some(name)) {
+                Ok(said) => found.said.push(said),
                 Err(error) => drop(found.unread.insert(name.clone(), self.blame(name, error.message()))),
             }
         }
@@ -145,16 +144,16 @@ mod tests {
         write("README.md", "no plan");
         write(".risk.toml", "half a pl");
         let found = look(0);
-        assert_eq!((found.plans.len(), found.plans[0].endpoint.as_str()), (1, "risk"));
+        assert_eq!((found.said.len(), found.said[0].endpoint()), (1, "risk"));
         write("risk.toml", &PLAN.replace("version = 1", "version = 2"));
         let found = look(10);
-        assert_eq!((found.plans.len(), found.wait), (0, Some(Duration::from_millis(100))));
+        assert_eq!((found.said.len(), found.wait), (0, Some(Duration::from_millis(100))));
         let found = look(110);
-        assert_eq!((found.plans[0].arms[0].version, found.wait), (2, None));
+        assert_eq!((found.said[0].clone().plan().unwrap().arms[0].version, found.wait), (2, None));
         write("risk.toml", "key = ");
         look(120);
         let found = look(300);
-        assert!(found.plans.is_empty() && found.unread["risk"].contains("risk.toml: "), "{found:?}");
+        assert!(found.said.is_empty() && found.unread["risk"].contains("risk.toml: "), "{found:?}");
         assert_eq!(found.files, Some(BTreeSet::from(["risk".to_owned()])));
         fs::remove_file(place.path().join("risk.toml")).unwrap();
         assert_eq!((look(310).gone.len(), look(500).gone), (0, vec!["risk".to_owned()]));

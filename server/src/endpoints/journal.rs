@@ -79,6 +79,7 @@ fn is_nothing(error: &io::Error) -> bool {
 mod tests {
     use std::path::Path;
 
+    use super::super::file::Said;
     use super::super::tests::draft;
     use super::*;
 
@@ -93,7 +94,7 @@ mod tests {
         assert_eq!(endpoints, Endpoints::default());
         endpoints.add(endpoints.next(&draft(10)).unwrap().unwrap());
         endpoints.add(endpoints.next(&draft(20)).unwrap().unwrap());
-        endpoints.see_file(&draft(20)).unwrap();
+        endpoints.see_file(&Said::Plan(Box::new(draft(20)))).unwrap();
         endpoints.point("risk", 1);
         journal.keep(&endpoints).unwrap();
         assert_eq!(open(data.path()).unwrap().1, endpoints);

@@ -145,7 +145,7 @@ fn what_was_removed_is_forgotten_but_for_its_number() {
     endpoints.point("risk", 1);
     endpoints.forget("risk");
     assert_eq!(endpoints.current()["risk"].revision, 1, "what holds is not forgotten");
-    endpoints.see_file(&draft(30)).unwrap();
+    endpoints.see_file(&Said::Plan(Box::new(draft(30)))).unwrap();
     endpoints.remove("risk").unwrap();
     assert_eq!(endpoints.removed().collect::<Vec<_>>(), ["risk"]);
     endpoints.forget("risk");
@@ -153,7 +153,10 @@ fn what_was_removed_is_forgotten_but_for_its_number() {
     let refused = endpoints.back("risk", None).unwrap_err();
     assert!(refused.message().ends_with("no revision to go back to: none is remembered"), "{refused:?}");
     assert_eq!(Endpoints::read(endpoints.form()), Ok(endpoints.clone()));
-    assert_eq!((endpoints.see_file(&draft(30)), endpoints.is_awaited("risk")), (Ok(false), false));
+    assert_eq!(
+        (endpoints.see_file(&Said::Plan(Box::new(draft(30)))), endpoints.is_awaited("risk")),
+        (Ok(false), false)
+    );
     assert_eq!(apply(&mut endpoints, &draft(10)), Some(3), "numbers are not used twice");
 }
 
@@ -172,7 +175,9 @@ fn names_are_bounded_by_those_that_are_in_use() {
     }
     let refused = endpoints.next(&of("more".into())).unwrap_err();
     assert!(refused.message().contains("1000 endpoints have a plan already"), "{refused:?}");
-    let noted = (0..NAMES_MAX).filter(|number| endpoints.see_file(&of(format!("file-{number}"))).is_ok()).count();
+    let noted = (0..NAMES_MAX)
+        .filter(|number| endpoints.see_file(&Said::Plan(Box::new(of(format!("file-{number}"))))).is_ok())
+        .count();
     assert_eq!((noted, endpoints.held.len()), (NAMES_MAX - ENDPOINTS_MAX, NAMES_MAX));
 }
 
@@ -180,7 +185,7 @@ fn names_are_bounded_by_those_that_are_in_use() {
 fn only_a_file_that_changes_is_news() {
     let mut endpoints = Endpoints::default();
     let see = |endpoints: &mut Endpoints, weight| {
-        let is_news = endpoints.see_file(&draft(weight)).unwrap();
+        let is_news = endpoints.see_file(&Said::Plan(Box::new(draft(weight)))).unwrap();
         // As a restart finds it.
         assert_eq!(Endpoints::read(endpoints.form()).as_ref(), Ok(&*endpoints));
         (is_news, endpoints.is_awaited("risk"))

@@ -36,6 +36,15 @@ pub fn challenger(plan: &Plan) -> &Arm {
     challenger.unwrap_or_else(|| champion(plan))
 }
 
+/// The shadow whose answers are held against the champion's on the challenger's account: it is the same version.
+pub fn shadow(plan: &Plan) -> Option<&Arm> {
+    let judged = challenger(plan);
+    let is_judged = |arm: &&Arm| {
+        matches!(arm.role, Role::Shadow { .. }) && (&arm.model, arm.version) == (&judged.model, judged.version)
+    };
+    plan.arms.iter().find(is_judged)
+}
+
 /// The arm that it is held against. A plan that was validated has one.
 pub fn champion(plan: &Plan) -> &Arm {
     &plan.arms[plan.champion()]
@@ -112,6 +121,7 @@ mod tests {
         assert_eq!(weight(&plan(&judge, false, true)), Role::Challenger { weight: 0, final_weight: 500_000 });
         command(&mut judge, Command::Step);
         assert_eq!(weight(&plan(&judge, false, true)), Role::Challenger { weight: 10_000, final_weight: 500_000 });
+        assert_eq!(shadow(&plan(&judge, false, true)).map(|arm| &*arm.name), Some("seen"), "beside its share");
         let current = Plan { revision: 7, ..plan(&judge, false, true) };
         assert!(is_ours(&current, &judge) && is_same(&current, &plan(&judge, false, true)));
     }

@@ -1,72 +1,31 @@
-//! How does somebody write what a rollout shall be? As little as a version; the rest has defaults.
+//! Which plan does a rollout begin with, by what somebody wrote and by what answers now?
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
-use tiltyard_rollout::plan::{Agreement, Arm, Comparison, Guardrail, HeaderRule, KeySource, Plan, Policy, Role, Step};
-use tiltyard_types::{Error, Result};
+use std::collections::BTreeMap;
 
-use super::feedback::written::complete;
-use super::gatherer::ERRORS;
-use crate::config::parse_duration;
-use crate::endpoints::file::{Share, explain};
-use crate::shadow::{lane, measure};
+use tiltyard_rollout::plan::{Arm, KeySource, MILLION, Plan, Policy, Role};
+use tiltyard_types::{Error, ErrorKind, Result};
 
-/// The schedule where nobody says.
-const STEPS: [(u32, u64); 4] = [(10_000, 10), (50_000, 10), (250_000, 10), (500_000, 10)];
+use super::aim;
+use super::written::{Written, WrittenArm, without_challenger};
+use crate::catalog::Model;
+use crate::endpoints::file::Share;
 
-const MINUTE_MS: u64 = 60_000;
-
-/// What somebody wants.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    challenger: WrittenArm,
-    /// That of the plan that holds, or else each request is on its own.
-    key: Option<KeySource>,
-    steps: Option<Vec<WrittenStep>>,
-    #[serde(default)]
-    policy: Map<String, Value>,
-    /// How much of the traffic the challenger sees as a shadow, before and beside its share.
-    shadow: Option<Share>,
-    headers: Option<Vec<HeaderRule>>,
-    salt: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenArm {
-    name: Option<String>,
-    /// The champion's, where it is left out.
-    model: Option<String>,
-    version: u64,
-    digest: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenStep {
-    share: Share,
-    min_time: Option<String>,
-    #[serde(default)]
-    min_units: u64,
-    #[serde(default)]
-    gates: Vec<String>,
+/// The versions of an endpoint's namesake model that answer, the newest first.
+pub fn answering(models: &BTreeMap<String, Model>, endpoint: &str) -> Vec<u64> {
+    let versions = models.get(endpoint).into_iter().flat_map(|model| model.versions.iter().rev());
+    versions.filter(|(_, version)| version.answering().is_some()).map(|(at, _)| *at).collect()
 }
 
 /// The plan of a rollout on an endpoint that has the plan `held`, or none and a namesake model of which these versions answer, the
 /// newest first. Its salt is empty where nobody gave one.
-pub fn plan(endpoint: &str, text: &[u8], held: Option<&Plan>, answering: &[u64]) -> Result<Plan> {
-    let written: Written = serde_json::from_slice(text).map_err(|error| Error::invalid(explain(&error.to_string())))?;
-    let Written { challenger, key, steps, policy, shadow, headers, salt } = written;
-    let mut arms = standing(endpoint, held, answering, &challenger)?;
+pub fn plan(endpoint: &str, written: &Written, held: Option<&Plan>, answering: &[u64]) -> Result<Plan> {
+    let challenger = written.challenger.as_ref().ok_or_else(without_challenger)?;
+    let mut arms = standing(endpoint, written, held, answering, challenger)?;
     let (champion, taken) =
         (arms[0].clone(), |name: &str| held.is_some_and(|held| held.arms.iter().any(|arm| arm.name == name)));
-    let steps = match steps {
-        None => STEPS.map(|(share, minutes)| step(share, minutes * MINUTE_MS)).into(),
-        Some(steps) => steps.into_iter().map(read_step).collect::<Result<Vec<Step>>>()?,
-    };
+    let steps = written.steps()?;
     let final_weight = steps.iter().map(|step| step.share).max().unwrap_or(0);
-    let WrittenArm { name, model, version, digest } = challenger;
+    let WrittenArm { name, model, version, digest } = challenger.clone();
     let name = name.unwrap_or_else(|| if taken("challenger") { format!("v{version}") } else { "challenger".into() });
     let model = model.unwrap_or_else(|| champion.model.clone());
     if (&model, version) == (&champion.model, champion.version) {
@@ -76,40 +35,76 @@ pub fn plan(endpoint: &str, text: &[u8], held: Option<&Plan>, answering: &[u64])
     }
     let role = Role::Challenger { weight: 0, final_weight };
     let judged = Arm { name, model, version, digest, role };
+    let is_paired = written.wants_pairs();
+    // Pairs need a shadow, whether or not somebody says how much it sees.
+    let is_shown = arms.iter().skip(1).any(|arm| (&arm.model, arm.version) == (&judged.model, judged.version));
+    let shadow = written.shadow.or((is_paired && !is_shown).then_some(Share(MILLION)));
     if let Some(Share(sampling)) = shadow.filter(|share| share.0 > 0) {
         arms.push(Arm { name: format!("{}-shadow", judged.name), role: Role::Shadow { sampling }, ..judged.clone() });
     }
     arms.insert(1, judged);
-    let headers = headers.unwrap_or_else(|| {
+    let headers = written.headers.clone().unwrap_or_else(|| {
         let known = held.map_or(Vec::new(), |held| held.headers.clone());
         known.into_iter().filter(|rule| arms.iter().any(|arm| arm.name == rule.arm)).collect()
     });
-    let key = key.or_else(|| held.map(|held| held.key.clone())).unwrap_or(KeySource::PerRequest);
-    let policy = read_policy(policy, arms.iter().any(|arm| matches!(arm.role, Role::Shadow { .. })))?;
-    let plan = Plan {
-        endpoint: endpoint.to_owned(),
-        revision: 0,
-        arms,
-        key,
-        salt: salt.unwrap_or_default(),
-        headers,
-        steps,
-        policy,
-        watched: false,
-    };
-    let whole =
-        Plan { revision: 1, salt: if plan.salt.is_empty() { "-".into() } else { plan.salt.clone() }, ..plan.clone() };
-    whole.validate()?;
-    if plan.steps.is_empty() {
-        return Err(Error::invalid("steps is empty: expected one share at least, such as { share = \"5%\" }"));
+    let key = written.key.clone().or_else(|| held.map(|held| held.key.clone())).unwrap_or(KeySource::PerRequest);
+    let policy = written.policy(arms.iter().any(|arm| matches!(arm.role, Role::Shadow { .. })))?;
+    let (endpoint, salt) = (endpoint.to_owned(), written.salt.clone().unwrap_or_default());
+    let plan = Plan { endpoint, revision: 0, arms, key, salt, headers, steps, policy, watched: false };
+    salted(&plan).validate()?;
+    if is_paired && aim::shadow(&plan).is_none() {
+        return Err(Error::invalid(
+            "policy.primary.design is \"paired_shadow\", and shadow is 0: expected how much of the traffic the challenger is shown, such \
+             as \"100%\"",
+        ));
     }
     Ok(plan)
 }
 
-/// The champion first, and shadows. Without a plan the newest version is the champion, or else, where that is what is to be judged,
-/// the one before: a version that came into the folder answers everybody until somebody wants it judged.
-fn standing(endpoint: &str, held: Option<&Plan>, answering: &[u64], judged: &WrittenArm) -> Result<Vec<Arm>> {
+/// The plan as one that could hold.
+pub fn salted(plan: &Plan) -> Plan {
+    let salt = if plan.salt.is_empty() { "-".to_owned() } else { plan.salt.clone() };
+    Plan { revision: 1, salt, ..plan.clone() }
+}
+
+/// What is written as a plan, with stand-ins for whom it does not name: whether it is a good one, and how long it would take.
+pub fn rehearse(endpoint: &str, written: &Written) -> Result<Plan> {
+    let version = written.champion.as_ref().map_or(2, |champion| champion.version + 1);
+    let stand_in = WrittenArm { name: None, model: None, version, digest: None };
+    let challenger = written.challenger.clone().unwrap_or(stand_in);
+    let other = if challenger.version == 1 { 2 } else { 1 };
+    let mut whole = written.clone();
+    whole.challenger = Some(challenger);
+    plan(endpoint, &whole, None, &[other]).map(|plan| salted(&plan))
+}
+
+/// The plan in which the champion that is named answers alone, until its challenger is there.
+pub fn alone(endpoint: &str, champion: &WrittenArm, key: Option<&KeySource>) -> Plan {
+    let (arms, key) = (vec![named(endpoint, champion)], key.cloned().unwrap_or(KeySource::PerRequest));
+    let salt = Plan::salt_of(endpoint, &arms, &key);
+    let (endpoint, policy) = (endpoint.to_owned(), Policy::default());
+    Plan { endpoint, revision: 0, arms, key, salt, headers: Vec::new(), steps: Vec::new(), policy, watched: false }
+}
+
+fn named(endpoint: &str, champion: &WrittenArm) -> Arm {
+    let WrittenArm { name, model, version, digest } = champion.clone();
+    let (name, model) = (name.unwrap_or_else(|| "champion".into()), model.unwrap_or_else(|| endpoint.to_owned()));
+    Arm { name, model, version, digest, role: Role::Champion }
+}
+
+/// The champion first, and shadows. Without a plan it is the one that is named, or the newest version, or else, where that is what
+/// is to be judged, the one before: a version that came into the folder answers everybody until somebody wants it judged.
+fn standing(
+    endpoint: &str,
+    written: &Written,
+    held: Option<&Plan>,
+    answering: &[u64],
+    judged: &WrittenArm,
+) -> Result<Vec<Arm>> {
     let Some(held) = held else {
+        if let Some(champion) = &written.champion {
+            return Ok(vec![named(endpoint, champion)]);
+        }
         let is_judged =
             |version: u64| judged.version == version && judged.model.as_deref().is_none_or(|model| model == endpoint);
         let Some(&version) = answering.iter().find(|version| !is_judged(**version)) else {
@@ -120,6 +115,12 @@ fn standing(endpoint: &str, held: Option<&Plan>, answering: &[u64], judged: &Wri
         let (name, model) = ("champion".to_owned(), endpoint.to_owned());
         return Ok(vec![Arm { name, model, version, digest: None, role: Role::Champion }]);
     };
+    if !held.steps.is_empty() {
+        let message = format!(
+            "the rollout of endpoint {endpoint:?} has just ended, and its plan gives way: ask again in a moment"
+        );
+        return Err(Error::new(ErrorKind::NotReady, message));
+    }
     if let Some(arm) = held.arms.iter().find(|arm| matches!(arm.role, Role::Challenger { .. })) {
         return Err(Error::invalid(format!(
             "the plan of endpoint {endpoint:?} gives arm {} a share: apply one without challengers first, since one at a time is \
@@ -127,81 +128,32 @@ fn standing(endpoint: &str, held: Option<&Plan>, answering: &[u64], judged: &Wri
             arm.name
         )));
     }
-    let champion = held.arms[held.champion()].clone();
+    let mut champion = held.arms[held.champion()].clone();
+    if let Some(wanted) = written.champion.as_ref().map(|wanted| named(endpoint, wanted)) {
+        if (&wanted.model, wanted.version) != (&champion.model, champion.version) {
+            return Err(Error::invalid(format!(
+                "{} version {} answers endpoint {endpoint:?}, and the champion was to be {} version {}: name the one that answers, \
+                 or leave champion out, or apply a plan of the other alone first",
+                champion.model, champion.version, wanted.model, wanted.version
+            )));
+        }
+        champion.digest = wanted.digest.or(champion.digest);
+    }
     let shadows = held.arms.iter().filter(|arm| matches!(arm.role, Role::Shadow { .. })).cloned();
     Ok(std::iter::once(champion).chain(shadows).collect())
 }
 
-fn step(share: u32, min_time_ms: u64) -> Step {
-    Step { share, min_time_ms, min_units: 0, gates: Vec::new() }
-}
-
-fn read_step(written: WrittenStep) -> Result<Step> {
-    let WrittenStep { share: Share(share), min_time, min_units, gates } = written;
-    let min_time_ms = min_time.as_deref().map_or(Ok(0), |text| time_ms("min_time", text))?;
-    Ok(Step { min_units, gates, ..step(share, min_time_ms) })
-}
-
-/// A policy in its own words, and times such as `min_time = "24h"` in place of milliseconds.
-fn read_policy(mut written: Map<String, Value>, has_shadow: bool) -> Result<Policy> {
-    for key in ["shadow_time", "min_time", "max_time"] {
-        if let Some(time) = written.remove(key) {
-            let text = time.as_str().map_or_else(|| time.to_string(), str::to_owned);
-            written.insert(format!("{key}_ms"), time_ms(key, &text)?.into());
-        }
-    }
-    if let Some(primary) = written.get_mut("primary") {
-        complete(primary)?;
-    }
-    let says_guardrails = written.contains_key("guardrails");
-    let says_comparisons = written.contains_key("comparisons");
-    let says_max = written.contains_key("max_time_ms");
-    let mut policy: Policy = serde_json::from_value(Value::Object(written))
-        .map_err(|error| Error::invalid(format!("policy: {}", explain(&error.to_string()))))?;
-    if !says_guardrails {
-        policy.guardrails = guardrails();
-    }
-    if has_shadow && !says_comparisons {
-        policy.comparisons = comparisons();
-    }
-    if !says_max {
-        policy.max_time_ms = policy.max_time_ms.max(policy.min_time_ms.saturating_mul(2));
-    }
-    Ok(policy)
-}
-
-/// What is watched where nobody says: failures, and runs that take clearly longer than nine in ten, or ninety-nine in a hundred, of the
-/// champion's. A challenger that has them hardly more often than that passes, whatever its champion does meanwhile.
-pub fn guardrails() -> Vec<Guardrail> {
-    let watch = |metric: &str, floor| Guardrail::new(metric).with_floor(floor);
-    vec![watch(ERRORS, 0.001), watch("slow_p90", 0.15), watch("slow_p99", 0.02)]
-}
-
-/// What is told of a shadow where nobody says what its answers must be like: it decides nothing.
-fn comparisons() -> Vec<Comparison> {
-    [measure::MISMATCH, measure::FLIPS, measure::DISTANCE, lane::ERRORS, lane::RUN_TIME]
-        .map(|metric| Comparison { metric: metric.to_owned(), rule: Agreement::Report })
-        .into()
-}
-
-/// A time such as `10m`, `24h` or `14d`.
-pub fn time_ms(key: &str, text: &str) -> Result<u64> {
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()).filter(|days| *days <= 3_650);
-    let found = match days {
-        Some(days) => Some(days * 24 * 60 * MINUTE_MS),
-        None => parse_duration(text).and_then(|time| u64::try_from(time.as_millis()).ok()),
-    };
-    found.ok_or_else(|| {
-        Error::invalid(format!("{key} is {text:?}: expected a time such as \"10m\", \"24h\" or \"14d\""))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::written::read;
     use super::*;
 
+    fn begin_among(text: &str, held: Option<&Plan>, answering: &[u64]) -> Result<Plan> {
+        read(text).and_then(|(written, _)| plan("risk", &written, held, answering))
+    }
+
     fn begin(text: &str, held: Option<&Plan>) -> Result<Plan> {
-        plan("risk", text.as_bytes(), held, &[1])
+        begin_among(text, held, &[1])
     }
 
     #[track_caller]
@@ -234,6 +186,19 @@ mod tests {
     }
 
     #[test]
+    fn pairs_need_a_shadow_and_have_one() {
+        let text = r#"{"challenger": {"version": 2}, "policy": {"primary": {
+            "metric": "late", "gain": "accuracy", "label_depends_on_decision": false, "horizon": "7d", "design": "paired_shadow"}}}"#;
+        let role = |text: &str| aim::shadow(&begin(text, None).unwrap()).map(|arm| arm.role);
+        assert_eq!(role(text), Some(Role::Shadow { sampling: MILLION }));
+        let sampled = |share: &str| text.replacen('{', &format!("{{\"shadow\": \"{share}\", "), 1);
+        assert_eq!(role(&sampled("10%")), Some(Role::Shadow { sampling: 100_000 }));
+        refused(&sampled("0%"), "expected how much of the traffic the challenger is shown");
+        let split = text.replace("\"paired_shadow\"", "\"split\", \"missing\": 0");
+        assert_eq!(role(&split), None);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_what_was_meant() {
         refused(r#"{"challenger": {"version": 1}}"#, "nobody but the challenger answers endpoint \"risk\"");
         refused(r#"{"challengr": {"version": 2}}"#, "did you mean challenger?");
@@ -248,14 +213,39 @@ mod tests {
                 .message()
                 .contains("gives arm new a share")
         );
-        let newest = plan("risk", br#"{"challenger": {"version": 3}}"#, None, &[3, 2, 1]).unwrap();
+        let newest = begin_among(r#"{"challenger": {"version": 3}}"#, None, &[3, 2, 1]).unwrap();
         assert_eq!(
             (newest.arms[0].version, newest.arms[1].version),
             (2, 3),
             "the newest is held against the one before"
         );
-        let champion = Plan { arms: vec![newest.arms[0].clone()], ..newest };
+        let ending = begin(r#"{"challenger": {"version": 4}}"#, Some(&newest)).unwrap_err();
+        assert!(ending.message().contains("ask again in a moment"), "{ending}");
+        let champion = Plan { arms: vec![newest.arms[0].clone()], steps: Vec::new(), ..newest };
         let again = begin(r#"{"challenger": {"version": 2}}"#, Some(&champion)).unwrap_err();
         assert!(again.message().contains("is what answers endpoint \"risk\" already"));
+    }
+
+    #[test]
+    fn a_champion_that_is_named_is_the_one_that_answers() {
+        let text = r#"{"champion": {"version": 1}, "challenger": {"version": 2}}"#;
+        let first = begin_among(text, None, &[2, 1]).unwrap();
+        assert_eq!((first.arms[0].version, first.arms[1].version), (1, 2), "whoever is the newest");
+        let held = Plan { arms: vec![first.arms[0].clone()], steps: Vec::new(), ..first };
+        assert!(begin(text, Some(&held)).is_ok());
+        let promoted = alone("risk", &WrittenArm { name: None, model: None, version: 2, digest: None }, None);
+        let refused = begin(text, Some(&promoted)).unwrap_err();
+        assert!(
+            refused.message().contains("risk version 2 answers endpoint \"risk\", and the champion was"),
+            "{refused}"
+        );
+        assert_eq!(Plan { revision: 1, ..promoted }.validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_names_nobody_can_be_rehearsed() {
+        let (written, _) = read(r#"{"steps": [{"share": "100%"}], "champion": {"version": 4}}"#).unwrap();
+        let plan = rehearse("risk", &written).unwrap();
+        assert_eq!((plan.steps[0].share, plan.arms[0].version, plan.validate()), (MILLION, 4, Ok(())));
     }
 }

@@ -19,23 +19,24 @@ use tiltyard_rollout::plan::{Arm, Plan, Role};
 use tiltyard_types::{Error, ErrorKind, Moment, Result};
 use tokio::sync::oneshot;
 
+use super::declared::Waiting;
 use super::feedback::Feedback;
 use super::hooks::{self, Hooks};
 use super::live::Live;
 use super::record::{Record, Rollout};
-use super::{Order, Told, Wish, aim, form};
+use super::{Order, Told, Wish, aim, form, number};
 use crate::catalog::{Catalog, Endpoint};
 use crate::clock;
 use crate::infer::Inference;
 use crate::route::Route;
 use crate::shadow;
-use crate::writer::{Report, Writer};
+use crate::writer::{How, Report, Writer};
 
 /// How long nothing is looked at.
 const TICK: Duration = Duration::from_millis(250);
 
 /// How long until what failed is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// How long a gate's answer is waited for until it is asked about again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -44,12 +45,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Driver {
     folder: PathBuf,
     hooks: Hooks,
-    writer: Writer,
-    inference: Arc<Inference>,
+    pub(super) writer: Writer,
+    pub(super) inference: Arc<Inference>,
     told: Arc<ArcSwap<Told>>,
     feedback: Arc<Feedback>,
     /// None where the log cannot be read or written.
-    record: Option<Record>,
+    pub(super) record: Option<Record>,
     closed: Option<String>,
     retry: Moment,
     /// By endpoint: those whose plan is a rollout's.
@@ -57,7 +58,9 @@ pub(super) struct Driver {
     /// Plans that are to give their challengers nothing, since nobody judges: on their way.
     quieted: BTreeMap<String, oneshot::Receiver<Result<Report>>>,
     /// What was told last of each rollout, by id.
-    forms: BTreeMap<String, Arc<Value>>,
+    pub(super) forms: BTreeMap<String, Arc<Value>>,
+    /// What files declare and has not begun, by endpoint.
+    pub(super) waiting: BTreeMap<String, Waiting>,
 }
 
 /// A rollout that has an endpoint.
@@ -94,6 +97,7 @@ impl Driver {
             active,
             quieted: BTreeMap::new(),
             forms,
+            waiting: BTreeMap::new(),
         }
     }
 
@@ -179,8 +183,9 @@ impl Driver {
             self.look(&endpoint, route.as_deref(), now);
             self.reconcile(&endpoint, route.as_deref(), now);
         }
-        if self.record.is_none() {
-            self.quiet();
+        match self.record {
+            Some(_) => self.begin_declared(now),
+            None => self.quiet(),
         }
         self.tell();
     }
@@ -195,7 +200,7 @@ impl Driver {
                 continue;
             }
             let quiet = Plan { revision: 0, ..plan.at_share(0) };
-            self.quieted.insert(endpoint, self.writer.propose(quiet));
+            self.quieted.insert(endpoint, self.writer.propose(quiet, How::Decided));
         }
     }
 
@@ -288,7 +293,7 @@ impl Driver {
         }
         let Some(active) = self.active.get_mut(endpoint) else { return };
         if now >= active.retry {
-            active.pending = Some(self.writer.propose(wanted));
+            active.pending = Some(self.writer.propose(wanted, How::Decided));
             active.retry = now + RETRY;
         }
     }
@@ -340,10 +345,11 @@ impl Driver {
 
     fn obey(&mut self, Order { endpoint, by, wish, answer }: Order) {
         let answered = match wish {
-            Wish::Start(plan) => self.start(&endpoint, *plan, by),
+            Wish::Nothing => Ok(()),
+            Wish::Start(plan, declared) => self.start(&endpoint, *plan, declared.as_deref(), by),
             Wish::Tell(command) => self.command(&endpoint, command, by),
-            Wish::Gate { gate, passed } => {
-                let event = Event::Gate { time_ms: clock::unix_ms(), gate, passed };
+            Wish::Gate { gate, passed, evidence } => {
+                let event = Event::Gate { time_ms: clock::unix_ms(), gate, passed, evidence };
                 self.ongoing(&endpoint).and_then(|()| self.feed(&endpoint, event).map(drop))
             }
         };
@@ -368,22 +374,28 @@ impl Driver {
         }
     }
 
-    fn start(&mut self, endpoint: &str, mut plan: Plan, by: String) -> Result<()> {
-        let Some(record) = &mut self.record else { return Err(self.standstill()) };
-        let goes_on = |active: &&Active| {
-            record.rollouts().get(&active.id).is_ok_and(|rollout| !rollout.judge.state().is_terminal())
-        };
-        if let Some(active) = self.active.get(endpoint).filter(goes_on) {
-            let message = format!("rollout {} of endpoint {endpoint:?} goes on: promote or abort it first", active.id);
-            return Err(Error::invalid(message));
+    /// The rollout of an endpoint that has not ended.
+    pub(super) fn going_on(&self, endpoint: &str) -> Option<&str> {
+        self.rollout(endpoint).filter(|rollout| !rollout.judge.state().is_terminal())?;
+        self.active.get(endpoint).map(|active| active.id.as_str())
+    }
+
+    /// Begins a rollout. Where the same is declared once more while it goes on, nothing is left to do.
+    pub(super) fn start(&mut self, endpoint: &str, mut plan: Plan, declared: Option<&str>, by: String) -> Result<()> {
+        if let Some(id) = self.going_on(endpoint) {
+            let is_same =
+                declared.is_some() && self.rollout(endpoint).is_some_and(|found| found.declared.as_deref() == declared);
+            let message = format!("rollout {id} of endpoint {endpoint:?} goes on: promote or abort it first");
+            return if is_same { Ok(()) } else { Err(Error::invalid(message)) };
         }
+        let Some(record) = &mut self.record else { return Err(self.standstill()) };
         let count = record.rollouts().iter().filter(|(_, rollout)| rollout.judge.plan().endpoint == endpoint).count();
         let id = format!("{endpoint}-{}", count + 1);
         plan.revision = plan.revision.max(1);
         if plan.salt.is_empty() {
             plan.salt = format!("{}-{id}", Plan::salt_of(endpoint, &plan.arms, &plan.key));
         }
-        record.start(&id, &plan, clock::unix_ms())?;
+        record.start(&id, &plan, declared, clock::unix_ms())?;
         let judge = &record.rollouts().get(&id)?.judge;
         self.active.insert(endpoint.to_owned(), Active::new(&id, judge, clock::now(), &self.feedback));
         tracing::info!(endpoint, rollout = id, by, "a rollout begins");
@@ -428,6 +440,7 @@ impl Driver {
         if let Some(form) = self.forms.get_mut(&active.id) {
             let form = Arc::make_mut(form);
             form["units_since"] = active.live.units().into();
+            form["output_bins"] = active.live.bins_form();
             form["labels"] = active.live.desk.as_ref().map_or(Value::Null, |desk| desk.form());
         }
     }
@@ -437,18 +450,20 @@ impl Driver {
             self.note(&endpoint);
         }
         self.feedback.show(self.active.values().filter_map(|active| active.live.desk.clone()));
-        let mut told = Told { rollouts: self.forms.clone(), closed: self.closed.clone(), ..Told::default() };
+        let waiting = self.waiting.iter().filter_map(|(name, waiting)| Some((name.clone(), waiting.trouble.clone()?)));
+        let (rollouts, closed, waiting) = (self.forms.clone(), self.closed.clone(), waiting.collect());
+        let mut told = Told { rollouts, closed, waiting, ..Told::default() };
         let Some(record) = &self.record else {
             let before = self.told.load();
             (told.latest, told.governed) = (before.latest.clone(), before.governed.clone());
             self.told.store(Arc::new(told));
             return;
         };
-        let mut begun: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut begun: BTreeMap<&str, u64> = BTreeMap::new();
         for (id, rollout) in record.rollouts().iter() {
             let judge = &rollout.judge;
             let endpoint = &judge.plan().endpoint;
-            let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0);
+            let number = number(id);
             if begun.get(endpoint.as_str()).is_none_or(|latest| *latest <= number) {
                 begun.insert(endpoint, number);
                 told.latest.insert(endpoint.clone(), id.to_owned());
@@ -484,12 +499,7 @@ impl Active {
 
 /// What pairs of the champion's answers and the challenger's, where it is a shadow too, showed since this was asked last.
 fn pairs(catalog: &Catalog, plan: &Plan) -> Pairs {
-    let judged = aim::challenger(plan);
-    let is_judged = |arm: &&Arm| {
-        matches!(arm.role, Role::Shadow { .. }) && (&arm.model, arm.version) == (&judged.model, judged.version)
-    };
-    let shadow = plan.arms.iter().find(is_judged);
-    shadow.map(|arm| shadow::take(catalog, &plan.endpoint, &arm.name)).unwrap_or_default()
+    aim::shadow(plan).map(|arm| shadow::take(catalog, &plan.endpoint, &arm.name)).unwrap_or_default()
 }
 
 /// Decisions are told as they fall.

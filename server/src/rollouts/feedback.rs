@@ -1,6 +1,7 @@
 //! How do labels that come late decide between versions that compete?
 //!
-//! An answer that is evidence leaves a note (`notes.rs`), which the rollouts' thread brings to the endpoint's desk. What is said
+//! An answer that is evidence leaves a note (`notes.rs`), or a pair of champion's and shadow's answers where pairs decide, which the
+//! rollouts' thread brings to the endpoint's desk. What is said
 //! of rows afterwards (`line.rs` reads it, `said.rs` is what it is worth) is joined there (`store.rs`), before or after the
 //! note has come, and what is old enough goes into the judge's next block of evidence.
 
@@ -18,7 +19,7 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tiltyard_rollout::cohort;
 use tiltyard_rollout::evidence::{Block, Share};
-use tiltyard_rollout::plan::{Arm, Design, KeySource, Plan};
+use tiltyard_rollout::plan::{Arm, KeySource, Plan};
 use tiltyard_types::Result;
 
 use self::figures::{Figures, Who};
@@ -81,12 +82,11 @@ impl Feedback {
         Feedback { rows_max, desks: ArcSwap::default(), figures: Arc::default() }
     }
 
-    /// A desk for a plan whose arms are compared by labels of what each answered; none for any other.
+    /// A desk for a plan that labels decide; none for any other, nor where pairs are to decide and no shadow makes any.
     pub fn desk(&self, plan: &Plan) -> Option<Arc<Desk>> {
         let primary = plan.policy.primary.as_ref()?;
-        if cohort::design(primary).0 != Design::Split {
-            return None;
-        }
+        let is_paired = cohort::is_paired(primary);
+        let judged = if is_paired { aim::shadow(plan)? } else { aim::challenger(plan) };
         let is_keyed = plan.key != KeySource::PerRequest;
         let store = Store::new(primary, is_keyed, self.rows_max, clock::unix_ms());
         let who = |arm: &Arm| Who {
@@ -98,7 +98,8 @@ impl Feedback {
         Some(Arc::new(Desk {
             endpoint: plan.endpoint.clone(),
             metric: primary.metric.clone(),
-            arms: [who(aim::champion(plan)), who(aim::challenger(plan))],
+            arms: [who(aim::champion(plan)), who(judged)],
+            is_paired,
             store: Mutex::new(store),
             figures: Arc::clone(&self.figures),
             lost: Mutex::default(),
@@ -132,7 +133,10 @@ pub struct Desk {
     /// The name that clients call.
     pub endpoint: String,
     metric: String,
+    /// The champion, and the challenger or its shadow.
     arms: [Who; 2],
+    /// Whether both answered each row.
+    is_paired: bool,
     store: Mutex<Store>,
     figures: Arc<Figures>,
     lost: Mutex<Lost>,
@@ -174,40 +178,45 @@ impl Desk {
     pub fn tell<'a>(&self, said: impl Iterator<Item = &'a Said>) -> Vec<Result<Heard>> {
         let now_ms = clock::unix_ms();
         let mut store = self.store();
+        let before = store.counts.expired;
         let told = said.map(|said| {
             let (side, heard) = store.tell(said, now_ms)?;
             self.count(side, heard);
             Ok(heard)
         });
-        told.collect()
+        let told = told.collect();
+        self.count_expired(store.counts.expired - before);
+        told
     }
 
     fn count(&self, side: Option<Side>, heard: Heard) {
         self.figures.heard(&self.endpoint, heard);
         if let Some(side) = side.filter(|_| heard == Heard::Joined) {
-            self.figures.joined(&self.arms[side as usize]);
+            let is_its = |(at, _): &(usize, &Who)| self.is_paired || *at == side as usize;
+            self.arms.iter().enumerate().filter(is_its).for_each(|(_, who)| self.figures.joined(who));
         }
+    }
+
+    fn count_expired(&self, count: u64) {
+        (0..count).for_each(|_| self.figures.heard(&self.endpoint, Heard::Unknown));
     }
 
     /// Has rows count that are old enough now.
     pub fn mature(&self) {
-        let (matured, expired) = {
+        let (ripe, expired) = {
             let mut store = self.store();
             let before = store.counts.expired;
             (store.mature(clock::unix_ms()), store.counts.expired - before)
         };
-        (0..expired).for_each(|_| self.figures.heard(&self.endpoint, Heard::Unknown));
-        for matured in &matured {
-            for (who, outcomes) in self.arms.iter().zip(&matured.outcomes) {
-                self.figures.matured(who, outcomes.n, outcomes.y.value());
-            }
+        self.count_expired(expired);
+        for (who, outcomes) in self.arms.iter().zip(&ripe.outcomes) {
+            self.figures.matured(who, outcomes.n, outcomes.y.value());
         }
     }
 
     /// Puts what has matured since the last time into a block of evidence.
     pub fn hand_over(&self, block: &mut Block) {
-        let labels = self.store().take();
-        if !labels.matured.is_empty() {
+        if let Some(labels) = self.store().take() {
             block.labels.insert(self.metric.clone(), labels);
         }
     }
@@ -224,6 +233,7 @@ impl Desk {
         let (counts, lost) = (store.counts, *self.lost());
         json!({
             "metric": self.metric,
+            "paired": self.is_paired,
             "rows": counts.rows,
             "rows_labelled": counts.labelled,
             "units_matured": counts.matured,

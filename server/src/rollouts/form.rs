@@ -19,7 +19,7 @@ pub(super) struct Beside<'a> {
 
 /// All that is known.
 pub(super) fn of(id: &str, rollout: &Rollout, beside: Beside<'_>) -> Value {
-    let Rollout { judge, events, last, went_back, .. } = rollout;
+    let Rollout { judge, declared, events, last, went_back, .. } = rollout;
     let plan = judge.plan();
     let arm =
         |arm: &tiltyard_rollout::plan::Arm| json!({ "name": arm.name, "model": arm.model, "version": arm.version });
@@ -40,9 +40,11 @@ pub(super) fn of(id: &str, rollout: &Rollout, beside: Beside<'_>) -> Value {
         "steps": plan.steps,
         "policy": plan.policy,
         "salt": plan.salt,
+        "declared": declared,
         "units": judge.units(),
         "guardrails": judge.readings(),
         "comparisons": judge.comparisons(),
+        "output": judge.shift(),
         "quality": judge.quality(),
         "labelled": judge.labelled(),
         "events": events,

@@ -8,11 +8,15 @@ mod slow;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use tiltyard_rollout::evidence::{Block, Events, FIRSTS_MAX, Group, Share};
+use tiltyard_rollout::plan::{KeySource, OUTPUT, Plan, SLOW_OVER};
+use tiltyard_rollout::streak::Streak;
 use tiltyard_rollout::units::{Keys, Unit};
 use tiltyard_types::Moment;
 
 use super::observer::{End, Ended, Side};
+use super::output::Bins;
 use slow::Slow;
 
 /// The name of what fails in evidence.
@@ -28,8 +32,13 @@ const RUNS_MAX: usize = 1 << 12;
 #[derive(Debug)]
 pub struct Gatherer {
     is_keyed: bool,
+    /// Whether somebody declared from when on an answer is slow.
+    has_slow: bool,
+    /// Where the output falls that is watched, if one is.
+    bins: Option<Bins>,
     keys: Keys,
     sides: [Arm; 2],
+    streak: Streak,
     slow: Slow,
     open: BTreeMap<Share, Stretch>,
 }
@@ -42,24 +51,70 @@ struct Arm {
     rested: Option<Moment>,
     /// Whether the last that was heard of it is that a request was not answered.
     is_silent: bool,
-    /// Causes of failure one after the other.
-    failures: u32,
 }
 
 /// What was counted under one share since the last block.
 #[derive(Debug, Default)]
 struct Stretch {
     units: [u64; 2],
-    failed: [u64; 2],
-    failed_keys: [BTreeSet<u64>; 2],
-    causes: Group,
+    failed: Counted,
+    over: Counted,
+}
+
+/// Events of one kind.
+#[derive(Debug, Default)]
+struct Counted {
+    requests: [u64; 2],
+    /// Keys whose first it may be, where requests stick to arms.
+    keys: [BTreeSet<u64>; 2],
+    /// While the champion's latest went well, and while it failed: in an outage both arms have as many, whatever their shares.
+    causes: [Group; 2],
+}
+
+impl Counted {
+    /// Takes in an event of an arm's request: by its key where those count, unless that one is none of the sample.
+    fn add(&mut self, at: usize, is_keyed: bool, key: Option<u64>) {
+        let is_full = self.keys.iter().map(BTreeSet::len).sum::<usize>() >= FIRSTS_MAX;
+        match key.filter(|_| !is_full) {
+            _ if !is_keyed => self.requests[at] += 1,
+            Some(key) => drop(self.keys[at].insert(key)),
+            None => {}
+        }
+    }
+
+    fn add_cause(&mut self, at: usize, is_event: bool, is_outage: bool) {
+        let causes = &mut self.causes[usize::from(is_outage)];
+        causes.of[at] += 1;
+        causes.events[at] += u64::from(is_event);
+    }
+
+    /// Puts what was counted of so many units into a block.
+    fn close(self, metric: &str, is_keyed: bool, block: &mut Block) {
+        let of = block.units;
+        let events = match is_keyed {
+            true => Events::Firsts { of, keys: self.keys.map(|keys| keys.into_iter().collect()) },
+            false => Events::Every { of, events: self.requests },
+        };
+        block.events.insert(metric.into(), events);
+        let mut causes: Vec<Group> = self.causes.into_iter().filter(|group| group.of != [0; 2]).collect();
+        causes.sort_unstable();
+        block.causes.insert(metric.into(), causes);
+    }
 }
 
 impl Gatherer {
     /// Counts by key where requests stick to arms, or else by request.
     pub fn new(is_keyed: bool) -> Gatherer {
-        let (keys, slow) = (Keys::new(KEYS_MAX), Slow::default());
-        Gatherer { is_keyed, keys, sides: Default::default(), slow, open: BTreeMap::new() }
+        let (keys, slow, open) = (Keys::new(KEYS_MAX), Slow::default(), BTreeMap::new());
+        let (sides, streak) = (Default::default(), Streak::default());
+        Gatherer { is_keyed, has_slow: false, bins: None, keys, sides, streak, slow, open }
+    }
+
+    /// Counts what a plan's policy asks for.
+    pub fn of(plan: &Plan) -> Gatherer {
+        let (has_slow, bins) =
+            (plan.policy.slow_over_us.is_some(), plan.policy.output.as_ref().map(|_| Bins::default()));
+        Gatherer { has_slow, bins, ..Gatherer::new(plan.key != KeySource::PerRequest) }
     }
 
     /// Takes in what was seen under one share, in the order of time.
@@ -68,6 +123,7 @@ impl Gatherer {
             self.count(share, end);
         }
         self.slow.freeze();
+        self.bins.iter_mut().for_each(Bins::freeze);
     }
 
     fn count(&mut self, share: Share, end: &End) {
@@ -80,13 +136,12 @@ impl Gatherer {
         let stretch = self.open.entry(share).or_default();
         stretch.units[at] += u64::from(is_new);
         let has_failed = matches!(end.ended, Ended::Failed { .. } | Ended::NotANumber { .. } | Ended::Unanswered);
-        if has_failed && self.is_keyed {
-            let is_full = stretch.failed_keys.iter().map(BTreeSet::len).sum::<usize>() >= FIRSTS_MAX;
-            if unit.is_some() && !is_full {
-                stretch.failed_keys[at].insert(end.key);
+        let is_over = end.is_over && end.ended != Ended::Blameless;
+        let key = unit.map(|_| end.key);
+        for (counted, is_event) in [(&mut stretch.failed, has_failed), (&mut stretch.over, is_over)] {
+            if is_event {
+                counted.add(at, self.is_keyed, key);
             }
-        } else if has_failed {
-            stretch.failed[at] += 1;
         }
         let arm = &mut self.sides[at];
         let is_cause = match end.ended {
@@ -96,15 +151,21 @@ impl Gatherer {
             Ended::Blameless => return,
         };
         if is_cause {
-            stretch.causes.of[at] += 1;
-            stretch.causes.events[at] += u64::from(has_failed);
+            let is_outage = self.streak.is_champion_failing();
+            stretch.failed.add_cause(at, has_failed, is_outage);
+            // Of a run, the first that is heard: among many there is sooner one that waited.
+            stretch.over.add_cause(at, is_over, is_outage);
         }
         arm.is_silent = end.ended == Ended::Unanswered;
-        arm.failures = match has_failed {
-            true => arm.failures.saturating_add(u32::from(is_cause || end.ended == Ended::Unanswered)),
-            false => 0,
-        };
+        match end.side {
+            Side::Challenger if !has_failed || is_cause || arm.is_silent => self.streak.challenger(has_failed),
+            Side::Champion if is_cause || arm.is_silent => self.streak.champion(has_failed),
+            Side::Challenger | Side::Champion => {}
+        }
         let Ended::Answered { rows, nanos, .. } = end.ended else { return };
+        if let Some(bins) = self.bins.as_mut().filter(|_| is_new) {
+            bins.count(share, end.side, end.says);
+        }
         if is_cause {
             let begun = Moment::from_nanos(end.at.as_nanos().saturating_sub(nanos));
             let rest = arm.rested.map(|rested| begun - rested);
@@ -118,13 +179,13 @@ impl Gatherer {
 
     /// Failures of the challenger one after the other, each cause once, and whether the champion answers well meanwhile.
     pub fn failures(&self) -> (u32, bool) {
-        let [champion, challenger] = [Side::Champion, Side::Challenger].map(|side| self.sides[side as usize].failures);
-        (challenger, champion == 0)
+        (self.streak.failures(), self.streak.is_champion_healthy())
     }
 
-    /// How many of the challenger's requests failed since the last block, at least.
+    /// How many of the challenger's requests failed since the last block, or took too long where that is watched, at least.
     pub fn harm(&self) -> u64 {
-        self.open.values().map(|stretch| stretch.failed[1] + stretch.failed_keys[1].len() as u64).sum()
+        let counted = self.open.values().flat_map(|stretch| [&stretch.failed, &stretch.over]);
+        counted.map(|counted| counted.requests[1] + counted.keys[1].len() as u64).sum()
     }
 
     /// Units by arm since the last block.
@@ -137,21 +198,24 @@ impl Gatherer {
     pub fn close(&mut self, first: u64, time_ms: u64, share_now: Share) -> Vec<Block> {
         let mut open = std::mem::take(&mut self.open);
         open.entry(share_now).or_default();
-        let mut slow = self.slow.take();
+        let (mut slow, mut bins) = (self.slow.take(), self.bins.as_mut().map(Bins::take).unwrap_or_default());
         let blocks = open.into_iter().zip(first..).map(|((share, stretch), sequence)| {
             let mut block = Block::new(sequence, time_ms, share);
-            let Stretch { units, failed, failed_keys, causes } = stretch;
-            block.units = units;
-            let errors = match self.is_keyed {
-                true => Events::Firsts { of: units, keys: failed_keys.map(|keys| keys.into_iter().collect()) },
-                false => Events::Every { of: units, events: failed },
-            };
-            block.events.insert(ERRORS.into(), errors);
-            block.causes.insert(ERRORS.into(), vec![causes]);
+            block.units = stretch.units;
+            stretch.failed.close(ERRORS, self.is_keyed, &mut block);
+            if self.has_slow {
+                stretch.over.close(SLOW_OVER, self.is_keyed, &mut block);
+            }
             block.causes.extend(slow.remove(&share).unwrap_or_default());
+            block.bins.extend(bins.remove(&share).map(|bins| (OUTPUT.to_owned(), bins)));
             block
         });
         blocks.collect()
+    }
+
+    /// Where the bins of the watched output are; null where none stand.
+    pub fn bins_form(&self) -> Value {
+        self.bins.as_ref().map_or(Value::Null, Bins::form)
     }
 
     /// The share of the keys that count.

@@ -189,7 +189,7 @@ fn deliver(hook: &Hook, posts: &Receiver<Post>, orders: &Sender<Order>) {
         let Some(answer) = deliver_one(hook, &post) else { continue };
         let Some((endpoint, gate)) = post.asks else { continue };
         let (answer_to, _) = oneshot::channel();
-        let wish = Wish::Gate { gate, passed: lets_through(&answer) };
+        let wish = Wish::Gate { gate, passed: lets_through(&answer), evidence: None };
         drop(orders.send(Order { endpoint, by: GATE.to_owned(), wish, answer: answer_to }));
     }
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+use tiltyard_rollout::cohort::is_paired;
 use tiltyard_rollout::evidence::{Block, Pairs, Share};
 use tiltyard_rollout::judge::{Judge, Stage, State, Trip};
-use tiltyard_rollout::plan::{KeySource, Role};
+use tiltyard_rollout::plan::Role;
 use tiltyard_types::{Digest, Moment};
 
 use super::feedback::{Desk, Feedback};
@@ -29,7 +31,7 @@ pub struct Live {
     /// Those of revisions that were there before are kept until nobody tells them anything more. The last is the present one.
     observers: Vec<Arc<Observer>>,
     looked: Moment,
-    /// Failures of the challenger's requests that the judge was told.
+    /// Harm to the challenger's requests that the judge was told.
     harm: u64,
     /// Requests that were not seen, since too many came at once.
     pub unseen: u64,
@@ -43,7 +45,7 @@ pub struct Live {
 impl Live {
     /// Begins to look.
     pub fn new(judge: &Judge, now: Moment, feedback: &Feedback) -> Live {
-        let gatherer = Gatherer::new(judge.plan().key != KeySource::PerRequest);
+        let gatherer = Gatherer::of(judge.plan());
         let (observers, compared) = (Vec::new(), None);
         let desk = if judge.state().is_terminal() { None } else { feedback.desk(judge.plan()) };
         Live { gatherer, observers, looked: now, harm: 0, unseen: 0, has_tripped: false, compared, desk }
@@ -79,7 +81,11 @@ impl Live {
     pub fn is_due(&self, judge: &Judge, now: Moment) -> bool {
         let plan = judge.plan();
         let stage_ms = match judge.state().stage() {
-            Some(Stage::Shadow) => plan.policy.shadow_time_ms,
+            // Where pairs decide, nothing is old enough before the horizon.
+            Some(Stage::Shadow) => {
+                let primary = plan.policy.primary.as_ref().filter(|primary| is_paired(primary));
+                plan.policy.shadow_time_ms.max(primary.map_or(0, |primary| primary.horizon_ms))
+            }
             Some(Stage::Canary(at)) => plan.steps.get(at).map_or(0, |step| step.min_time_ms),
             Some(Stage::Baking) => plan.policy.min_time_ms,
             Some(Stage::Draft | Stage::Validating) => return false,
@@ -154,6 +160,11 @@ impl Live {
     /// Units that were seen since the last look.
     pub fn units(&self) -> [u64; 2] {
         self.gatherer.units()
+    }
+
+    /// Where the bins of the watched output are; null where none stand.
+    pub fn bins_form(&self) -> Value {
+        self.gatherer.bins_form()
     }
 
     /// The share of the keys that count.

@@ -5,6 +5,7 @@
 
 pub mod aim;
 pub mod begin;
+pub mod declared;
 mod driver;
 pub mod feedback;
 mod form;
@@ -12,10 +13,13 @@ pub mod gatherer;
 pub mod hooks;
 pub mod live;
 pub mod observer;
+mod output;
 pub mod record;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{io, thread};
 
 use arc_swap::ArcSwap;
@@ -31,9 +35,16 @@ use self::hooks::{Hook, Hooks};
 use crate::infer::Inference;
 use crate::state::StateFolder;
 use crate::writer::Writer;
+use crate::{clock, deadlines};
 
 /// What is told until the log has been read.
 const UNREAD: &str = "the log of rollouts is still being read: ask again in a moment";
+
+/// How long whoever wants to change a plan waits for that.
+const LOG_WAIT: Duration = Duration::from_secs(5);
+
+/// What is told where there can be none.
+const WITHOUT_LOG: &str = "rollouts need a data folder that can be written";
 
 /// What is known of all rollouts, for people.
 #[derive(Clone, Debug, Default)]
@@ -46,13 +57,23 @@ pub struct Told {
     pub governed: BTreeMap<String, String>,
     /// Why no rollout goes on: nothing can be put on the record.
     pub closed: Option<String>,
+    /// Why what a file declares does not begin, by endpoint.
+    pub waiting: BTreeMap<String, String>,
 }
 
 /// What somebody wants of a rollout.
 enum Wish {
-    Start(Box<Plan>),
+    /// To be answered.
+    Nothing,
+    /// With the digest of what declares it, if anything does.
+    Start(Box<Plan>, Option<String>),
     Tell(Command),
-    Gate { gate: String, passed: bool },
+    /// With what the answer rests on, where that is known.
+    Gate {
+        gate: String,
+        passed: bool,
+        evidence: Option<String>,
+    },
 }
 
 struct Order {
@@ -97,13 +118,49 @@ impl Rollouts {
         self.told.load_full()
     }
 
-    /// Fails where the endpoint's plan is a rollout's to change.
-    pub fn may_change(&self, endpoint: &str) -> Result<()> {
+    /// Fails where the endpoint's plan is a rollout's to change, or nobody knows yet whether it is, which is waited for a moment.
+    pub async fn may_change(&self, endpoint: &str) -> Result<()> {
+        self.wait_for_log().await?;
+        self.is_free(endpoint)
+    }
+
+    fn is_free(&self, endpoint: &str) -> Result<()> {
         match self.told.load().governed.get(endpoint) {
             None => Ok(()),
             Some(id) => Err(Error::invalid(format!(
                 "the plan of endpoint {endpoint:?} is that of rollout {id}, which goes on: promote or abort it first"
             ))),
+        }
+    }
+
+    /// Waits until the log has been read, but not for long.
+    pub async fn wait_for_log(&self) -> Result<()> {
+        if self.is_read().is_err() {
+            // Nobody obeys before it is.
+            let read = self.give(String::new(), String::new(), Wish::Nothing);
+            drop(deadlines::within(clock::now() + LOG_WAIT, read).await);
+        }
+        self.is_read()
+    }
+
+    /// Fails until the log has been read: what was decided now, a rollout that goes on would undo in a moment.
+    fn is_read(&self) -> Result<()> {
+        match &self.told.load().closed {
+            Some(why) if why == UNREAD => Err(Error::new(ErrorKind::NotReady, UNREAD)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the latest rollout stands that was declared by this.
+    pub fn declared(&self, endpoint: &str, digest: &str) -> Option<Arc<Value>> {
+        declared::latest(&self.told.load().rollouts, endpoint, digest).cloned()
+    }
+
+    /// Why what the endpoint's file declares does not begin.
+    pub fn waits(&self, endpoint: &str) -> Option<String> {
+        match self.orders {
+            Some(_) => self.told.load().waiting.get(endpoint).cloned(),
+            None => Some(WITHOUT_LOG.to_owned()),
         }
     }
 
@@ -124,9 +181,9 @@ impl Rollouts {
         })
     }
 
-    /// Begins a rollout of the plan, which has steps. Answers how it stands.
-    pub async fn begin(&self, plan: Plan, by: String) -> Result<Value> {
-        self.give(plan.endpoint.clone(), by, Wish::Start(Box::new(plan))).await
+    /// Begins a rollout of the plan, which has steps and was declared by what has this digest, if anything. Answers how it stands.
+    pub async fn begin(&self, plan: Plan, declared: Option<String>, by: String) -> Result<Value> {
+        self.give(plan.endpoint.clone(), by, Wish::Start(Box::new(plan), declared)).await
     }
 
     /// Tells an endpoint's rollout what a person wants.
@@ -134,17 +191,51 @@ impl Rollouts {
         self.give(endpoint.to_owned(), by, Wish::Tell(command)).await
     }
 
-    /// Answers for a gate.
-    pub async fn gate(&self, endpoint: &str, gate: String, passed: bool, by: String) -> Result<Value> {
-        self.give(endpoint.to_owned(), by, Wish::Gate { gate, passed }).await
+    /// Answers for a gate, with what that rests on.
+    pub async fn gate(
+        &self,
+        endpoint: &str,
+        (gate, passed): (String, bool),
+        evidence: Option<String>,
+        by: String,
+    ) -> Result<Value> {
+        self.give(endpoint.to_owned(), by, Wish::Gate { gate, passed, evidence }).await
     }
 
     async fn give(&self, endpoint: String, by: String, wish: Wish) -> Result<Value> {
         let Some(orders) = &self.orders else {
-            return Err(Error::unsupported("rollouts need a data folder that can be written"));
+            return Err(Error::unsupported(WITHOUT_LOG));
         };
         let (answer, answered) = oneshot::channel();
         drop(orders.send(Order { endpoint, by, wish, answer }));
         answered.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Draining, "the server is shutting down")))
+    }
+}
+
+/// Where a rollout's id stands among those of its endpoint: they count up.
+fn number(id: &str) -> u64 {
+    id.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn until_the_log_is_read_nobody_changes_a_plan() {
+        let rollouts = |closed: &str| {
+            let told = Told { closed: Some(closed.to_owned()), ..Told::default() };
+            let (told, feedback) = (Arc::new(ArcSwap::from_pointee(told)), Arc::new(Feedback::new(1)));
+            Rollouts { orders: None, told, feedback }
+        };
+        let refused = rollouts(UNREAD).is_read().unwrap_err();
+        assert_eq!((refused.kind(), refused.message()), (ErrorKind::NotReady, UNREAD));
+        let full = rollouts("the disk is full");
+        assert_eq!((full.is_read(), full.is_free("risk")), (Ok(()), Ok(())), "people can do something");
+    }
+
+    #[test]
+    fn ids_count_up() {
+        assert_eq!(["risk-9", "risk-10", "a-b-3", "", "risk"].map(number), [9, 10, 3, 0, 0]);
     }
 }

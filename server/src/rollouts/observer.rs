@@ -6,16 +6,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tiltyard_rollout::evidence::Share;
 use tiltyard_rollout::plan::{KeySource, MILLION, Plan, Role};
+use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::Answer;
 use tiltyard_types::shard::{SHARDS, shard};
 use tiltyard_types::{Error, ErrorKind, Moment, Tensor};
 
 use super::feedback::notes::Notes;
+use super::output::Watched;
 
-/// Ends in one list: 1 MiB.
+/// Ends in one list: 2 MiB.
 const ENDS_MAX: usize = 1 << 15;
 
 /// Numbers of one answer that are looked at for such as are none.
@@ -59,7 +62,7 @@ pub enum Ended {
 }
 
 /// A request that counts, at its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct End {
     /// When.
     pub at: Moment,
@@ -69,6 +72,21 @@ pub struct End {
     pub side: Side,
     /// How.
     pub ended: Ended,
+    /// Whether its client waited for longer than what was declared as slow.
+    pub is_over: bool,
+    /// What the output that is watched says of its first row; NaN where it says nothing.
+    pub says: f64,
+}
+
+/// A request that was answered.
+#[derive(Clone, Copy)]
+pub struct Answered<'a> {
+    /// What was answered.
+    pub answer: &'a Answer,
+    /// Who answered.
+    pub deployment: &'a Deployment,
+    /// Which of its outputs the answer has.
+    pub wanted: &'a [usize],
 }
 
 /// Sees the requests of one revision of a plan, all of them under one share.
@@ -78,8 +96,12 @@ pub struct Observer {
     pub share: Share,
     /// Whether requests stick to arms by a key: then the key is what counts.
     pub is_keyed: bool,
-    /// What the answers said, where labels decide.
+    /// What the answers said, or pairs of them, where labels decide.
     pub notes: Option<Notes>,
+    /// Which output is watched, if any.
+    output: Option<Watched>,
+    /// From when on an answer is slow.
+    slow_over: Duration,
     champion: usize,
     challenger: usize,
     ends: [Ends; SHARDS],
@@ -119,7 +141,15 @@ impl Observer {
         let is_keyed = plan.key != KeySource::PerRequest;
         let (ends, unseen) = (Default::default(), AtomicU64::new(0));
         let share = Share::of(weight);
-        Observer { share, is_keyed, notes: Notes::of(plan, share), champion, challenger, ends, unseen }
+        let output = plan.policy.output.as_ref().filter(|_| share.is_split()).map(Watched::new);
+        let slow_over = plan.policy.slow_over_us.map_or(Duration::MAX, Duration::from_micros);
+        let notes = Notes::of(plan, share);
+        Observer { share, is_keyed, notes, output, slow_over, champion, challenger, ends, unseen }
+    }
+
+    /// Where an answer is noted on its own.
+    pub fn notes_of_answers(&self) -> Option<&Notes> {
+        self.notes.as_ref().filter(|notes| !notes.is_paired())
     }
 
     /// Whose an arm's requests are; nobody's where it is a shadow.
@@ -131,8 +161,10 @@ impl Observer {
         }
     }
 
-    /// Notes a request that was answered.
-    pub fn answered(&self, side: Side, key: u64, answer: &Answer, at: Moment) {
+    /// Notes a request that was answered, so long after it came.
+    pub fn answered(&self, side: Side, key: u64, answered: Answered<'_>, at: Moment, after: Duration) {
+        let Answered { answer, deployment, wanted } = answered;
+        let says = self.output.as_ref().map_or(f64::NAN, |output| output.read(side, deployment, answer, wanted));
         let run = answer.run;
         let ended = match answer.outputs.iter().all(is_finite) {
             true => {
@@ -142,11 +174,11 @@ impl Observer {
             }
             false => Ended::NotANumber { run },
         };
-        self.note(End { at, key, side, ended });
+        self.note(End { at, key, side, ended, is_over: after > self.slow_over, says });
     }
 
-    /// Notes a request that failed.
-    pub fn failed(&self, side: Side, key: u64, error: &Error, at: Moment) {
+    /// Notes a request that failed, so long after it came.
+    pub fn failed(&self, side: Side, key: u64, error: &Error, at: Moment, after: Duration) {
         let ended = match (error.run(), error.kind()) {
             (Some(run), _) => Ended::Failed { run },
             // A client that goes away may have waited for too long.
@@ -155,7 +187,7 @@ impl Observer {
             }
             (None, _) => Ended::Blameless,
         };
-        self.note(End { at, key, side, ended });
+        self.note(End { at, key, side, ended, is_over: after > self.slow_over, says: f64::NAN });
     }
 
     fn note(&self, end: End) {
@@ -189,12 +221,12 @@ fn is_finite(tensor: &Tensor) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tiltyard_rollout::plan::{Policy, Step};
     use tiltyard_runtime::stats::{RunTimes, Used};
+    use tiltyard_types::DataType;
 
     use super::*;
+    use crate::route::tests::deployment;
 
     fn plan() -> Plan {
         let arm = |name: &str, role| tiltyard_rollout::plan::Arm {
@@ -227,6 +259,14 @@ mod tests {
         Answer { outputs, rows: 1, enqueued, queue: Duration::ZERO, times, used, batch_rows: 4, run: 9, mates: None }
     }
 
+    const SOON: Duration = Duration::from_millis(1);
+
+    fn answered(observer: &Observer, key: u64, outputs: Vec<Tensor>, at: u64, after: Duration) {
+        let (answer, deployment) = (answer(outputs), deployment("risk", 1, DataType::Fp32));
+        let answered = Answered { answer: &answer, deployment: &deployment, wanted: &[0] };
+        observer.answered(Side::Champion, key, answered, Moment::from_nanos(at), after);
+    }
+
     #[test]
     fn who_is_seen_and_as_whose() {
         let observer = Observer::of(&plan()).unwrap();
@@ -241,12 +281,12 @@ mod tests {
     fn ends_are_told_once_in_the_order_of_time() {
         let observer = Observer::of(&plan()).unwrap();
         let at = Moment::from_nanos;
-        observer.failed(Side::Challenger, 1, &Error::new(ErrorKind::Deadline, ""), at(5));
-        observer.failed(Side::Challenger, 2, &Error::new(ErrorKind::Engine, "").in_run(7), at(3));
-        observer.failed(Side::Champion, 3, &Error::new(ErrorKind::Overloaded, ""), at(4));
-        observer.answered(Side::Champion, 4, &answer(vec![]), at(2));
+        observer.failed(Side::Challenger, 1, &Error::new(ErrorKind::Deadline, ""), at(5), SOON);
+        observer.failed(Side::Challenger, 2, &Error::new(ErrorKind::Engine, "").in_run(7), at(3), SOON);
+        observer.failed(Side::Champion, 3, &Error::new(ErrorKind::Overloaded, ""), at(4), SOON);
+        answered(&observer, 4, vec![], 2, SOON);
         let bad = Tensor::from_slice([2], &[1.0f32, f32::NAN]).unwrap();
-        observer.answered(Side::Champion, 5, &answer(vec![bad]), at(1));
+        answered(&observer, 5, vec![bad], 1, SOON);
         let (ends, unseen) = observer.take();
         let ended: Vec<(u64, Ended)> = ends.iter().map(|end| (end.key, end.ended)).collect();
         let expected = [
@@ -261,10 +301,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_declared_as_slow_and_what_is_watched_goes_with_the_end() {
+        let output = tiltyard_rollout::plan::Output { name: None, tolerance: 0.25, roll_back: false };
+        let policy = Policy { slow_over_us: Some(1_000), output: Some(output), ..Policy::default() };
+        let observer = Observer::of(&Plan { policy, ..plan() }).unwrap();
+        answered(&observer, 1, vec![Tensor::from_slice([1, 1], &[0.25f32]).unwrap()], 1, SOON);
+        answered(&observer, 2, vec![], 2, SOON * 2);
+        observer.failed(Side::Champion, 3, &Error::new(ErrorKind::Deadline, ""), Moment::from_nanos(3), SOON * 9);
+        let (ends, _) = observer.take();
+        assert_eq!(ends.iter().map(|end| end.is_over).collect::<Vec<_>>(), [false, true, true]);
+        assert!(ends[0].says == 0.25 && ends[1].says.is_nan() && ends[2].says.is_nan());
+    }
+
+    #[test]
     fn what_nobody_takes_is_not_kept_for_ever() {
         let observer = Observer::of(&plan()).unwrap();
         for key in 0..ENDS_MAX as u64 + 3 {
-            observer.failed(Side::Champion, key, &Error::invalid(""), Moment::from_nanos(key));
+            observer.failed(Side::Champion, key, &Error::invalid(""), Moment::from_nanos(key), SOON);
         }
         let (ends, unseen) = observer.take();
         assert_eq!((ends.len(), unseen), (ENDS_MAX, 3));

@@ -5,7 +5,7 @@
 //!
 //! | kind | data |
 //! |---|---|
-//! | `rollout.plan` | `{"rollout": id, "plan": the plan's canonical form}` |
+//! | `rollout.plan` | `{"rollout": id, "plan": the plan's canonical form, "declared": the digest of the file that wants it, if any}` |
 //! | `rollout.event` | `{"rollout": id, "event": …, "verdict": …}` |
 
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ const EVENT: &str = "rollout.event";
 struct Begun {
     rollout: String,
     plan: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    declared: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,9 +46,11 @@ struct Told {
 pub struct Rollout {
     /// Where it stands.
     pub judge: Judge,
+    /// The digest of what declared it; none where somebody began it by hand.
+    pub declared: Option<String>,
     /// How many events it was told; each got a verdict.
     pub events: u64,
-    /// The last verdict; of one that has ended, the one that ended it.
+    /// The last verdict; of one that was stopped or has ended, the one that did that.
     pub last: Option<Verdict>,
     /// Whether its challenger became worse after the promotion.
     pub went_back: bool,
@@ -54,8 +58,8 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    fn begun(judge: Judge) -> Rollout {
-        Rollout { judge, events: 0, last: None, went_back: false, promoted_ms: None }
+    fn begun(judge: Judge, declared: Option<String>) -> Rollout {
+        Rollout { judge, declared, events: 0, last: None, went_back: false, promoted_ms: None }
     }
 
     /// Whether one that was promoted is still held against what the champion was: for as long as a rollout may take.
@@ -70,8 +74,9 @@ impl Rollout {
             self.promoted_ms.get_or_insert(verdict.time_ms);
         }
         self.went_back |= verdict.state == State::Promoted && verdict.decision == Decision::RollBack;
-        // What is seen after the end does not say why it ended.
-        if verdict.decision != Decision::NotYet || !verdict.state.is_terminal() {
+        // What is seen after it was stopped, or has ended, does not say why.
+        let goes_on = matches!(verdict.state, State::Running(_) | State::Paused(_));
+        if verdict.decision != Decision::NotYet || goes_on {
             self.last = Some(verdict.clone());
         }
     }
@@ -109,9 +114,9 @@ impl Rollouts {
     }
 
     fn begin(&mut self, entry: &Entry) -> Result<()> {
-        let Begun { rollout: id, plan } = read(entry)?;
+        let Begun { rollout: id, plan, declared } = read(entry)?;
         self.check_new(&id)?;
-        let rollout = Rollout::begun(judge(&plan)?);
+        let rollout = Rollout::begun(judge(&plan)?, declared);
         self.by_id.insert(id, rollout);
         Ok(())
     }
@@ -176,13 +181,14 @@ impl Record {
         &self.rollouts
     }
 
-    /// Puts a draft of `plan` on the record, under a new id.
-    pub fn start(&mut self, id: &str, plan: &Plan, time_ms: u64) -> Result<()> {
+    /// Puts a draft of `plan` on the record, under a new id, and what declared it.
+    pub fn start(&mut self, id: &str, plan: &Plan, declared: Option<&str>, time_ms: u64) -> Result<()> {
         self.rollouts.check_new(id)?;
         let plan = RawValue::from_string(plan.canonical())
             .map_err(|error| Error::invalid(format!("the plan cannot be written down: {error}")))?;
-        let rollout = Rollout::begun(judge(&plan)?);
-        self.log.record(time_ms, PLAN, &Begun { rollout: id.to_owned(), plan })?;
+        let declared = declared.map(str::to_owned);
+        let rollout = Rollout::begun(judge(&plan)?, declared.clone());
+        self.log.record(time_ms, PLAN, &Begun { rollout: id.to_owned(), plan, declared })?;
         self.rollouts.by_id.insert(id.to_owned(), rollout);
         Ok(())
     }

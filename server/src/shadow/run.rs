@@ -20,6 +20,8 @@ use super::measure::{Both, compare};
 use super::sample::Sampled;
 use super::sampling::{Controller, fullness};
 use super::worst::{Example, show};
+use crate::rollouts::feedback::notes::{Asked, Half, Pairing};
+use crate::rollouts::observer::Side;
 
 /// How long a sample may wait.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -199,6 +201,7 @@ impl Run {
             let error = Error::new(ErrorKind::Engine, "its answer cannot be compared");
             return self.failed(sampled, &error, false, now);
         };
+        self.note_pair(sampled, answer);
         lane.arm.requests.used(answer.used);
         let row_ns = answer.times.run.as_nanos() as f64 / answer.batch_rows.max(1) as f64;
         lane.counts().compared(answer.times.run);
@@ -217,6 +220,18 @@ impl Run {
         }
         drop(book);
         self.breaker.answered();
+    }
+
+    /// Tells what both answered where labels are waited for.
+    fn note_pair(&self, sampled: &Sampled, answer: &Answer) {
+        let Some(Pairing { observer, key, unit }) = &sampled.pairing else { return };
+        let Some(notes) = &observer.notes else { return };
+        let (id, at_ms, key, unit) = (sampled.id, sampled.unix_ms, *key, *unit);
+        let [champion, shadow] = [&self.lane.champion.deployment, &self.lane.arm.deployment];
+        let outputs = sampled.outputs.iter().zip(&answer.outputs).map(|((place, theirs), ours)| {
+            (*place, [Half { deployment: champion, tensor: theirs }, Half { deployment: shadow, tensor: ours }])
+        });
+        notes.pair(&Asked { id, at_ms, key, unit, side: Side::Champion }, &self.lane.arm.name, sampled.rows, outputs);
     }
 
     /// Counts a sample that it did not answer: as its failure, or as dropped where it had no chance.

@@ -15,6 +15,7 @@ use super::Shadows;
 use super::budget::Charge;
 use super::desk::Ticket;
 use super::lane::Lane;
+use crate::rollouts::feedback::notes::Pairing;
 
 /// Up to so many bytes a request's tensors are copied, since as slices they may keep alive what is many times as large: a
 /// connection's buffer, a batch. Larger ones are shared.
@@ -32,6 +33,8 @@ pub struct Sample {
     pub(super) body: usize,
     pub(super) inputs: Vec<NamedTensor>,
     pub(super) answered: Option<Answered>,
+    /// Who is told of the pair, where labels are waited for.
+    pub(crate) pairing: Option<Pairing>,
 }
 
 /// What the champion answered.
@@ -60,6 +63,8 @@ pub struct Sampled {
     pub row_ns: f64,
     /// The room that it takes.
     pub charge: Charge,
+    /// Who is told of the pair, where labels are waited for.
+    pub pairing: Option<Pairing>,
 }
 
 impl Sample {
@@ -109,6 +114,7 @@ impl Sample {
             outputs: answered.wanted.iter().copied().zip(answered.outputs).map(output).collect(),
             row_ns: answered.run.as_nanos() as f64 / answered.batch_rows.max(1) as f64,
             charge,
+            pairing: self.pairing.take(),
         });
         self.shadows.hand(places.into_iter().map(|place| Ticket { place, sampled: Arc::clone(&sampled) }));
     }

@@ -17,9 +17,12 @@ use tokio::sync::oneshot;
 use super::{Command, State, Writer};
 use crate::catalog::{Catalog, Endpoint, VersionState};
 use crate::clock;
+use crate::endpoints::file::Said;
 use crate::endpoints::folder::Folder;
 use crate::endpoints::journal::Journal;
 use crate::endpoints::{Endpoints, differences};
+use crate::rollouts::begin;
+use crate::rollouts::written::Declared;
 use crate::route::{self, Missing, stand};
 
 /// How long a plan that was removed can be brought back, and its versions stay loaded for that.
@@ -45,18 +48,31 @@ pub struct Told {
     pub endpoints: Endpoints,
     /// Why the plan in a file does not hold, by endpoint.
     pub troubles: BTreeMap<String, String>,
+    /// What files declare and nobody has begun yet, nor decided otherwise, by endpoint.
+    pub declared: BTreeMap<String, Arc<Declared>>,
 }
 
 /// What somebody wants of an endpoint's plan.
 #[derive(Debug)]
 pub(super) enum Order {
-    Apply { draft: Box<Plan>, dry_run: bool },
+    Apply { draft: Box<Plan>, how: How },
     Rollback { endpoint: String, to: Option<u64> },
     Remove { endpoint: String },
 }
 
+/// How a plan is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// As somebody's decision.
+    Decided,
+    /// Until what the endpoint's file declares can begin, which is still to come.
+    Meanwhile,
+    /// Only to find out what would become of it.
+    DryRun,
+}
+
 /// What became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The endpoint.
     pub endpoint: String,
@@ -79,6 +95,8 @@ struct Proposal {
     draft: Plan,
     /// Who asked; nobody where it is a file's.
     answer: Option<OrderAnswer>,
+    /// Whether what the endpoint's file declares is still to come when it holds.
+    is_meanwhile: bool,
     /// Whether the repository was looked at for it.
     is_looked_for: bool,
     /// Why what it waits for could not be looked at.
@@ -91,6 +109,8 @@ pub(super) struct Plans {
     proposals: BTreeMap<String, Proposal>,
     told: Arc<ArcSwap<Told>>,
     troubles: BTreeMap<String, String>,
+    /// What files declare, by endpoint.
+    declared: BTreeMap<String, Arc<Declared>>,
     /// Endpoints whose plan was removed, and since when this process knows it.
     removed: BTreeMap<String, Moment>,
     /// Whether files were looked at since the start.
@@ -99,8 +119,9 @@ pub(super) struct Plans {
 
 impl Plans {
     pub(super) fn new(sources: PlanSources, told: Arc<ArcSwap<Told>>) -> Plans {
-        let (proposals, troubles, removed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let plans = Plans { sources, proposals, told, troubles, removed, looked_before: false };
+        let (proposals, troubles, declared) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let removed = BTreeMap::new();
+        let plans = Plans { sources, proposals, told, troubles, declared, removed, looked_before: false };
         plans.tell();
         plans
     }
@@ -113,6 +134,23 @@ impl Plans {
     /// Whether the endpoint has a plan.
     pub(super) fn has(&self, endpoint: &str) -> bool {
         self.sources.endpoints.plan(endpoint).is_some()
+    }
+
+    /// Whether the endpoint's plan is that of a rollout on its way.
+    fn is_competing(&self, endpoint: &str) -> bool {
+        self.sources.endpoints.plan(endpoint).is_some_and(|held| !held.steps.is_empty())
+    }
+
+    /// Notes what the endpoint's file declares, and tells it where that is news.
+    fn declare(&mut self, endpoint: &str, declared: Option<Declared>) {
+        if self.declared.get(endpoint).map(|known| &**known) == declared.as_ref() {
+            return;
+        }
+        match declared {
+            Some(declared) => drop(self.declared.insert(endpoint.to_owned(), Arc::new(declared))),
+            None => drop(self.declared.remove(endpoint)),
+        }
+        self.tell();
     }
 
     /// Why new bytes may not take the place of these, which a plan wants by their digest; `None` where they may.
@@ -170,8 +208,9 @@ impl Plans {
     }
 
     /// Takes the place of what was proposed for the endpoint before.
-    fn propose(&mut self, draft: Plan, answer: Option<OrderAnswer>) {
-        let proposal = Proposal { draft, answer, is_looked_for: false, unreadable: Vec::new() };
+    fn propose(&mut self, draft: Plan, answer: Option<OrderAnswer>, how: How) {
+        let is_meanwhile = how == How::Meanwhile;
+        let proposal = Proposal { draft, answer, is_meanwhile, is_looked_for: false, unreadable: Vec::new() };
         self.drop_proposal(&proposal.draft.endpoint.clone(), "another plan came for it in the meantime");
         self.proposals.insert(proposal.draft.endpoint.clone(), proposal);
     }
@@ -203,7 +242,10 @@ impl Plans {
 
     fn tell(&self) {
         let (endpoints, troubles) = (self.sources.endpoints.clone(), self.troubles.clone());
-        self.told.store(Arc::new(Told { endpoints, troubles }));
+        let is_awaited = |(name, _): &(&String, &Arc<Declared>)| endpoints.is_awaited(name);
+        let awaited = self.declared.iter().filter(is_awaited);
+        let declared = awaited.map(|(name, declared)| (name.clone(), Arc::clone(declared))).collect();
+        self.told.store(Arc::new(Told { endpoints, troubles, declared }));
     }
 
     /// The revision that a draft would be, where it may be one in a server like this, whoever is ready.
@@ -229,13 +271,14 @@ impl Writer {
     /// Lets a plan hold once its versions are ready, as the next revision of its endpoint. Fails where one of them will not
     /// be, or the plan may not follow the one before. A dry run only says what would become of it.
     pub async fn apply(&self, draft: Plan, dry_run: bool) -> Result<Report> {
-        self.give(Order::Apply { draft: Box::new(draft), dry_run }).await
+        let how = if dry_run { How::DryRun } else { How::Decided };
+        self.give(Order::Apply { draft: Box::new(draft), how }).await
     }
 
     /// The same, for whoever looks again later what became of it.
-    pub(crate) fn propose(&self, draft: Plan) -> oneshot::Receiver<Result<Report>> {
+    pub(crate) fn propose(&self, draft: Plan, how: How) -> oneshot::Receiver<Result<Report>> {
         let (answer, answered) = oneshot::channel();
-        let order = Order::Apply { draft: Box::new(draft), dry_run: false };
+        let order = Order::Apply { draft: Box::new(draft), how };
         drop(self.commands.send(Command::Order(order, answer)));
         answered
     }
@@ -261,15 +304,15 @@ impl State {
     /// Does what somebody wants, or begins with it. True if the repository is to be looked at.
     pub(super) fn order(&mut self, order: Order, answer: OrderAnswer) -> bool {
         match order {
-            Order::Apply { draft, dry_run } => {
+            Order::Apply { draft, how } => {
                 // What is wrong in itself changes nothing, and takes nobody's turn who waits.
                 if let Err(error) = self.plans.next(&draft, None) {
                     drop(answer.send(Err(error)));
-                } else if dry_run {
+                } else if how == How::DryRun {
                     drop(answer.send(self.try_out(&draft)));
                 } else {
                     self.arm_models(&draft);
-                    self.plans.propose(*draft, Some(answer));
+                    self.plans.propose(*draft, Some(answer), how);
                     self.settle_proposals();
                     return !self.plans.proposals.is_empty();
                 }
@@ -350,7 +393,7 @@ impl State {
 
     /// What becomes of a proposal; `None` while that is open.
     fn settle(&mut self, proposal: &Proposal) -> Option<Result<Report>> {
-        let Proposal { draft, answer: _, is_looked_for, unreadable } = proposal;
+        let Proposal { draft, answer: _, is_meanwhile, is_looked_for, unreadable } = proposal;
         let standing = stand(draft, &self.inference.catalog.load().models);
         let champion = standing.get(draft.champion()).and_then(|found| found.as_deref().ok());
         let next = match self.plans.next(draft, champion) {
@@ -365,20 +408,25 @@ impl State {
             return (!is_open).then(|| Err(cannot_hold(&draft.endpoint, &reasons)));
         }
         Some(Ok(match next {
-            Some(next) => self.let_hold(next),
+            Some(next) => self.let_hold(next, *is_meanwhile),
             None => {
                 let held = self.plans.sources.endpoints.plan(&draft.endpoint).cloned();
-                self.plans.sources.endpoints.decide(&draft.endpoint);
+                if !is_meanwhile {
+                    self.plans.sources.endpoints.decide(&draft.endpoint);
+                }
                 let is_kept = self.plans.keep();
                 self.plans.report(&draft.endpoint, held.as_deref(), held.as_deref(), is_kept)
             }
         }))
     }
 
-    fn let_hold(&mut self, next: Plan) -> Report {
+    fn let_hold(&mut self, next: Plan, is_meanwhile: bool) -> Report {
         let before = self.plans.sources.endpoints.plan(&next.endpoint).cloned();
         let (endpoint, revision) = (next.endpoint.clone(), next.revision);
         self.plans.sources.endpoints.add(next.clone());
+        if is_meanwhile {
+            self.plans.sources.endpoints.await_file(&endpoint);
+        }
         self.publish(self.catalog());
         self.retry_refused();
         tracing::info!(endpoint, revision, "the plan holds");
@@ -435,11 +483,17 @@ impl State {
         }
         for (endpoint, reason) in found.unread {
             self.plans.drop_proposal_of_file(&endpoint);
+            self.plans.declare(&endpoint, None);
             self.note_trouble(&endpoint, Some(Error::invalid(reason)));
         }
         for endpoint in &found.gone {
+            if self.plans.is_competing(endpoint) {
+                self.note_trouble(endpoint, Some(still_competing("its file is gone")));
+                continue;
+            }
             self.plans.sources.endpoints.forget_file(endpoint);
             self.plans.drop_proposal_of_file(endpoint);
+            self.plans.declare(endpoint, None);
             match self.plans.has(endpoint) {
                 true => drop(self.remove_plan(endpoint)),
                 // A file that comes back is news, after a restart too.
@@ -448,9 +502,9 @@ impl State {
                 }
             }
         }
-        for draft in found.plans {
-            let endpoint = draft.endpoint.clone();
-            if let Err(error) = self.take_in_file(draft, is_first) {
+        for said in found.said {
+            let endpoint = said.endpoint().to_owned();
+            if let Err(error) = self.take_in_file(said, is_first) {
                 self.note_trouble(&endpoint, Some(error));
             }
         }
@@ -458,37 +512,55 @@ impl State {
     }
 
     /// Proposes what a file says, if that is still to hold. What was seen is kept when somebody decides otherwise.
-    fn take_in_file(&mut self, draft: Plan, is_first: bool) -> Result<()> {
-        let endpoint = draft.endpoint.clone();
-        let goes_on = self.plans.sources.endpoints.plan(&endpoint).is_some_and(|held| !held.steps.is_empty());
-        if goes_on && self.plans.sources.endpoints.is_news(&draft) {
+    fn take_in_file(&mut self, said: Said, is_first: bool) -> Result<()> {
+        let endpoint = said.endpoint().to_owned();
+        if self.plans.is_competing(&endpoint) && self.plans.sources.endpoints.is_news(&said) {
             // It is not seen until then, so that no step of the rollout is taken for a later decision.
-            return Err(Error::invalid("a rollout goes on, and its plan holds until it has ended"));
+            return Err(still_competing("what its file says comes after that"));
         }
-        let is_news = self.plans.sources.endpoints.see_file(&draft)?;
+        let is_news = self.plans.sources.endpoints.see_file(&said)?;
         if !self.plans.sources.endpoints.is_awaited(&endpoint) {
+            self.plans.declare(&endpoint, None);
             self.note_trouble(&endpoint, None);
             return Ok(());
         }
+        let draft = match said {
+            Said::Plan(draft) => *draft,
+            Said::Rollout(declared) => return self.take_in_rollout(*declared, is_first),
+        };
+        self.plans.declare(&endpoint, None);
         self.plans.next(&draft, None)?;
         self.arm_models(&draft);
         if is_first && !self.plans.has(&endpoint) {
-            self.adopt(&draft)?;
+            self.adopt(&draft, false)?;
             self.note_trouble(&endpoint, None);
             return Ok(());
         }
         // What somebody asks for in this moment comes after a file that has been there for longer.
         if is_news || !self.plans.proposals.contains_key(&endpoint) {
-            self.plans.propose(draft, None);
+            self.plans.propose(draft, None, How::Decided);
         }
+        Ok(())
+    }
+
+    /// Tells what a file declares, for the rollouts' thread to begin.
+    fn take_in_rollout(&mut self, declared: Declared, is_first: bool) -> Result<()> {
+        let endpoint = declared.endpoint.clone();
+        if let Some(champion) = declared.written.champion.as_ref().filter(|_| is_first && !self.plans.has(&endpoint)) {
+            let alone = begin::alone(&endpoint, champion, declared.written.key.as_ref());
+            self.arm_models(&alone);
+            self.adopt(&alone, true)?;
+        }
+        self.plans.declare(&endpoint, Some(declared));
+        self.note_trouble(&endpoint, None);
         Ok(())
     }
 
     /// Lets the plan of a file hold at the start where none did: nobody is to be answered by a version that no plan names while
     /// its own versions are being loaded. Later, whoever answered before answers until they are there.
-    fn adopt(&mut self, draft: &Plan) -> Result<()> {
+    fn adopt(&mut self, draft: &Plan, is_meanwhile: bool) -> Result<()> {
         let Some(next) = self.plans.next(draft, None)? else { return Ok(()) };
-        self.let_hold(next);
+        self.let_hold(next, is_meanwhile);
         Ok(())
     }
 
@@ -536,6 +608,10 @@ impl State {
     }
 }
 
+fn still_competing(then: &str) -> Error {
+    Error::invalid(format!("a rollout goes on, and its plan holds until it has ended: {then}"))
+}
+
 fn cannot_hold(endpoint: &str, missing: &[String]) -> Error {
     let message = format!("the plan of endpoint {endpoint:?} cannot hold: {}", missing.join("; "));
     Error::new(ErrorKind::NotReady, message)
@@ -544,12 +620,12 @@ fn cannot_hold(endpoint: &str, missing: &[String]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoints::file::read_toml;
+    use crate::endpoints::file::read;
 
     #[test]
     fn a_removed_plan_is_kept_for_a_while() {
         let text = "key = \"per_request\"\n[[arms]]\nname = \"champion\"\nversion = 1\nrole = \"champion\"\n";
-        let draft = read_toml(text, Some("risk")).unwrap();
+        let draft = read(text, Some("risk")).unwrap().plan().unwrap();
         let mut endpoints = Endpoints::default();
         endpoints.add(endpoints.next(&draft).unwrap().unwrap());
         endpoints.remove("risk").unwrap();

@@ -9,6 +9,7 @@ use super::dates::{parse_horizon, parse_time};
 use crate::cli::exit::Failure;
 use crate::cli::predict::{ModelName, parse_model};
 use crate::cli::settings::{self, ENGINE_SETTINGS};
+use crate::cli::target::{admin_flag, server_flags};
 use crate::clock;
 
 /// The chance of a wrong verdict where nobody says: that of a plan.
@@ -29,7 +30,8 @@ Examples:
   tiltyard backtest --rows history.ndjson.gz --key customer --label churned --time day --horizon 90d \\
       --label-depends-on-decision no --slice region --slice plan churn@3 churn@4
   tiltyard backtest --rows trips.csv --label minutes --loss absolute --scale 60 --label-depends-on-decision no eta@1 eta@2
-  tiltyard backtest --rows h.csv --key id --label y --margin 0.005 --label-depends-on-decision no big@1 small@1";
+  tiltyard backtest --rows h.csv --key id --label y --margin 0.005 --label-depends-on-decision no big@1 small@1
+  tiltyard backtest --rows history.csv --label y --label-depends-on-decision no --gate risk risk@1 risk@2";
 
 const DEPENDS: &str = "\
 say whether what the model says changes the label itself: --label-depends-on-decision yes, or no.
@@ -46,8 +48,11 @@ pub(super) fn command() -> Command {
         .arg(version("challenger", "CHALLENGER", "The version that is to be better: MODEL[@VERSION]"))
         .args(history_flags())
         .args(judging_flags())
+        .args(gate_flags())
         .args(models)
         .args(engine_flags)
+        .args(server_flags())
+        .arg(admin_flag())
         .after_help(EXAMPLES)
 }
 
@@ -117,6 +122,19 @@ fn judging_flags() -> [Arg; 7] {
             .default_value(ALPHA),
     ]
     .map(judging)
+}
+
+fn gate_flags() -> [Arg; 2] {
+    let gate = |arg: Arg| arg.help_heading("Gate");
+    [
+        flag(
+            "gate",
+            "ENDPOINT",
+            "Answer for a gate of this endpoint's rollout: it lets through where the verdict is to promote",
+        ),
+        flag("gate-name", "NAME", "Which gate that is").default_value("backtest").requires("gate"),
+    ]
+    .map(gate)
 }
 
 fn horizon(text: &str) -> Result<u64, String> {

@@ -61,6 +61,7 @@ impl Report<'_> {
             json!({
                 "name": name,
                 "digest": deployment.identity.digest.to_string(),
+                "artifact": deployment.identity.artifact.to_string(),
                 "engine": deployment.identity.engine,
                 "prediction": prediction.output,
             })

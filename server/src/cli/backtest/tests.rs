@@ -20,7 +20,7 @@ fn backtest(history: &str, more: &str) -> Result<Exit, String> {
     let [file, models, data] = [&file, &models, &folder.path().join("data")].map(|path| path.display().to_string());
     let line = format!("backtest --rows {file} --models {models} --data-dir {data} --engines tract --label y {more}");
     let matches = command().try_get_matches_from(line.split_whitespace()).map_err(|error| error.to_string())?;
-    judge(&matches).map(|(_, exit)| exit).map_err(|failure| failure.to_string())
+    judge(&matches).map(|(.., exit)| exit).map_err(|failure| failure.to_string())
 }
 
 /// Rows of the sample model `risk`: a header and so many lines, with the label given.

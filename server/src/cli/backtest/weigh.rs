@@ -241,6 +241,7 @@ pub(super) fn plan(options: &Options, versions: [(String, u64); 2]) -> Plan {
         missing: Missing::Exclude,
         margin: options.margin,
         least_gain: None,
+        harm: None,
         planned_units: LOOK_LABELS,
     };
     let policy = Policy { alpha_primary: options.alpha, primary: Some(primary), ..Policy::default() };

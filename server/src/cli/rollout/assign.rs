@@ -57,7 +57,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 fn of_file(path: &str, endpoint: &str) -> Result<Plan, Failure> {
-    let plan = read(path)?;
+    let plan = read(path)?.plan().map_err(|error| Failure::failed(format!("{path}: {}", error.message())))?;
     // The revision does not matter to who gets what; a plan must have one.
     let first = Plan { revision: 1, ..plan };
     first.validate().map_err(|error| Failure::failed(format!("{path}: {}", error.message())))?;
@@ -103,7 +103,7 @@ fn told(assigned: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoints::file::read_toml;
+    use crate::endpoints::file;
 
     const PLAN: &str = r#"
         endpoint = "risk"
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_key_has_an_arm_with_its_reasons() {
-        let plan = Plan { revision: 1, ..read_toml(PLAN, None).unwrap() };
+        let plan = Plan { revision: 1, ..file::read(PLAN, None).unwrap().plan().unwrap() };
         let assigned = assign(&plan, "customer-17");
         let bucket = place(b"7f0c1d", b"customer-17").bucket;
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Is a plan a good one, and how long will it take to decide?
+//! Is what a file says of a rollout good, and how long will it take to decide?
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,12 @@ use tiltyard_rollout::plan::{Arm, Design, KeySource, MILLION, Plan, Policy, Role
 use tiltyard_rollout::preview::{Forecast, Traffic, paired_labels, preview, split_labels};
 
 use crate::cli::exit::Failure;
-use crate::cli::output::{self, Form, NOTHING, Table, short_digest};
+use crate::cli::output::{self, Form, NOTHING, Table};
 use crate::cli::status::age;
 use crate::config::parse_duration;
+use crate::endpoints::differences::key;
+use crate::rollouts::written::{self, Written};
+use crate::rollouts::{aim, begin};
 
 /// Labels between two looks at them, for pairs and for a split: as in the simulations of docs/statistics.md.
 const LABELS_A_LOOK: [u64; 2] = [200, 2_000];
@@ -24,20 +27,26 @@ const PLANNED_UNITS: u64 = 50_000;
 const STEPS: &str = "1%/10m,5%/10m,25%/10m,50%/10m";
 
 const EXAMPLES: &str = "\
-A file holds a plan as TOML or JSON, in the words of docs/log.md. Without one, the preview is of a plan with the defaults.
+A file is what `tiltyard apply` and `tiltyard rollout start --plan` take, or a part of it. Without one, the preview is of a rollout
+with errors as its only guardrail, and defaults.
 Half of all rollouts decide earlier than it says, and half later.
 
 Examples:
-  tiltyard rollout plan plan.toml
-  tiltyard rollout plan plan.toml --preview --rate 100 --errors 0.5%
+  tiltyard rollout plan risk.toml
+  tiltyard rollout plan risk.toml --preview --rate 100 --errors 0.5%
   tiltyard rollout plan --preview --rate 1000 --errors 0.2% --effect 1.5 --steps 1%/10m,10%/1h,50%/1h
-  tiltyard rollout plan plan.toml --preview --rate 100 --event slow=1% --output json
+  tiltyard rollout plan risk.toml --preview --rate 100 --event slow=1% --output json
   tiltyard rollout plan --preview --rate 50 --gain 0.01 --disagreement 4%       labels that pairs need";
 
 pub(super) fn command() -> Command {
     Command::new("plan")
-        .about("Check a plan, and tell beforehand how long a decision takes")
-        .arg(Arg::new("file").value_name("FILE").value_parser(value_parser!(PathBuf)).help("The plan, as TOML or JSON"))
+        .about("Check a file of a rollout, and tell beforehand how long a decision takes")
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("The rollout, as TOML or JSON: docs/rollouts.md"),
+        )
         .arg(
             Arg::new("preview")
                 .long("preview")
@@ -124,9 +133,9 @@ fn steps(text: &str) -> Result<Vec<Step>, String> {
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let is_preview = matches.get_flag("preview");
     let file = matches.get_one::<PathBuf>("file");
-    let mut plan = match file {
-        Some(path) => read(path)?,
-        None if is_preview => example(),
+    let (written, mut plan) = match file {
+        Some(path) => read(path).map(|(written, plan)| (Some(written), plan))?,
+        None if is_preview => (None, example()),
         None => return Err(Failure::usage("expected a file with a plan, or --preview --rate UNITS")),
     };
     if let Some(steps) = matches.get_one::<Vec<Step>>("steps") {
@@ -136,30 +145,30 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let told = is_preview.then(|| Told::of(&plan, matches)).transpose()?;
     match Form::of(matches) {
         Form::Json => {
-            let mut form = json!({ "plan": plan, "plan_digest": plan.digest().to_string() });
+            let mut form = form(&plan, written.as_ref());
             if let Some(told) = &told {
                 form["preview"] = told.form();
             }
             output::print_json(&form)
         }
         Form::Table => {
-            let head = file.map_or_else(String::new, |_| listing(&plan));
+            let head = written.map_or_else(String::new, |written| listing(&plan, &written));
             output::print(&(head + &told.map_or_else(String::new, |told| told.listing(&plan))))
         }
     }
 }
 
-/// A plan from a file. JSON begins with a brace, TOML never.
-fn read(path: &Path) -> Result<Plan, Failure> {
+/// What a file says, and the plan of that with stand-ins for whom it does not name.
+fn read(path: &Path) -> Result<(Written, Plan), Failure> {
     let fail = |what: String| Failure::failed(format!("{}: {what}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-    let plan: Plan = if text.trim_start().starts_with('{') {
-        serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?
-    } else {
-        toml::from_str(&text).map_err(|error| fail(error.to_string()))?
+    let stem = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let rehearse = || -> tiltyard_types::Result<(Written, Plan)> {
+        let (written, _) = written::read(&text)?;
+        let endpoint = written.endpoint.clone().unwrap_or_else(|| stem.to_owned());
+        Ok((written.clone(), begin::rehearse(&endpoint, &written)?))
     };
-    plan.validate().map_err(|error| fail(error.to_string()))?;
-    Ok(plan)
+    rehearse().map_err(|error| fail(error.message().to_owned()))
 }
 
 /// A champion, a challenger that may grow to the whole, and the defaults.
@@ -179,23 +188,38 @@ pub(super) fn example() -> Plan {
     }
 }
 
-/// What a plan says.
-fn listing(plan: &Plan) -> String {
-    let digest = short_digest(&plan.digest().to_string());
-    let mut listing = format!("The plan of {}, revision {}, digest {digest}, is good.\n", plan.endpoint, plan.revision);
-    let mut table = Table::new(["arm", "version", "role", "share"]);
-    for Arm { name, model, version, role, .. } in &plan.arms {
-        let (role, share) = match role {
-            Role::Champion => ("champion", NOTHING.to_owned()),
-            Role::Challenger { weight, final_weight } => {
-                ("challenger", format!("{}, up to {}", percent(*weight), percent(*final_weight)))
-            }
-            Role::Shadow { sampling } => ("shadow", percent(*sampling)),
-        };
-        table.add([name.clone(), format!("{model}@{version}"), role.to_owned(), share]);
+/// What a rollout shall be, for programs. Whom the file does not name is null.
+fn form(plan: &Plan, written: Option<&Written>) -> Value {
+    let arm = |arm: &Arm| json!({ "name": arm.name, "model": arm.model, "version": arm.version });
+    let champion = written.and_then(|written| written.champion.as_ref()).map(|_| arm(aim::champion(plan)));
+    let challenger = written.and_then(|written| written.challenger.as_ref()).map(|_| arm(aim::challenger(plan)));
+    json!({
+        "endpoint": plan.endpoint, "champion": champion, "challenger": challenger, "key": plan.key, "steps": plan.steps,
+        "policy": plan.policy,
+    })
+}
+
+/// The same for people.
+fn listing(plan: &Plan, written: &Written) -> String {
+    let called = |arm: &Arm, is_named: bool, other: &str| {
+        if is_named { format!("{}@{}", arm.model, arm.version) } else { other.to_owned() }
+    };
+    let champion = called(aim::champion(plan), written.champion.is_some(), "whoever answers");
+    let challenger = called(aim::challenger(plan), written.challenger.is_some(), "whoever is named");
+    let mut listing =
+        format!("The rollout of {} is good: {challenger} against {champion}, {}.\n", plan.endpoint, key(&plan.key));
+    let mut table = Table::new(["step", "share", "least time", "least units", "gates"]);
+    let or_nothing = |text: String| if text.is_empty() { NOTHING.to_owned() } else { text };
+    for (at, Step { share, min_time_ms, min_units, gates }) in plan.steps.iter().enumerate() {
+        let (time, units) = (age(min_time_ms / 1_000), min_units.to_string());
+        table.add([(at + 1).to_string(), percent(*share), time, units, or_nothing(gates.join(", "))]);
     }
+    let policy = &plan.policy;
+    let (time, units) = (age(policy.min_time_ms / 1_000), policy.min_units.to_string());
+    table.add(["promotion".to_owned(), "100%".to_owned(), time, units, or_nothing(policy.gates.join(", "))]);
     listing += &table.to_string();
-    listing
+    let metrics: Vec<&str> = policy.guardrails.iter().map(|guardrail| guardrail.metric.as_str()).collect();
+    listing + &format!("Guardrails: {}.\n", metrics.join(", "))
 }
 
 fn percent(millionths: u32) -> String {

@@ -10,12 +10,13 @@ use crate::cli::credentials::Credentials;
 use crate::cli::exit::Failure;
 use crate::cli::status::address;
 use crate::cli::target::{Http, Named, admin_flag, ask, path_part, server_flags};
+use crate::rollouts::written;
 
 const EXAMPLES: &str = "\
 Without a file: 1 %, 5 %, 25 % and 50 % of the traffic for 10 minutes each, then a day until the promotion. What is watched:
 failures, and runs slower than nine in ten, and ninety-nine in a hundred, of the champion's. Who does harm is rolled back.
 
-rollout.toml, as far as it differs from that:
+rollout.toml, as far as it differs from that; with champion and challenger in it, `tiltyard apply` takes it too:
 
   key = { header = \"x-customer\" }
   steps = [ { share = \"5%\", min_time = \"1h\" }, { share = \"50%\", min_time = \"4h\", gates = [\"ada\"] } ]
@@ -33,8 +34,8 @@ pub(super) fn command() -> Command {
     Command::new("start")
         .about("Have a version compete with the one that answers, and be promoted or rolled back by the evidence")
         .arg(Arg::new("endpoint").value_name("ENDPOINT").required(true).help("The name that clients call"))
-        .arg(text("challenger", "VERSION", "The version, or MODEL@VERSION where it is of another model").required(true))
-        .arg(text("plan", "FILE", "What differs from the defaults, as TOML or JSON"))
+        .arg(text("challenger", "VERSION", "The version, or MODEL@VERSION where it is of another model [default: the file's]"))
+        .arg(text("plan", "FILE", "What differs from the defaults, as TOML or JSON: a file as for apply, or a part of one"))
         .arg(text("key", "KEY", "What makes clients stick to a version: header:NAME, metadata:NAME, json:PATH, column:NAME, client or request"))
         .arg(text("steps", "STEPS", "Shares of the traffic, each with its least time, such as 1%/10m,10%/1h"))
         .arg(text("min-time", "TIME", "The least time with a share before the promotion [default: 24h]"))
@@ -63,19 +64,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 fn wanted(matches: &ArgMatches) -> Result<Map<String, Value>, Failure> {
     let flag = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let mut wanted = flag("plan").map_or_else(|| Ok(Map::new()), read)?;
-    let challenger = flag("challenger").unwrap_or_default();
-    let (model, version) =
-        challenger.rsplit_once('@').map_or((None, challenger), |(model, version)| (Some(model), version));
-    let version: u64 = version.parse().map_err(|_| {
-        Failure::usage(format!("--challenger {challenger}: expected a version such as 2, or MODEL@VERSION"))
-    })?;
-    wanted.insert(
-        "challenger".into(),
-        match model {
-            Some(model) => json!({ "model": model, "version": version }),
-            None => json!({ "version": version }),
-        },
-    );
+    if let Some(challenger) = flag("challenger") {
+        wanted.insert("challenger".into(), read_challenger(challenger)?);
+    }
     if let Some(key) = flag("key") {
         wanted.insert("key".into(), read_key(key)?);
     }
@@ -101,11 +92,21 @@ fn wanted(matches: &ArgMatches) -> Result<Map<String, Value>, Failure> {
 
 fn read(path: &str) -> Result<Map<String, Value>, Failure> {
     let text = fs::read_to_string(path).map_err(|error| Failure::failed(format!("cannot read {path}: {error}")))?;
-    let read = match path.ends_with(".json") {
-        true => serde_json::from_str(&text).map_err(|error| error.to_string()),
-        false => toml::from_str(&text).map_err(|error| error.to_string()),
-    };
-    read.map_err(|error| Failure::failed(format!("{path}: {error}")))
+    let (_, says) = written::read(&text).map_err(|error| Failure::failed(format!("{path}: {}", error.message())))?;
+    // What was read has fields.
+    Ok(if let Value::Object(says) = says { says } else { Map::new() })
+}
+
+/// `2`, or `risk-b@2`.
+fn read_challenger(text: &str) -> Result<Value, Failure> {
+    let (model, version) = text.rsplit_once('@').map_or((None, text), |(model, version)| (Some(model), version));
+    let version: u64 = version
+        .parse()
+        .map_err(|_| Failure::usage(format!("--challenger {text}: expected a version such as 2, or MODEL@VERSION")))?;
+    Ok(match model {
+        Some(model) => json!({ "model": model, "version": version }),
+        None => json!({ "version": version }),
+    })
 }
 
 /// `header:x-customer`, `client`.

@@ -93,7 +93,7 @@ pub(super) fn wait(http: &Http, endpoint: &str, matches: &ArgMatches) -> Result<
 }
 
 /// One line while somebody waits.
-fn line(form: &Value) -> String {
+pub(in crate::cli) fn line(form: &Value) -> String {
     let units = |arm: usize| units(form, arm);
     format!(
         "{} {} at {}, {} and {} units",
@@ -176,6 +176,9 @@ fn told(form: &Value) -> String {
         let (metric, n) = (text(compared, "metric"), &compared["n"]);
         told += &format!("shadow     {metric}: {:.4}, at most {:.4}, of {n} pairs\n", number("mean"), number("upper"));
     }
+    if form["output"].is_object() {
+        told += &format!("output     {}\n", shift(&form["output"]));
+    }
     if form["quality"].is_object() {
         told += &format!("quality    {}\nlabels     {}\n", quality(&form["quality"]), labels(form));
     }
@@ -191,6 +194,17 @@ fn told(form: &Value) -> String {
     told
 }
 
+/// How far the answers fall elsewhere.
+fn shift(form: &Value) -> String {
+    let number = |key: &str| form[key].as_f64().unwrap_or(0.0);
+    let bins = form["bins"].as_array().map_or(0, Vec::len);
+    let bar = bar(number("ln_e"), number("threshold"));
+    match bins {
+        0 => "its bins are not known yet".to_owned(),
+        bins => format!("{bar}  {:.1} % of the answers fall elsewhere, of {bins} bins", number("distance") * 100.0),
+    }
+}
+
 /// What the outcomes show.
 fn quality(form: &Value) -> String {
     let number = |key: &str| form[key].as_f64().unwrap_or(0.0);
@@ -201,22 +215,38 @@ fn quality(form: &Value) -> String {
     let stands = match (form["passes"] == true, form["is_futile"] == true) {
         (true, _) => "passes",
         (_, true) => "futile",
+        _ if form["harm"]["is_shown"] == true => "worse",
         _ => "not yet",
+    };
+    let of = if is_paired(form) {
+        let right = |arm: usize| form["discordant"][arm].as_u64().unwrap_or(0);
+        match form["ln_e"].is_number() {
+            true => format!("pairs with a label (right alone: {} champion, {} challenger)", right(0), right(1)),
+            false => "pairs with a label".to_owned(),
+        }
+    } else {
+        "labels".to_owned()
     };
     // Added to zero, zero has no sign.
     let (metric, n, needed) = (text(form, "metric"), form["n"].as_u64().unwrap_or(0), number("needed") + 0.0);
-    format!(
-        "{metric} gains {:+.4}{interval} over {n} labels; more than {needed:+.4} is needed: {stands}",
-        number("gain")
-    )
+    format!("{metric} gains {:+.4}{interval} over {n} {of}; more than {needed:+.4} is needed: {stands}", number("gain"))
+}
+
+/// Whether champion and challenger answered the same rows.
+fn is_paired(quality: &Value) -> bool {
+    quality["design"] == "paired_shadow"
 }
 
 /// Whose labels came, and what is waited for.
 fn labels(form: &Value) -> String {
     let count = |form: &Value| form.as_u64().unwrap_or(0);
-    let arrived = &form["labelled"];
-    let mut told = format!("{} champion, {} challenger", count(&arrived[0]), count(&arrived[1]));
-    let labels = &form["labels"];
+    let (labels, arrived) = (&form["labels"], &form["labelled"]);
+    let mut told = match is_paired(&form["quality"]) {
+        true => {
+            format!("{} of {} rows that both answered", count(&labels["rows_labelled"][0]), count(&labels["rows"][0]))
+        }
+        false => format!("{} champion, {} challenger", count(&arrived[0]), count(&arrived[1])),
+    };
     for (key, words) in [
         ("units_waiting", "units wait for their horizon"),
         ("labels_waiting", "labels wait for their prediction"),
@@ -243,7 +273,7 @@ fn ratio(form: &Value) -> String {
 }
 
 /// A reason in words.
-fn because(reason: &Value) -> String {
+pub(in crate::cli) fn because(reason: &Value) -> String {
     let number = |key: &str| reason[key].to_string();
     let time = |key: &str| age(reason[key].as_u64().unwrap_or(0) / 1_000);
     match reason["reason"].as_str().unwrap_or_default() {
@@ -263,7 +293,11 @@ fn because(reason: &Value) -> String {
         "sample_ratio" => format!("units do not come as they were dealt: {}", number("units")),
         "regression" => format!("{} became worse since the promotion", text(reason, "metric")),
         "primary" => quality(reason),
+        "output" => {
+            format!("answers fall elsewhere: {:.1} % of them", reason["distance"].as_f64().unwrap_or(0.0) * 100.0)
+        }
         "label_arrival" => "labels do not arrive alike for both: the comparison is broken".to_owned(),
+        "drops" => format!("{} of {} pairs were dropped: too many to decide by", number("dropped"), number("sampled")),
         "pairs_refused" => format!("{}: {}", text(reason, "metric"), text(reason, "why")),
         other => format!("{other} {reason}"),
     }
@@ -309,14 +343,37 @@ mod tests {
             quality(&form),
             "right gains +0.0500 (+0.0100 to +0.0900) over 2400 labels; more than +0.0000 is needed: passes"
         );
+        let worse = json!({"metric": "right", "n": 900, "gain": -0.05, "interval": {"lower": -0.09, "upper": -0.01}, "needed": 0.0,
+                           "harm": {"below": 0.0, "upper": -0.001, "is_shown": true}});
+        assert!(quality(&worse).ends_with("more than +0.0000 is needed: worse"), "{}", quality(&worse));
         let early = json!({"metric": "right", "n": 3, "gain": -0.5, "interval": null, "needed": -0.01});
         assert_eq!(
             quality(&early),
             "right gains -0.5000 (too few to say more) over 3 labels; more than -0.0100 is needed: not yet"
         );
+        let pairs = json!({"metric": "right", "design": "paired_shadow", "n": 400, "gain": 0.1, "needed": 0.0, "passes": true,
+                           "interval": {"lower": 0.02, "upper": 0.2}, "discordant": [3, 43], "ln_e": 9.0});
+        assert_eq!(
+            quality(&pairs),
+            "right gains +0.1000 (+0.0200 to +0.2000) over 400 pairs with a label (right alone: 3 champion, 43 challenger); more than \
+             +0.0000 is needed: passes"
+        );
+        let labels_of_pairs = json!({"rows": [500, 500], "rows_labelled": [410, 410], "units_waiting": 9});
+        let form = json!({"quality": pairs, "labelled": [0, 0], "labels": labels_of_pairs});
+        assert_eq!(labels(&form), "410 of 500 rows that both answered; 9 units wait for their horizon");
         let form = json!({"labelled": [70, 30], "labels": {"units_waiting": 9, "labels_waiting": 0}});
         assert_eq!(labels(&form), "70 champion, 30 challenger; 9 units wait for their horizon");
         assert_eq!(labels(&json!({"labelled": [0, 0], "labels": null})), "0 champion, 0 challenger");
+    }
+
+    #[test]
+    fn a_shift_for_people() {
+        let form = json!({"ln_e": 3.0, "threshold": 6.0, "distance": 0.125, "bins": [[1, 2], [3, 4]]});
+        assert_eq!(shift(&form), "██████████··········  12.5 % of the answers fall elsewhere, of 2 bins");
+        assert_eq!(
+            shift(&json!({"ln_e": 0.0, "threshold": 6.0, "distance": 0.0, "bins": []})),
+            "its bins are not known yet"
+        );
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::rollouts::record::Rollouts;
 
 const EXAMPLES: &str = "\
 Every byte of the log is checked, and every verdict is computed again from the plan and the evidence before it: it must be
-the same to the last digit. Ends with 1 if anything differs, and says where. `registry/verify.py` checks the bytes without
-any code of Tiltyard's.
+the same to the last digit. Ends with 1 if anything differs, and says where. `rollout/verify.py` does the same without any
+code of Tiltyard's, to ten digits or so.
 
 Examples:
   tiltyard rollout verify log

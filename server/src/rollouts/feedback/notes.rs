@@ -1,11 +1,12 @@
 //! What did the answers say that labels will be held against?
 //!
 //! Where a rollout's quality is decided by labels, each answer that is evidence leaves a note: whose it was, and the class or
-//! number of each row. That is a push to one of a few bounded lists, as with the ends of requests, which the rollouts' thread
-//! takes away. No input is kept.
+//! number of each row. Where pairs decide, each pair of champion's and challenger's answers does, once the challenger has answered as
+//! a shadow. That is a push to one of a few bounded lists, as with the ends of requests, which the rollouts' thread takes away. No
+//! input is kept.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::{bf16, f16};
 use http::HeaderMap;
@@ -14,14 +15,15 @@ use ring::digest::{SHA256, digest};
 use smallvec::SmallVec;
 use tiltyard_rollout::cohort;
 use tiltyard_rollout::evidence::Share;
-use tiltyard_rollout::plan::{Design, Gain, Plan};
+use tiltyard_rollout::plan::{Gain, Plan};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::Answer;
 use tiltyard_types::shard::{SHARDS, shard};
 use tiltyard_types::{DataType, Element, Parameter, Parameters, RequestId, Tensor};
 
-use super::said::Mark;
-use crate::rollouts::observer::Side;
+use super::said::{Answered, Mark};
+use crate::rollouts::aim;
+use crate::rollouts::observer::{Observer, Side};
 
 /// The client's own name for a request, as a header or as metadata.
 pub const ROW_KEY: HeaderName = HeaderName::from_static("tiltyard-row-key");
@@ -52,10 +54,10 @@ pub struct Note {
     pub at_ms: u64,
     /// Its key's name in evidence.
     pub unit: u64,
-    /// Whose it was.
+    /// Whose it was; of a pair, the champion's.
     pub side: Side,
     /// What was answered, by row.
-    pub rows: SmallVec<[Mark; 1]>,
+    pub rows: SmallVec<[Answered; 1]>,
 }
 
 /// A request that was answered.
@@ -72,9 +74,29 @@ pub struct Asked {
     pub side: Side,
 }
 
+/// What is known of a request that may become a pair, until its shadow has answered.
+pub struct Pairing {
+    /// Who is told.
+    pub observer: Arc<Observer>,
+    /// A hash of the client's name for it.
+    pub key: Option<u128>,
+    /// Its key's name in evidence.
+    pub unit: u64,
+}
+
+/// One of two answers to the same request.
+pub struct Half<'a> {
+    /// Who gave it.
+    pub deployment: &'a Deployment,
+    /// An output that the champion has under this name too.
+    pub tensor: &'a Tensor,
+}
+
 /// Takes notes under one revision of a plan.
 #[derive(Debug)]
 pub struct Notes {
+    /// The shadow whose answers are noted beside the champion's, where pairs decide.
+    shadow: Option<String>,
     gain: Gain,
     output: Option<String>,
     threshold: f64,
@@ -105,13 +127,19 @@ pub struct Taken {
 }
 
 impl Notes {
-    /// Those of a plan whose arms are compared by the labels of what each answered; none of any other.
+    /// Those of a plan whose arms are compared by the labels of what each answered, or of what both did; none of any other.
     pub fn of(plan: &Plan, share: Share) -> Option<Notes> {
         let primary = plan.policy.primary.as_ref()?;
-        if plan.steps.is_empty() || !share.is_split() || cohort::design(primary).0 != Design::Split {
+        if plan.steps.is_empty() {
             return None;
         }
+        let shadow = match cohort::is_paired(primary) {
+            true => Some(aim::shadow(plan)?.name.clone()),
+            false if share.is_split() => None,
+            false => return None,
+        };
         Some(Notes {
+            shadow,
             gain: primary.gain,
             output: primary.output.clone(),
             threshold: primary.threshold.unwrap_or(THRESHOLD),
@@ -121,10 +149,47 @@ impl Notes {
         })
     }
 
+    /// Whether it is pairs that decide, and no answer counts alone.
+    pub fn is_paired(&self) -> bool {
+        self.shadow.is_some()
+    }
+
     /// Notes what was answered. `wanted` says which of the model's outputs the answer has.
     pub fn note(&self, asked: &Asked, deployment: &Deployment, answer: &Answer, wanted: &[usize]) {
-        let Some(rows) = self.read(deployment, answer, wanted) else {
-            self.unread.fetch_add(answer.rows as u64, Relaxed);
+        let marks = self.read(deployment, answer, wanted);
+        let rows = marks.map(|marks| marks.into_iter().map(Answered::One).collect());
+        self.push(asked, answer.rows, rows);
+    }
+
+    /// Notes what the champion and the shadow of this name answered to so many rows. `outputs` are those that the champion was asked
+    /// for, by their places in its signature, with what both said.
+    pub fn pair<'a>(
+        &self,
+        asked: &Asked,
+        shadow: &str,
+        rows: usize,
+        mut outputs: impl Iterator<Item = (usize, [Half<'a>; 2])>,
+    ) {
+        if self.shadow.as_deref() != Some(shadow) {
+            return;
+        }
+        let judged = outputs.find_map(|(place, halves)| {
+            let specs = &halves[0].deployment.signature.outputs;
+            let is_judged = self.output.as_ref().map_or(place == 0, |name| specs[place].name == *name);
+            is_judged.then(|| (specs[place].name.clone(), halves))
+        });
+        let marks = judged.and_then(|(name, [champion, challenger])| {
+            let read = |half: Half<'_>| self.marks(half.deployment, &name, half.tensor, rows);
+            Some((read(champion)?, read(challenger)?))
+        });
+        let both = marks.map(|(a, b)| a.into_iter().zip(b).map(|(a, b)| Answered::Both([a, b])).collect());
+        self.push(asked, rows, both);
+    }
+
+    /// Keeps a note until it is taken away. `None`: there was nothing in the answer that a label can be held against.
+    fn push(&self, asked: &Asked, count: usize, rows: Option<SmallVec<[Answered; 1]>>) {
+        let Some(rows) = rows else {
+            self.unread.fetch_add(count as u64, Relaxed);
             return;
         };
         let &Asked { id, at_ms, key, unit, side } = asked;
@@ -146,8 +211,18 @@ impl Notes {
         let place =
             self.output.as_ref().map_or(Some(0), |name| outputs.iter().position(|output| output.name == *name))?;
         let tensor = answer.outputs.get(wanted.iter().position(|&wanted| wanted == place)?)?;
-        let names = deployment.settings.labels.get(&outputs[place].name).map_or(&[][..], Vec::as_slice);
-        marks(tensor, answer.rows, self.gain, self.threshold, names)
+        self.marks(deployment, &outputs[place].name, tensor, answer.rows)
+    }
+
+    fn marks(
+        &self,
+        deployment: &Deployment,
+        output: &str,
+        tensor: &Tensor,
+        rows: usize,
+    ) -> Option<SmallVec<[Mark; 1]>> {
+        let names = deployment.settings.labels.get(output).map_or(&[][..], Vec::as_slice);
+        marks(tensor, rows, self.gain, self.threshold, names)
     }
 
     /// What was noted since the last time.
@@ -180,6 +255,7 @@ fn marks(tensor: &Tensor, rows: usize, gain: Gain, threshold: f64, names: &[Stri
     let numbers = numbers(&seen)?;
     let is_score = width == 1 && gain == Gain::Accuracy && tensor.dtype().is_float();
     let mark = |row: &[f64]| match row {
+        row if row.iter().any(|number| number.is_nan()) => Mark::nothing(),
         [score] if is_score => Mark::number(f64::from(u8::from(*score >= threshold))),
         [number] => Mark::number(*number),
         row => {
@@ -191,7 +267,8 @@ fn marks(tensor: &Tensor, rows: usize, gain: Gain, threshold: f64, names: &[Stri
     Some(numbers.chunks_exact(width).map(mark).collect())
 }
 
-fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
+/// The numbers of a tensor that has some.
+pub(in crate::rollouts) fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     fn each<T: Element>(tensor: &Tensor, number: impl Fn(T) -> f64) -> Option<Vec<f64>> {
         Some(tensor.to_vec::<T>()?.into_iter().map(number).collect())
     }
@@ -255,6 +332,8 @@ mod tests {
         let number = |tensor: &Tensor, rows| marks(tensor, rows, Gain::SquaredError, 0.5, &[]);
         assert_eq!(number(&Tensor::from_slice([1], &[2.5f32]).unwrap(), 1), marks_of(&[Mark::number(2.5)]));
         assert_eq!((number(&each, 2), number(&texts, 1)), (None, None));
+        let broken = Tensor::from_slice([1, 2], &[f32::NAN, 0.5]).unwrap();
+        assert_eq!(accuracy(broken, 1, &[]), marks_of(&[Mark::nothing()]), "it says no class");
     }
 
     #[test]

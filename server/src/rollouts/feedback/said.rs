@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use tiltyard_rollout::cohort::is_paired;
 use tiltyard_rollout::plan::{Gain, Primary};
 use tiltyard_types::{Error, Result};
 
@@ -30,8 +31,13 @@ impl Mark {
 
     /// A class by its name, or else by its place.
     pub fn class(place: usize, name: Option<&str>) -> Mark {
-        let named = name.map_or(Mark { number: None, name: None }, Mark::name);
+        let named = name.map_or(Mark::nothing(), Mark::name);
         Mark { number: named.number.or(Some(place as f64)), ..named }
+    }
+
+    /// No answer, such as NaN for a score: it is never right.
+    pub fn nothing() -> Mark {
+        Mark { number: None, name: None }
     }
 
     /// Whether both mean the same class, or number.
@@ -39,6 +45,15 @@ impl Mark {
         let same_number = self.number.is_some() && self.number == other.number;
         same_number || (self.name.is_some() && self.name == other.name)
     }
+}
+
+/// What was answered to a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Answered {
+    /// By one arm.
+    One(Mark),
+    /// By the champion and by the challenger beside it.
+    Both([Mark; 2]),
 }
 
 /// What is said of a row.
@@ -89,33 +104,61 @@ pub struct Said {
 pub struct Rule {
     gain: Gain,
     scale: f64,
+    loss_max: f64,
+    /// Whether each row has two answers, and what counts is by how much one is better.
+    pub is_paired: bool,
 }
 
 impl Rule {
     /// What the plan says.
     pub fn of(primary: &Primary) -> Rule {
-        Rule { gain: primary.gain, scale: primary.scale.unwrap_or(f64::INFINITY) }
+        let scale = primary.scale.unwrap_or(f64::INFINITY);
+        Rule { gain: primary.gain, scale, loss_max: primary.loss_max(), is_paired: is_paired(primary) }
     }
 
-    /// The outcome of a row; none where what was said is withdrawn. Fails for a label of the wrong kind.
-    pub fn outcome(self, answered: Mark, what: What) -> Result<Option<f64>> {
+    /// Fails for what nothing can be made of here.
+    pub fn check(self, what: What) -> Result<()> {
+        match what {
+            What::Label(label) if self.gain != Gain::Accuracy && label.number.is_none() => {
+                Err(Error::invalid("label: expected a number, since outcomes are computed from it here"))
+            }
+            What::Outcome(_) if self.is_paired => Err(Error::invalid(
+                "outcome: two versions answered the row, and what was true says which of them is better: expected a label",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a row counts as: its outcome, or where two answered it by how much less the challenger loses, −1 to 1 of what can be
+    /// lost. None where what was said is withdrawn. Fails for what [`Rule::check`] refuses.
+    pub fn value(self, answered: Answered, what: What) -> Result<Option<f64>> {
+        self.check(what)?;
+        Ok(match answered {
+            Answered::One(mark) => self.outcome(mark, what),
+            Answered::Both(marks) => match marks.map(|mark| self.outcome(mark, what)) {
+                [Some(champion), Some(challenger)] => Some((challenger - champion) / self.loss_max),
+                _ => None,
+            },
+        })
+    }
+
+    /// The outcome of a row as one arm answered it; none where there is none.
+    pub fn outcome(self, answered: Mark, what: What) -> Option<f64> {
         let label = match what {
-            What::Withdrawn => return Ok(None),
-            What::Outcome(value) => return Ok(Some(value)),
+            What::Withdrawn => return None,
+            What::Outcome(value) => return Some(value),
             What::Label(label) => label,
         };
         if self.gain == Gain::Accuracy {
-            return Ok(Some(if answered.is(label) { 1.0 } else { 0.0 }));
+            return Some(if answered.is(label) { 1.0 } else { 0.0 });
         }
-        let Some(label) = label.number else {
-            return Err(Error::invalid("label: expected a number, since outcomes are computed from it here"));
-        };
+        let label = label.number?;
         let error = answered.number.map_or(self.scale, |answered| (answered - label).abs().min(self.scale));
-        Ok(Some(match self.gain {
+        Some(match self.gain {
             Gain::Value | Gain::Accuracy => label,
             Gain::AbsoluteError => -error,
             Gain::SquaredError => -error * error,
-        }))
+        })
     }
 }
 
@@ -139,13 +182,14 @@ pub(super) mod tests {
             missing: Missing::Exclude,
             margin: None,
             least_gain: None,
+            harm: None,
             planned_units: 1_000,
         }
     }
 
     #[test]
     fn a_class_is_known_by_number_and_by_name() {
-        let right = |answered, label| Rule::of(&primary(Gain::Accuracy)).outcome(answered, What::Label(label)).unwrap();
+        let right = |answered, label| Rule::of(&primary(Gain::Accuracy)).outcome(answered, What::Label(label));
         let late = Mark::class(1, Some("late"));
         assert_eq!(right(late, Mark::name("late")), Some(1.0));
         assert_eq!(right(late, Mark::number(1.0)), Some(1.0));
@@ -161,7 +205,7 @@ pub(super) mod tests {
 
     #[test]
     fn errors_are_cut_and_a_gain_is_what_it_is() {
-        let outcome = |gain, what| Rule::of(&primary(gain)).outcome(Mark::number(10.0), what);
+        let outcome = |gain, what| Rule::of(&primary(gain)).value(Answered::One(Mark::number(10.0)), what);
         let label = |number| What::Label(Mark::number(number));
         assert_eq!(outcome(Gain::AbsoluteError, label(8.0)).unwrap(), Some(-2.0));
         assert_eq!(outcome(Gain::SquaredError, label(12.0)).unwrap(), Some(-4.0));
@@ -171,5 +215,31 @@ pub(super) mod tests {
         assert_eq!(outcome(Gain::Value, What::Withdrawn).unwrap(), None);
         let wrong = outcome(Gain::Value, What::Label(Mark::name("late"))).unwrap_err();
         assert!(wrong.message().contains("expected a number"), "{wrong}");
+    }
+
+    #[test]
+    fn of_two_answers_counts_how_much_less_one_loses() {
+        let value = |gain, marks: [Mark; 2], what| {
+            let primary = Primary { design: Design::PairedShadow, ..primary(gain) };
+            Rule::of(&primary).value(Answered::Both(marks), what)
+        };
+        let numbers = |a, b| [Mark::number(a), Mark::number(b)];
+        let label = |number| What::Label(Mark::number(number));
+        let right = |a, b| value(Gain::Accuracy, numbers(a, b), label(1.0)).unwrap();
+        assert_eq!(
+            [right(0.0, 1.0), right(1.0, 0.0), right(1.0, 1.0), right(2.0, 3.0)],
+            [1.0, -1.0, 0.0, 0.0].map(Some)
+        );
+        let silent = [Mark::nothing(), Mark::number(1.0)];
+        assert_eq!(value(Gain::Accuracy, silent, label(1.0)).unwrap(), Some(1.0), "no answer is never right");
+        // Of a scale of 3: errors of 2 and ½, of 9 (cut) and 0, and of 3² and 1.
+        assert_eq!(value(Gain::AbsoluteError, numbers(4.0, 2.5), label(2.0)).unwrap(), Some(0.5));
+        assert_eq!(value(Gain::AbsoluteError, numbers(11.0, 2.0), label(2.0)).unwrap(), Some(1.0));
+        assert_eq!(value(Gain::SquaredError, numbers(1.0, 5.0), label(2.0)).unwrap(), Some(-8.0 / 9.0));
+        let lost = value(Gain::SquaredError, [Mark::number(2.0), Mark::nothing()], label(2.0)).unwrap();
+        assert_eq!(lost, Some(-1.0), "no answer is the worst one");
+        assert_eq!(value(Gain::Accuracy, silent, What::Withdrawn).unwrap(), None);
+        let wrong = value(Gain::Accuracy, silent, What::Outcome(1.0)).unwrap_err();
+        assert!(wrong.message().contains("expected a label"), "{wrong}");
     }
 }

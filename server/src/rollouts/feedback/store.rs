@@ -2,20 +2,22 @@
 //!
 //! A state machine without threads or clock: notes of answers and labels go in, in whatever order, and what has matured comes
 //! out. A unit is a request, or where requests stick to arms by a key the first request of a key: its outcome is the mean of its
-//! rows', so that nobody counts for more by sending more.
+//! rows', so that nobody counts for more by sending more. Where pairs decide, a unit's requests were answered twice, and its outcome
+//! is by how much the challenger's answers are better.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 
 use smallvec::SmallVec;
 use tiltyard_rollout::cohort::{Cohort, Joined};
-use tiltyard_rollout::evidence::{Labels, Matured, Share};
+use tiltyard_rollout::evidence::{Labels, Outcomes, Share};
 use tiltyard_rollout::plan::Primary;
 use tiltyard_rollout::units::{Keys, Unit};
 use tiltyard_types::{Error, ErrorKind, Result};
 
 use super::Heard;
 use super::notes::Note;
-use super::said::{Mark, Name, Rule, Said, What};
+use super::said::{Answered, Name, Rule, Said, What};
 use crate::rollouts::observer::Side;
 
 /// How long a label waits for the record of its prediction.
@@ -47,12 +49,22 @@ pub struct Store {
     early: Early,
     begun_ms: u64,
     matured_ms: u64,
-    ripe: Labels,
+    /// None where nothing has matured since it was taken.
+    ripe: Option<Labels>,
     /// Counts, for people.
     pub counts: Counts,
 }
 
-/// What became of rows so far, by arm where it says so.
+/// What has matured at once.
+#[derive(Debug, Default)]
+pub struct Ripe {
+    /// For the judge.
+    pub labels: Labels,
+    /// For people: outcomes by arm. Of pairs, those that have a label.
+    pub outcomes: [Outcomes; 2],
+}
+
+/// What became of rows so far, by arm where it says so: of a pair's row, both have answered it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Rows that may count.
@@ -80,7 +92,7 @@ struct Request {
 
 #[derive(Debug)]
 struct Row {
-    answered: Mark,
+    answered: Answered,
     said: Option<What>,
 }
 
@@ -102,7 +114,7 @@ impl Store {
             early: Early::default(),
             begun_ms: now_ms,
             matured_ms: 0,
-            ripe: Labels::default(),
+            ripe: None,
             counts: Counts::default(),
         }
     }
@@ -114,6 +126,8 @@ impl Store {
             self.counts.no_room += rows.len() as u64;
             return;
         }
+        // A pair is the same whatever the shares are, and its key one unit for all of the rollout.
+        let share = if self.rule.is_paired { Share::of(0) } else { share };
         let unit = match &mut self.keys {
             None => Some(Unit { share, is_new: true }),
             Some(keys) => keys.count(unit, side == Side::Challenger, share),
@@ -124,7 +138,9 @@ impl Store {
             let is_challengers = side == Side::Challenger;
             unit.is_new && self.cohort.expose(number, rows.len(), at_ms, unit.share, is_challengers, 0.0)
         });
-        self.counts.rows[side as usize] += if counts { rows.len() as u64 } else { 0 };
+        if counts {
+            arms(self.rule, side).for_each(|arm| self.counts.rows[arm] += rows.len() as u64);
+        }
         self.rows += rows.len();
         self.by_id.insert(id, number);
         if let Some(key) = key {
@@ -144,7 +160,7 @@ impl Store {
     pub fn tell(&mut self, said: &Said, now_ms: u64) -> Result<(Option<Side>, Heard)> {
         let Said { name, row, what, at_ms } = *said;
         // What is of the wrong kind is told at once, also where it would have to wait.
-        self.rule.outcome(Mark::number(0.0), what)?;
+        self.rule.check(what)?;
         let at_ms = at_ms.unwrap_or(now_ms);
         let numbers: SmallVec<[u64; 1]> = match name {
             Name::Request(id) => self.by_id.get(&id).copied().into_iter().collect(),
@@ -163,6 +179,10 @@ impl Store {
             (Some(found), _) => Ok(found),
             (None, Name::Request(id)) if !self.may_come(id, now_ms) => Ok((None, Heard::Unknown)),
             (None, name) => {
+                // What was shown to no shadow is no pair, and its labels may be many: whoever sends them cannot know.
+                if self.rule.is_paired && self.early.len() >= WAITING_MAX {
+                    self.counts.expired += self.early.forget_oldest();
+                }
                 self.early.keep(name, row, what, at_ms, now_ms)?;
                 Ok((None, Heard::Waiting))
             }
@@ -186,8 +206,8 @@ impl Store {
         if !request.counts {
             return Ok(Heard::Beside);
         }
-        let outcome = self.rule.outcome(held.answered, what)?;
-        let joined = self.cohort.label(number, row, at_ms, outcome);
+        let value = self.rule.value(held.answered, what)?;
+        let joined = self.cohort.label(number, row, at_ms, value);
         let is_same = held.said.is_some_and(|held| held.is(what));
         Ok(match joined {
             _ if is_same => Heard::Doubled,
@@ -196,7 +216,7 @@ impl Store {
             Joined::Counts => match (held.said.replace(what), what) {
                 (_, What::Withdrawn) => Heard::Withdrawn,
                 (None | Some(What::Withdrawn), _) => {
-                    self.counts.labelled[request.side as usize] += 1;
+                    arms(self.rule, request.side).for_each(|arm| self.counts.labelled[arm] += 1);
                     Heard::Joined
                 }
                 (Some(_), _) => Heard::Corrected,
@@ -205,28 +225,46 @@ impl Store {
     }
 
     /// Has units count that are old enough at `now_ms`. Gives those that now do.
-    pub fn mature(&mut self, now_ms: u64) -> Vec<Matured> {
-        let matured = self.cohort.mature(now_ms);
+    pub fn mature(&mut self, now_ms: u64) -> Ripe {
+        let (rule, mut ripe) = (self.rule, Ripe::default());
+        if rule.is_paired {
+            ripe.labels = self.cohort.mature_pairs(now_ms);
+        } else {
+            ripe.labels.matured = self.cohort.mature(now_ms);
+            let all = ripe.labels.matured.iter().map(|matured| matured.outcomes);
+            ripe.outcomes = all.fold(ripe.outcomes, |[a, b], [c, d]| [a.plus(c), b.plus(d)]);
+        }
         self.matured_ms = self.matured_ms.max(now_ms);
         self.counts.expired += self.early.forget(now_ms);
         // Counted from the requests, since one without a label may count as if it had never been.
         while let Some(request) = self.requests.get((self.young - self.first) as usize)
             && self.is_old(request)
         {
-            self.counts.matured[request.side as usize] += u64::from(request.counts);
+            let units = arms(rule, request.side).filter(|_| request.counts);
+            for arm in units {
+                self.counts.matured[arm] += 1;
+                let outcome = if rule.is_paired { request.outcome(rule, arm) } else { None };
+                outcome.into_iter().for_each(|outcome| ripe.outcomes[arm].add(outcome, 0.0));
+            }
             self.young += 1;
         }
-        self.ripe = std::mem::take(&mut self.ripe).merge(Labels { matured: matured.clone(), ..Labels::default() });
+        if !ripe.labels.matured.is_empty() || ripe.labels.paired.n > 0 {
+            let fresh = ripe.labels.clone();
+            self.ripe = Some(match self.ripe.take() {
+                Some(held) => held.merge(fresh),
+                None => fresh,
+            });
+        }
         let kept_ms = self.horizon_ms.saturating_mul(2).saturating_add(WAITING_MS);
         while self.requests.front().is_some_and(|oldest| oldest.at_ms.saturating_add(kept_ms) <= now_ms) {
             self.forget_oldest();
         }
-        matured
+        ripe
     }
 
-    /// What has matured since the last time.
-    pub fn take(&mut self) -> Labels {
-        std::mem::take(&mut self.ripe)
+    /// What has matured since the last time, if anything.
+    pub fn take(&mut self) -> Option<Labels> {
+        self.ripe.take()
     }
 
     /// Units that wait for their horizon, and labels that wait for the record of their prediction.
@@ -270,6 +308,26 @@ impl Store {
                 self.by_key.remove(&key);
             }
         }
+    }
+}
+
+/// Whose a row is: that of the arm that answered it, or of both.
+fn arms(rule: Rule, side: Side) -> Range<usize> {
+    if rule.is_paired { 0..2 } else { side as usize..side as usize + 1 }
+}
+
+impl Request {
+    /// The mean outcome of the rows with a label, as this arm answered them.
+    fn outcome(&self, rule: Rule, arm: usize) -> Option<f64> {
+        let of_row = |row: &Row| {
+            let answered = match row.answered {
+                Answered::One(mark) => mark,
+                Answered::Both(marks) => marks[arm],
+            };
+            rule.outcome(answered, row.said?)
+        };
+        let (sum, n) = self.rows.iter().filter_map(of_row).fold((0.0, 0u32), |(sum, n), value| (sum + value, n + 1));
+        (n > 0).then(|| sum / f64::from(n))
     }
 }
 
@@ -321,19 +379,21 @@ impl Early {
     /// Forgets those that have waited long enough, and says how many.
     fn forget(&mut self, now_ms: u64) -> u64 {
         let mut forgotten = 0;
-        while let Some(oldest) = self.order.first_entry()
-            && oldest.get().0.saturating_add(WAITING_MS) <= now_ms
-        {
-            let (number, (_, name)) = oldest.remove_entry();
-            if let Some(kept) = self.by_name.get_mut(&name) {
-                kept.retain(|kept| kept.number != number);
-                if kept.is_empty() {
-                    self.by_name.remove(&name);
-                }
-            }
-            forgotten += 1;
+        while self.order.first_key_value().is_some_and(|(_, (at_ms, _))| at_ms.saturating_add(WAITING_MS) <= now_ms) {
+            forgotten += self.forget_oldest();
         }
         forgotten
+    }
+
+    fn forget_oldest(&mut self) -> u64 {
+        let Some((number, (_, name))) = self.order.pop_first() else { return 0 };
+        if let Some(kept) = self.by_name.get_mut(&name) {
+            kept.retain(|kept| kept.number != number);
+            if kept.is_empty() {
+                self.by_name.remove(&name);
+            }
+        }
+        1
     }
 }
 

@@ -1,9 +1,9 @@
 //! How does somebody write by which labels a challenger must win?
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tiltyard_types::{Error, Result};
 
-use crate::rollouts::begin::time_ms;
+use crate::rollouts::written::time_ms;
 
 /// The number of labels that is planned for where nobody says.
 const PLANNED_UNITS: u64 = 10_000;
@@ -29,6 +29,11 @@ pub fn complete(primary: &mut Value) -> Result<()> {
         let text = time.as_str().map_or_else(|| time.to_string(), str::to_owned);
         fields.insert("horizon_ms".into(), time_ms("policy.primary.horizon", &text)?.into());
     }
+    let is_paired = says_pairs(fields);
+    if is_paired {
+        // It is for rows of a split: a pair without a label never counts.
+        fields.entry("missing").or_insert_with(|| "exclude".into());
+    }
     let has = |key: &str| fields.contains_key(if key == "horizon" { "horizon_ms" } else { key });
     if let Some((key, why)) = NEEDED.iter().find(|(key, _)| !has(key)) {
         return Err(Error::invalid(format!("policy.primary.{key} is missing: expected {why}")));
@@ -38,13 +43,28 @@ pub fn complete(primary: &mut Value) -> Result<()> {
     }
     fields.entry("design").or_insert_with(|| "split".into());
     fields.entry("planned_units").or_insert_with(|| PLANNED_UNITS.into());
-    if fields["design"] == "paired_shadow" && fields["label_depends_on_decision"] == false {
-        return Err(Error::unsupported(
-            "policy.primary.design is \"paired_shadow\": labels are not joined to pairs of answers yet; expected \"split\", where each \
-             row is answered by one version",
+    if !is_paired {
+        // What does not pass by its margin does harm, once it is shown. Pairs end as futile before anybody is harmed.
+        let margin = fields.get("margin").filter(|margin| margin.is_number()).cloned();
+        fields.entry("harm").or_insert_with(|| margin.unwrap_or_else(|| 0.0.into()));
+    }
+    if is_paired && fields.get("gain").is_none_or(|gain| gain == "value") {
+        return Err(Error::invalid(
+            "policy.primary.design is \"paired_shadow\", and its gain is the label itself, which is the same whoever answered: expected \
+             gain = \"accuracy\", \"absolute_error\" or \"squared_error\", or design = \"split\"",
         ));
     }
     Ok(())
+}
+
+/// Whether a policy wants pairs of champion's and challenger's answers to decide, and they can.
+pub fn wants_pairs(policy: &Map<String, Value>) -> bool {
+    policy.get("primary").and_then(Value::as_object).is_some_and(says_pairs)
+}
+
+fn says_pairs(primary: &Map<String, Value>) -> bool {
+    let is = |key: &str, value: Value| primary.get(key) == Some(&value);
+    is("design", "paired_shadow".into()) && is("label_depends_on_decision", false.into())
 }
 
 #[cfg(test)]
@@ -60,9 +80,13 @@ mod tests {
         let whole = r#"{"metric": "late", "label_depends_on_decision": false, "horizon": "2s", "missing": 0}"#;
         let expected = json!({
             "metric": "late", "label_depends_on_decision": false, "horizon_ms": 2_000, "missing": {"value": 0},
-            "design": "split", "planned_units": 10_000,
+            "design": "split", "planned_units": 10_000, "harm": 0.0,
         });
         assert_eq!(completed(whole), Ok(expected));
+        let harm = |more: &str| {
+            completed(&whole.replace("{\"metric\"", &format!("{{{more}, \"metric\""))).unwrap()["harm"].clone()
+        };
+        assert_eq!([harm("\"margin\": 0.01"), harm("\"margin\": 0.01, \"harm\": 0.5")], [json!(0.01), json!(0.5)]);
         let refused = |text: &str, words: &str| {
             let message = completed(text).unwrap_err();
             assert!(message.contains(words), "{message}");
@@ -74,7 +98,12 @@ mod tests {
         refused(&whole.replace("\"horizon\": \"2s\", ", ""), "how long after its answer");
         refused(&whole.replace(", \"missing\": 0", ""), "or \"exclude\"");
         refused(&whole.replace("2s", "soon"), "expected a time such as");
-        refused(&whole.replace("{\"metric\"", "{\"design\": \"paired_shadow\", \"metric\""), "expected \"split\"");
+        let paired =
+            whole.replace("{\"metric\"", "{\"design\": \"paired_shadow\", \"metric\"").replace(", \"missing\": 0", "");
+        refused(&paired, "the same whoever answered: expected gain");
+        let paired = paired.replace("{\"design\"", "{\"gain\": \"accuracy\", \"design\"");
+        assert_eq!(completed(&paired).unwrap()["missing"], "exclude", "it is not asked for");
+        refused(&paired.replace("false", "true"), "or \"exclude\"");
         refused("7", "expected a table");
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 const SHARE: Share = Share { champion: 900_000, challenger: 100_000 };
 
 fn end(at: u64, side: Side, key: u64, ended: Ended) -> End {
-    End { at: Moment::from_nanos(at * 1_000_000), key, side, ended }
+    End { at: Moment::from_nanos(at * 1_000_000), key, side, ended, is_over: false, says: f64::NAN }
 }
 
 fn answered(run: u64) -> Ended {
@@ -47,6 +47,20 @@ fn all_of_a_silence_has_one_cause() {
 }
 
 #[test]
+fn an_outage_is_held_apart_from_what_was_before() {
+    let mut gatherer = Gatherer::new(false);
+    let ends = |side, from: u64, count, has_failed| {
+        (from..from + count)
+            .map(move |run| end(run, side, run, if has_failed { Ended::Failed { run } } else { answered(run) }))
+    };
+    let before = ends(Side::Champion, 0, 99, false).chain(ends(Side::Challenger, 100, 1, false));
+    let outage = ends(Side::Champion, 200, 10, true).chain(ends(Side::Challenger, 300, 10, true));
+    gatherer.add(SHARE, &before.chain(outage).collect::<Vec<_>>());
+    let groups = [Group { of: [9, 10], events: [9, 10] }, Group { of: [100, 1], events: [1, 0] }];
+    assert_eq!(block(&mut gatherer).causes[ERRORS], groups);
+}
+
+#[test]
 fn failures_in_a_row_are_counted_by_cause_until_one_is_answered() {
     let mut gatherer = Gatherer::new(false);
     let failed = |run| end(run, Side::Challenger, run, Ended::Failed { run });
@@ -56,7 +70,9 @@ fn failures_in_a_row_are_counted_by_cause_until_one_is_answered() {
         SHARE,
         &[end(4, Side::Challenger, 4, Ended::Blameless), failed(5), end(6, Side::Champion, 6, answered(6))],
     );
-    assert_eq!(gatherer.failures(), (3, true));
+    assert_eq!(gatherer.failures(), (3, false), "the champion failed meanwhile");
+    gatherer.add(SHARE, &[failed(8)]);
+    assert_eq!(gatherer.failures(), (4, true), "less often");
     gatherer.add(SHARE, &[end(7, Side::Challenger, 7, answered(7))]);
     assert_eq!(gatherer.failures(), (0, true));
 }
@@ -88,6 +104,49 @@ fn each_share_has_a_block_of_its_own() {
     assert_eq!((quiet.len(), quiet[0].units), (1, [0, 0]), "time is told where nothing happens");
 }
 
+fn watching(key: KeySource) -> Gatherer {
+    let output = tiltyard_rollout::plan::Output { name: None, tolerance: 0.25, roll_back: false };
+    let policy = tiltyard_rollout::plan::Policy { slow_over_us: Some(1), output: Some(output), ..Default::default() };
+    Gatherer::of(&Plan { key, policy, ..crate::endpoints::tests::draft(0) })
+}
+
+#[test]
+fn an_answer_that_took_too_long_is_one_event_by_request_and_by_run() {
+    let late = |run, key| End { is_over: true, ..end(run, Side::Challenger, key, answered(run)) };
+    let mut gatherer = watching(KeySource::PerRequest);
+    gatherer.add(
+        SHARE,
+        &[late(1, 1), late(1, 2), end(2, Side::Challenger, 3, answered(2)), end(3, Side::Champion, 4, answered(3))],
+    );
+    let refused = End { is_over: true, ..end(4, Side::Challenger, 5, Ended::Blameless) };
+    gatherer.add(SHARE, &[refused]);
+    let told = block(&mut gatherer);
+    assert_eq!(told.events[SLOW_OVER], Events::Every { of: [1, 4], events: [0, 2] });
+    assert_eq!(told.causes[SLOW_OVER], [Group { of: [1, 2], events: [0, 1] }]);
+    assert_eq!(told.events[ERRORS], Events::Every { of: [1, 4], events: [0, 0] });
+    let mut keyed = watching(KeySource::Header("x-user".into()));
+    keyed.add(SHARE, &[late(1, 7), late(2, 7)]);
+    assert_eq!(block(&mut keyed).events[SLOW_OVER], Events::Firsts { of: [0, 1], keys: [vec![], vec![7]] });
+    assert!(!block(&mut Gatherer::new(false)).events.contains_key(SLOW_OVER), "nobody asked");
+}
+
+#[test]
+fn a_units_first_answer_falls_into_a_bin_and_no_other() {
+    let says = |at, side, key, says| End { says, ..end(at, side, key, answered(at)) };
+    let mut gatherer = watching(KeySource::Header("x-user".into()));
+    let first: Vec<End> = (0..500).map(|key| says(key, Side::Champion, 2 * key, (key % 2) as f64)).collect();
+    gatherer.add(SHARE, &first);
+    assert!(block(&mut gatherer).bins.is_empty(), "those say where the bins are");
+    let bot = (0..9).map(|at| says(600 + at, Side::Challenger, 7, 1.0));
+    gatherer.add(
+        SHARE,
+        &bot.chain([says(700, Side::Champion, 9_000, 0.0), says(701, Side::Challenger, 9_001, 5.0)])
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(block(&mut gatherer).bins[OUTPUT], [[1, 0], [0, 1], [0, 1]]);
+    assert_eq!(gatherer.bins_form(), serde_json::json!({ "classes": [0.0, 1.0] }));
+}
+
 proptest! {
     /// Whatever happens, every request is one unit, blocks are valid, and no cause is counted more often than its requests.
     #[test]
@@ -116,7 +175,8 @@ proptest! {
             let keys: BTreeSet<u64> = mine().map(|end| end.key).collect();
             let expected = if is_keyed { keys.len() } else { mine().count() };
             prop_assert_eq!(block.units[at], expected as u64);
-            prop_assert!(block.causes[ERRORS][0].of[at] <= mine().count() as u64);
+            let causes: u64 = block.causes[ERRORS].iter().map(|group| group.of[at]).sum();
+            prop_assert!(causes <= mine().count() as u64);
         }
     }
 }

@@ -86,7 +86,7 @@ fn state(record: &Record) -> String {
 fn history(folder: &Path, events: usize) -> Vec<(String, String)> {
     let mut record = open(folder);
     let mut told = vec![(String::new(), state(&record))];
-    record.start("r1", &plan(), START_MS).expect("a good plan");
+    record.start("r1", &plan(), None, START_MS).expect("a good plan");
     told.push((String::new(), state(&record)));
     for _ in 0..events {
         told.push((step(&mut record), state(&record)));
@@ -105,8 +105,8 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 fn a_rollout_is_promoted_and_its_record_proves_every_verdict() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut record = open(folder.path());
-    record.start("r1", &plan(), START_MS).expect("a good plan");
-    record.start("r2", &plan(), START_MS).expect("another");
+    record.start("r1", &plan(), None, START_MS).expect("a good plan");
+    record.start("r2", &plan(), None, START_MS).expect("another");
     let mut last = String::new();
     while record.rollouts().get("r1").expect("it has begun").judge.state() != State::Promoted {
         last = step(&mut record);
@@ -131,11 +131,14 @@ fn a_rollout_is_promoted_and_its_record_proves_every_verdict() {
 fn what_the_judge_refuses_is_not_on_the_record() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut record = open(folder.path());
-    record.start("r1", &plan(), START_MS).expect("a good plan");
+    record.start("r1", &plan(), None, START_MS).expect("a good plan");
     let before = (state(&record), record.log().head());
     let no = |error: Error, expected: &str| assert!(error.message().contains(expected), "{error}");
-    no(record.start("r1", &plan(), 0).expect_err("it has begun"), "rollout r1 has begun already");
-    no(record.start("r2", &Plan { steps: Vec::new(), ..plan() }, 0).expect_err("no steps"), "the plan has no steps");
+    no(record.start("r1", &plan(), None, 0).expect_err("it has begun"), "rollout r1 has begun already");
+    no(
+        record.start("r2", &Plan { steps: Vec::new(), ..plan() }, None, 0).expect_err("no steps"),
+        "the plan has no steps",
+    );
     no(record.feed("r1", command(judge::Command::Resume)).expect_err("a draft"), "resume is not possible");
     no(record.feed("r3", command(judge::Command::Start)).expect_err("unknown"), "no rollout r3 has begun");
     // The judge takes it, and the log cannot.
@@ -233,7 +236,7 @@ fn a_rollout_survives_kills_to_the_bit() {
     if let Some(folder) = std::env::var_os(CHILD) {
         let mut record = open(Path::new(&folder));
         if record.rollouts().get("r1").is_err() {
-            record.start("r1", &plan(), START_MS).expect("a good plan");
+            record.start("r1", &plan(), None, START_MS).expect("a good plan");
         }
         loop {
             let said = step(&mut record);

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
+use serde_json::json;
 use tiltyard_rollout::evidence::Pairs;
 use tiltyard_runtime::deployment::{BatchAxis, Identity, Padding, Parts};
 use tiltyard_runtime::engine::{CompiledModel, EngineBuild, EngineError, Session};
@@ -15,6 +16,9 @@ use super::super::breaker::FAILURES_MAX;
 use super::super::lane::WAITING_MAX;
 use super::*;
 use crate::arm::Arm;
+use crate::rollouts::feedback::notes::{Note, Taken};
+use crate::rollouts::feedback::said::{Answered, Mark};
+use crate::rollouts::observer::Observer;
 
 thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
@@ -121,6 +125,8 @@ struct Scene {
     budget: Arc<Budget>,
     does: Arc<AtomicU8>,
     asked: u128,
+    /// Who is told of the next pair.
+    pairing: Option<Pairing>,
 }
 
 fn scene(factor: f32, run_timeout: Duration) -> Scene {
@@ -132,7 +138,7 @@ fn scene(factor: f32, run_timeout: Duration) -> Scene {
     let known = Known { threads: 1, run_timeout };
     let (pool, workers, _) = Pool::by_hand(now);
     let run = Run::of(&lane, Arc::new(arm.deployment.lane(16, 1)), Some(pool), 16, &known, now());
-    Scene { run, lane, workers, budget: Budget::new(1 << 20), does, asked: 0 }
+    Scene { run, lane, workers, budget: Budget::new(1 << 20), does, asked: 0, pairing: None }
 }
 
 impl Scene {
@@ -158,6 +164,7 @@ impl Scene {
             outputs: vec![(1, label), (0, y)],
             row_ns: 500_000.0,
             charge: self.budget.take(100).unwrap(),
+            pairing: self.pairing.take(),
         });
         self.run.backlog.push_back((Ticket { place, sampled }, now()));
         true
@@ -222,6 +229,44 @@ fn another_model_shows_where_it_differs() {
     assert_eq!((worst[0]["prediction_id"].as_str(), worst[0]["time_ms"].as_u64()), (Some(&*expected), Some(7)));
     assert_eq!(worst[0]["outputs"]["label"].to_string(), r#"{"champion":[0],"shadow":[1]}"#);
     assert_eq!(worst[0]["outputs"]["y"]["shadow"][0], 1.5);
+}
+
+#[test]
+fn both_answers_leave_a_note_where_labels_are_waited_for() {
+    let noted = |shadow: &str, output: serde_json::Value| {
+        let role =
+            |name: &str, version: u64, role| json!({"name": name, "model": "m", "version": version, "role": role});
+        let plan = json!({
+            "endpoint": "e", "revision": 1, "key": "per_request", "salt": "s", "steps": [{"share": 10_000}],
+            "arms": [
+                role("champion", 1, json!("champion")),
+                role("challenger", 2, json!({"challenger": {"weight": 0, "final_weight": 10_000}})),
+                role(shadow, 2, json!({"shadow": {"sampling": 1_000_000}})),
+            ],
+            "policy": {"primary": {
+                "metric": "right", "design": "paired_shadow", "gain": "accuracy", "output": output,
+                "label_depends_on_decision": false, "horizon_ms": 1, "missing": "exclude", "planned_units": 1,
+            }},
+        });
+        let observer = Arc::new(Observer::of(&serde_json::from_value(plan).unwrap()).unwrap());
+        assert!(observer.notes_of_answers().is_none(), "no answer counts alone");
+        let mut scene = scene(2.0, Duration::ZERO);
+        scene.pairing = Some(Pairing { observer: Arc::clone(&observer), key: Some(7), unit: 9 });
+        scene.sample(&[0.75, 0.1]);
+        scene.sample(&[0.75]);
+        scene.settle(true);
+        let Taken { notes, unseen, unread } = observer.notes.as_ref().unwrap().take();
+        assert_eq!((unseen, Arc::strong_count(&observer)), (0, 1), "nobody else holds it once it is told");
+        (notes, unread)
+    };
+    let note = |rows: [[f64; 2]; 2]| {
+        let rows = rows.map(|marks| Answered::Both(marks.map(Mark::number))).into_iter().collect();
+        Note { id: 1, key: Some(7), at_ms: 7, unit: 9, side: Side::Champion, rows }
+    };
+    assert_eq!(noted("new", json!("label")), (vec![note([[0.0, 1.0], [0.0, 0.0]])], 0));
+    assert_eq!(noted("new", json!(null)), (vec![note([[1.0, 1.0], [0.0, 0.0]])], 0), "the model's first, as a score");
+    assert_eq!(noted("new", json!("nothing")), (vec![], 2), "two rows with nothing to hold a label against");
+    assert_eq!(noted("another", json!("label")), (vec![], 0), "another shadow is nobody's challenger");
 }
 
 #[test]

@@ -57,34 +57,41 @@ fn what_cannot_be_told_is_refused_with_a_reason() {
 }
 
 #[test]
-fn a_plan_is_read_from_either_form_and_refused_with_its_place() {
+fn a_file_is_read_in_either_form_and_refused_with_its_place() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("plan");
+    let path = folder.path().join("risk.toml");
     let read_text = |text: &str| {
         fs::write(&path, text).expect("a file");
         read(&path).map_err(|failure| failure.to_string())
     };
-    let plan = example();
-    assert_eq!(read_text(&plan.canonical()), Ok(plan));
     let toml = r#"
-        endpoint = "risk"
-        revision = 3
         key = { header = "x-user" }
-        salt = "7f0c1d"
-        arms = [
-            { name = "champion", model = "risk", version = 1, role = "champion" },
-            { name = "challenger", model = "risk", version = 2, role.challenger = { weight = 0, final_weight = 500000 } },
-        ]
-        steps = [{ share = 10000, min_time_ms = 600000 }]
+        champion = { version = 1 }
+        challenger = { version = 2 }
+        steps = [{ share = "1%", min_time = "10m" }, { share = "50%", gates = ["ada"] }]
+        policy = { min_time = "48h", guardrails = [{ metric = "errors" }] }
     "#;
-    let plan = read_text(toml).expect("a good plan");
-    let listing = listing(&plan);
-    assert!(listing.starts_with("The plan of risk, revision 3, digest "), "{listing}");
-    assert!(listing.contains("challenger  risk@2   challenger  0%, up to 50%\n"), "{listing}");
-    let refused = |text: Result<Plan, String>, expected: &str| {
-        let error = text.expect_err(expected);
-        assert!(error.contains(expected), "{error}");
+    let (written, plan) = read_text(toml).expect("a good file");
+    assert_eq!(
+        listing(&plan, &written),
+        "The rollout of risk is good: risk@2 against risk@1, key: header or metadata x-user.\n\
+         STEP       SHARE  LEAST TIME  LEAST UNITS  GATES\n\
+         1          1%     10m0s       0            -\n\
+         2          50%    0s          0            ada\n\
+         promotion  100%   2d0h        1000         -\n\
+         Guardrails: errors.\n"
+    );
+    let (written, plan) = read_text(r#"{"steps": [{"share": "5%"}]}"#).expect("a part of one");
+    assert!(
+        listing(&plan, &written).starts_with("The rollout of risk is good: whoever is named against whoever answers, ")
+    );
+    let form = form(&plan, Some(&written));
+    assert_eq!((&form["champion"], &form["steps"][0]["share"]), (&Value::Null, &json!(50_000)));
+    let refused = |text: &str, expected: &str| {
+        let error = read_text(text).expect_err(expected);
+        assert!(error.contains("risk.toml: ") && error.contains(expected), "{error}");
     };
-    refused(read_text(&toml.replace("salt", "slat")), "unknown field `slat`");
-    refused(read_text(&toml.replace("share = 10000", "share = 600000")), "is above the challenger's final weight");
+    refused(&toml.replace("steps", "stpes"), "did you mean steps?");
+    refused(&toml.replace("50%", "0.5%"), "shares must grow");
+    refused(&toml.replace("48h", "soon"), "expected a time such as");
 }

@@ -14,7 +14,7 @@ use crate::rollouts::record::Record;
 fn sample() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut record = Record::open(folder.path(), Limits::default()).expect("a log");
-    record.start("r1", &example(), 5).expect("a good plan");
+    record.start("r1", &example(), None, 5).expect("a good plan");
     for command in [judge::Command::Start, judge::Command::Abort] {
         record.feed("r1", Event::Command { time_ms: 5, by: "ada".into(), command }).expect("it is taken in");
     }
