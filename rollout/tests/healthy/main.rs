@@ -337,7 +337,8 @@ fn stripped(options: &Options, faults: &mut Faults) {
     println!("\n{runs} healthy rollouts each");
     println!("| world | requests/s | kept from the judge | promoted | halted | rolled back |");
     println!("|---|---|---|---|---|---|");
-    // And of how many at least one is rolled back then: those of the last are too few for the short form.
+    // And what part of them must be halted or rolled back then; 0 where they are told and judge nothing: too few are harmed for the short
+    // form, or nobody is.
     let cases = [
         (4, 100.0, Strip::Causes, "failures by cause", 0.05),
         (4, 1_000.0, Strip::Causes, "failures by cause", 0.05),
