@@ -87,6 +87,12 @@ class Tally(dict):
         part = min(-(-part // unit) * unit, MILLION)
         self.add((MILLION - part, part), events)
 
+    def add_groups(self, groups):
+        """Each on its own; returns how many runs there were by arm, and events."""
+        for group in groups:
+            self.add_exposed(group["of"], group["events"])
+        return [functools.reduce(plus, (group[what] for group in groups), [0, 0]) for what in ("of", "events")]
+
     def rows(self):
         """(w, champion's, challenger's) for each share, w being the challenger's part of both."""
         return tuple((share[1] / sum(share), *events) for share, events in sorted(self.items()))
@@ -273,6 +279,7 @@ class Watch:
         self.tolerance, self.margin = float(rule.get("tolerance", 0.25)), float(rule.get("margin", 0.5))
         self.floor = None if rule.get("floor") is None else float(rule["floor"])
         self.events, self.of, self.seen, self.thinned, self.cusum = [0, 0], [0, 0], set(), 0, None
+        self.has_runs, self.of_causes, self.events_of_causes = False, [0, 0], [0, 0]
         self.forget()
 
     def forget(self):
@@ -294,25 +301,29 @@ class Watch:
         return not key & mask()
 
     def add(self, share, events, causes):
-        told = [0, 0], [0, 0]
+        told, of_causes = ([0, 0], [0, 0]), ([0, 0], [0, 0])
         if causes is not None:
             self.by_cause = Tally() if self.by_cause is None else self.by_cause
-            for group in causes:
-                self.by_cause.add_exposed(group["of"], group["events"])
+            of_causes = self.by_cause.add_groups(causes)
             if self.by_request is None and events is None:
-                told = [functools.reduce(plus, (group[what] for group in causes), [0, 0]) for what in ("of", "events")]
+                told = of_causes
         if events is not None:
             self.by_request = Tally() if self.by_request is None else self.by_request
             (kind, what), = events.items()
-            happened = what["events"] if kind == "every" else [sum(map(self.counts, keys)) for keys in what["keys"]]
-            self.by_request.add(share, happened)
-            told = what["of"], happened
+            if kind == "runs":
+                self.has_runs, told = True, self.by_request.add_groups(what)
+            else:
+                happened = what["events"] if kind == "every" else [sum(map(self.counts, keys)) for keys in what["keys"]]
+                self.by_request.add(share, happened)
+                told = what["of"], happened
         if events is not None or causes is not None:
             self.ln_e = min(ln_e_above(tally.rows(), self.tolerance) for tally in self.tallies())
             self.ln_e_max = max(self.ln_e_max, self.ln_e)
         self.of, self.events = plus(self.of, told[0]), plus(self.events, told[1])
+        self.of_causes, self.events_of_causes = plus(self.of_causes, of_causes[0]), plus(self.events_of_causes, of_causes[1])
         if self.cusum:
-            self.cusum.add(told[1][1], told[0][1])
+            of, events = of_causes if self.has_runs else told
+            self.cusum.add(events[1], of[1])
         return sum(told[0])
 
     def rate_upper(self, arm, alpha):
@@ -320,15 +331,19 @@ class Watch:
         return rate_upper(min(self.events[arm], of), of, alpha)
 
     def freeze(self, alpha):
-        rate = self.events[0] / max(self.of[0], 1) * (1 + self.tolerance)
-        self.cusum = Cusum(max(rate, self.floor or 0.0, self.rate_upper(0, alpha)))
+        of, events, upper = self.of[0], self.events[0], self.rate_upper(0, alpha)
+        if self.has_runs:
+            of, events = self.of_causes[0], self.events_of_causes[0]
+            upper = rate_upper(events, of, alpha)
+        self.cusum = Cusum(max(events / max(of, 1) * (1 + self.tolerance), self.floor or 0.0, upper))
 
     def ratio(self, alpha):
         """Whatever may be true by either count."""
-        found = [] if self.by_request is None else [ratio_bounds(self.by_request.rows(), alpha)]
-        if self.by_cause is not None:
-            lower, upper = ratio_bounds(self.by_cause.rows(), alpha)
-            found.append((lower, upper and upper * (1 + ROUNDING)))
+        found = []
+        for tally, slack in (self.by_request, 1 + ROUNDING if self.has_runs else 1), (self.by_cause, 1 + ROUNDING):
+            if tally is not None:
+                lower, upper = ratio_bounds(tally.rows(), alpha)
+                found.append((lower, upper and upper * slack))
         lowers, uppers = zip(*found) if found else ((0.0,), (None,))
         return min(lowers), None if None in uppers else max(uppers)
 

@@ -169,6 +169,8 @@ pub enum Events {
         /// Hashes of the keys that had an event, sorted, each once.
         keys: [Vec<u64>; 2],
     },
+    /// Runs, in groups of like condition: who was exposed stands in for the share. Sorted.
+    Runs(Vec<Group>),
 }
 
 impl Events {
@@ -180,7 +182,8 @@ impl Events {
             (Events::Firsts { of: a, keys: [x0, x1] }, Events::Firsts { of: b, keys: [y0, y1] }) => {
                 Some(Events::Firsts { of: plus(a, b), keys: [union(x0, y0), union(x1, y1)] })
             }
-            (Events::Every { .. }, Events::Firsts { .. }) | (Events::Firsts { .. }, Events::Every { .. }) => None,
+            (Events::Runs(a), Events::Runs(b)) => Some(Events::Runs(merged(a, b))),
+            (Events::Every { .. } | Events::Firsts { .. } | Events::Runs(_), _) => None,
         }
     }
 }
@@ -200,6 +203,14 @@ pub struct Group {
     pub of: Arms,
     /// Those with the event.
     pub events: Arms,
+}
+
+impl Group {
+    /// All of them as one.
+    pub(crate) fn sum(groups: &[Group]) -> Group {
+        let plus = |a: Group, b: &Group| Group { of: plus(a.of, b.of), events: plus(a.events, b.events) };
+        groups.iter().fold(Group::default(), plus)
+    }
 }
 
 /// What pairs of champion's and shadow's answers to the same rows show.
@@ -256,8 +267,8 @@ pub struct Block {
     /// By metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub events: BTreeMap<String, Events>,
-    /// The same by cause, by metric: a run that fails is one event, whoever was in it. In each group who was exposed stands in
-    /// for the share. Sorted.
+    /// The same by cause, by metric: a run that fails is one event, whoever was in it, and so is a row of runs that one
+    /// disturbance slowed. In each group who was exposed stands in for the share. Sorted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub causes: BTreeMap<String, Vec<Group>>,
     /// First outputs by frozen bin, by metric.
@@ -299,11 +310,7 @@ impl Block {
         self.time_ms = self.time_ms.max(other.time_ms);
         self.units = plus(self.units, other.units);
         merge_maps(&mut self.events, other.events, Events::merge)?;
-        merge_maps(&mut self.causes, other.causes, |mut a, b| {
-            a.extend(b);
-            a.sort_unstable();
-            Some(a)
-        })?;
+        merge_maps(&mut self.causes, other.causes, |a, b| Some(merged(a, b)))?;
         merge_maps(&mut self.bins, other.bins, |a, b| {
             (a.len() == b.len()).then(|| a.into_iter().zip(b).map(|(a, b)| plus(a, b)).collect())
         })?;
@@ -336,11 +343,16 @@ impl Block {
                 )));
             }
         }
-        for (metric, groups) in &self.causes {
+        let runs = self.events.iter().filter_map(|(metric, events)| match events {
+            Events::Runs(groups) => Some(("runs", metric, groups)),
+            Events::Every { .. } | Events::Firsts { .. } => None,
+        });
+        let causes = self.causes.iter().map(|(metric, groups)| ("causes", metric, groups));
+        for (what, metric, groups) in causes.chain(runs) {
             let is_good = |group: &Group| (0..2).all(|arm| group.events[arm] <= group.of[arm]);
             if groups.len() > GROUPS_MAX || !groups.iter().all(is_good) || !groups.is_sorted() {
                 return Err(Error::invalid(format!(
-                    "block {}, causes of {metric}: expected at most {GROUPS_MAX} groups, sorted, with no more events than runs",
+                    "block {}, {what} of {metric}: expected at most {GROUPS_MAX} groups, sorted, with no more events than runs",
                     self.sequence
                 )));
             }
@@ -398,6 +410,13 @@ fn merge_maps<T>(
 /// Both together.
 pub(crate) fn plus(a: Arms, b: Arms) -> Arms {
     [a[0] + b[0], a[1] + b[1]]
+}
+
+/// The groups of both, sorted.
+fn merged(mut a: Vec<Group>, b: Vec<Group>) -> Vec<Group> {
+    a.extend(b);
+    a.sort_unstable();
+    a
 }
 
 /// What is in one of two sorted lists, sorted, each once.

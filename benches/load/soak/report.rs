@@ -1,6 +1,6 @@
 //! Which promises did a soak find kept, and by which figures?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const GROWTH_MAX: f64 = 0.01;
 
 /// Files that the server may keep for what it has learned.
 const FILES_KEPT_MAX: usize = 1024;
+
+/// Versions of one model that metrics may tell apart: 64 that are gone, some that answer or are about to go, and all others as one.
+const VERSIONS_MAX: usize = 72;
 
 /// What was found at the end.
 pub(super) struct Found {
@@ -132,6 +135,9 @@ impl Report {
         );
         let fell = changes.fell_count;
         self.promise("no counter fell", Some(fell == 0), format!("{fell} did"), changes.fell.clone());
+        let versions = versions_told(&found.metrics);
+        let figure = format!("{versions} versions in {} series; {VERSIONS_MAX} versions at most", found.metrics.len());
+        self.promise("series are bounded", Some(versions <= VERSIONS_MAX), figure, Vec::new());
         let counted = counted_by_server(&found.metrics);
         let answered: u64 =
             notes.good.iter().filter(|(lane, _)| !lane.ends_with("beside")).map(|(_, count)| count).sum();
@@ -207,6 +213,14 @@ impl Report {
     pub(super) fn broken(&self) -> usize {
         self.promises.iter().filter(|promise| promise.kept == Some(false)).count()
     }
+}
+
+/// Versions of the model that changes that metrics tell apart.
+fn versions_told(metrics: &BTreeMap<String, f64>) -> usize {
+    let model = format!("model=\"{SOAK}\"");
+    let version = |series: &str| series.split("version=\"").nth(1)?.split('"').next().map(str::to_owned);
+    let told = metrics.keys().filter(|series| series.contains(&model)).filter_map(|series| version(series.as_str()));
+    told.collect::<BTreeSet<_>>().len()
 }
 
 /// Requests to the model that changes that the server says it answered well, over all versions.

@@ -251,17 +251,20 @@ fn too_many(sampled: u64, dropped: u64) -> bool {
     dropped as f64 > DROPS_MAX * sampled as f64
 }
 
-/// One guardrail. What is counted both by request and by cause alarms where both do: a cause that fells many requests is no
-/// proof by their number, nor is a disturbance that fells many runs of both arms by how many runs each had.
+/// One guardrail. What is counted both by request (or run) and by cause alarms where both do: a cause that fells many requests
+/// is no proof by their number, nor is a disturbance that fells many runs of both arms by how many runs each had.
 #[derive(Clone, Debug)]
 struct Watch {
     rule: Guardrail,
-    /// By request or key; none until a block has it.
+    /// By request, key or run; none until a block has it.
     tally: Option<Tally>,
     /// By cause; none until a block has it.
     causes: Option<Tally>,
+    /// Whether those of `tally` are runs, whose share is rounded as that of causes is.
+    has_runs: bool,
     events: Arms,
     of: Arms,
+    by_cause: Group,
     seen: Seen,
     ln_e: f64,
     /// The largest so far, which the p-value is made of.
@@ -276,8 +279,10 @@ impl Watch {
             rule,
             tally: None,
             causes: None,
+            has_runs: false,
             events: [0; 2],
             of: [0; 2],
+            by_cause: Group::default(),
             seen,
             ln_e: 0.0,
             ln_e_max: 0.0,
@@ -287,22 +292,11 @@ impl Watch {
 
     fn add(&mut self, share: Share, events: Option<&Events>, causes: Option<&Vec<Group>>) {
         let counts = self.tallies().count();
-        let by_request = events.map(|events| match events {
-            Events::Every { of, events } => Group { of: *of, events: *events },
-            Events::Firsts { of, keys } => {
-                let firsts = |keys: &Vec<u64>| keys.iter().filter(|&&key| self.seen.is_first(key)).count() as u64;
-                Group { of: *of, events: keys.each_ref().map(firsts) }
-            }
-        });
-        if let Some(group) = by_request {
-            self.tally.get_or_insert_default().add(share, group.events);
-        }
-        let sum =
-            |sum: Group, group: &Group| Group { of: plus(sum.of, group.of), events: plus(sum.events, group.events) };
+        let by_request = events.map(|events| self.count(share, events));
         let by_cause = causes.map(|groups| {
             let tally = self.causes.get_or_insert_default();
             groups.iter().for_each(|group| tally.add_exposed(*group));
-            groups.iter().fold(Group::default(), sum)
+            Group::sum(groups)
         });
         // Where there are both, what is told is by request.
         let told = if self.tally.is_some() { by_request } else { by_cause };
@@ -315,9 +309,32 @@ impl Watch {
         }
         self.of = plus(self.of, of);
         self.events = plus(self.events, events);
+        let by_cause = by_cause.unwrap_or_default();
+        self.by_cause = Group::sum(&[self.by_cause, by_cause]);
         if let Some(cusum) = &mut self.cusum {
+            // A disturbance that slows many runs is no more of a regression than one that slows one.
+            let Group { of, events } = if self.has_runs { by_cause } else { Group { of, events } };
             cusum.add(events[1], of[1]);
         }
+    }
+
+    /// Counts events by request, key or run.
+    fn count(&mut self, share: Share, events: &Events) -> Group {
+        let tally = self.tally.get_or_insert_default();
+        let group = match events {
+            Events::Every { of, events } => Group { of: *of, events: *events },
+            Events::Firsts { of, keys } => {
+                let firsts = |keys: &Vec<u64>| keys.iter().filter(|&&key| self.seen.is_first(key)).count() as u64;
+                Group { of: *of, events: keys.each_ref().map(firsts) }
+            }
+            Events::Runs(groups) => {
+                self.has_runs = true;
+                groups.iter().for_each(|group| tally.add_exposed(*group));
+                return Group::sum(groups);
+            }
+        };
+        tally.add(share, group.events);
+        group
     }
 
     fn tallies(&self) -> impl Iterator<Item = &Tally> {
@@ -326,11 +343,12 @@ impl Watch {
 
     /// Whatever may be true by either count.
     fn ratio(&self, alpha: f64) -> Ratio {
-        let by_request = self.tally.as_ref().map(|tally| ratio(tally, alpha));
-        let by_cause = self.causes.as_ref().map(|tally| {
+        let widened = |tally: &Tally, slack: f64| {
             let Ratio { lower, upper } = ratio(tally, alpha);
-            Ratio { lower, upper: upper.map(|upper| upper * (1.0 + ROUNDING)) }
-        });
+            Ratio { lower, upper: upper.map(|upper| upper * slack) }
+        };
+        let by_request = self.tally.as_ref().map(|tally| widened(tally, self.slack()));
+        let by_cause = self.causes.as_ref().map(|tally| widened(tally, 1.0 + ROUNDING));
         let hull = |a: Ratio, b: Ratio| Ratio {
             lower: a.lower.min(b.lower),
             upper: a.upper.zip(b.upper).map(|(a, b)| a.max(b)),
@@ -367,7 +385,13 @@ impl Watch {
             tally.as_ref().is_none_or(|tally| is_ratio_at_most(tally, alpha, slack, bound))
         };
         let is_counted = self.tallies().next().is_some();
-        is_small || (is_counted && is_at_most(&self.tally, 1.0) && is_at_most(&self.causes, 1.0 + ROUNDING))
+        let is_like = || is_at_most(&self.tally, self.slack()) && is_at_most(&self.causes, 1.0 + ROUNDING);
+        is_small || (is_counted && is_like())
+    }
+
+    /// By how much the ratio of `tally` can be larger than it seems.
+    fn slack(&self) -> f64 {
+        if self.has_runs { 1.0 + ROUNDING } else { 1.0 }
     }
 
     /// The most that an arm's own rate can be.
@@ -383,9 +407,13 @@ impl Watch {
     }
 
     fn freeze(&mut self, alpha: f64) {
-        let rate = self.events[0] as f64 / self.of[0].max(1) as f64;
+        let (Group { of, events }, upper) = match self.has_runs {
+            true => (self.by_cause, rate::upper(self.by_cause.events[0], self.by_cause.of[0], alpha)),
+            false => (Group { of: self.of, events: self.events }, self.rate_upper(0, alpha)),
+        };
+        let rate = events[0] as f64 / of[0].max(1) as f64;
         let fine = (rate * (1.0 + self.rule.tolerance)).max(self.rule.floor.unwrap_or(0.0));
-        self.cusum = Some(Cusum::new(fine.max(self.rate_upper(0, alpha))));
+        self.cusum = Some(Cusum::new(fine.max(upper)));
     }
 }
 

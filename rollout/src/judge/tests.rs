@@ -629,6 +629,27 @@ fn slow_runs_are_counted_by_cause_alone() {
 }
 
 #[test]
+fn a_disturbance_that_slows_a_row_of_runs_is_no_proof_by_their_number() {
+    let watched = |plan: &mut Plan| plan.policy.guardrails = vec![Guardrail::new("slow_p90").with_floor(0.15)];
+    let after = |runs: Arms, causes: Arms| {
+        let mut rollout = Rollout::shared(policy(watched));
+        for _ in 0..10 {
+            rollout.block([0, 0], |block| {
+                let runs = vec![Group { of: [900, 900], events: runs }];
+                block.events.insert("slow_p90".into(), Events::Runs(runs));
+                block.causes.insert("slow_p90".into(), vec![Group { of: [50, 50], events: causes }]);
+            });
+        }
+        rollout.judge
+    };
+    assert!(matches!(after([0, 90], [0, 1]).state(), State::Running(_)), "one burst in each stretch");
+    assert_eq!(after([0, 90], [0, 10]).state(), State::RolledBack);
+    assert!(matches!(after([10, 10], [0, 10]).state(), State::Running(_)), "chance chose among the runs");
+    let reading = &after([90, 90], [9, 1]).readings()[0];
+    assert_eq!((reading.events, reading.of, reading.passes), ([900, 900], [9_000, 9_000], true));
+}
+
+#[test]
 fn a_gate_may_stand_before_the_first_share() {
     let mut rollout = Rollout::new(policy(|plan| plan.policy.entry_gates = vec!["backtest".into()]));
     rollout.command(Command::Start);

@@ -90,6 +90,7 @@ fn blocks(seen: Seen, sequence: u64, minute: u64, share: Share, is_keyed: bool, 
             if !matches!(strip, Strip::Causes | Strip::Keys) {
                 block.causes.insert("errors".into(), causes(seen.causes, strip));
             }
+            // Each run as a cause of its own: that alarms sooner than the server does, to whom a row of slow ones is one.
             for (name, groups) in ["slow_p90", "slow_p99"].into_iter().zip(slow.take().unwrap_or_default()) {
                 block.causes.insert(name.into(), groups);
             }

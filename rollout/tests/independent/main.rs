@@ -20,7 +20,7 @@ use tiltyard_types::Digest;
 use random::Lot;
 
 /// Rollouts that are played at each run of the tests, and by name: `cargo test … --test independent -- --ignored`.
-const SOME: u64 = 100;
+const SOME: u64 = 150;
 const MANY: u64 = 1_000;
 
 /// A log, as `docs/log.md` describes it.

@@ -235,8 +235,12 @@ impl World {
             let is_run = metric.starts_with("slow_p");
             let ratio = if metric == "errors@1" { ratio * self.ratio_of_slice } else { ratio };
             let rates = [self.rate, (self.rate * ratio).min(1.0)];
-            if !is_run && lot.happens(0.9) {
-                block.events.insert(metric.into(), self.events(lot, units, rates));
+            if lot.happens(0.9) {
+                let events = match is_run {
+                    true => Events::Runs(groups(lot, units.map(|units| 8 * units), rates)),
+                    false => self.events(lot, units, rates),
+                };
+                block.events.insert(metric.into(), events);
             }
             if (is_run || metric == "errors" && self.units > 1_000.0) && lot.happens(0.9) {
                 block.causes.insert(metric.into(), groups(lot, units, rates));

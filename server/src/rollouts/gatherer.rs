@@ -2,9 +2,11 @@
 //!
 //! A state machine without threads or clock: ends go in, blocks come out. Errors are counted by request, or by key where
 //! requests stick to arms, and beside that by cause. How long runs take is counted by run, and only among runs of as many rows
-//! after as long a rest: a small arm runs smaller, colder batches, which is not its fault.
+//! after as long a rest: a small arm runs smaller, colder batches, which is not its fault. What is slow is counted twice, since
+//! one disturbance slows many: each, and as causes those that lie apart.
 
 mod slow;
+mod spaced;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +19,8 @@ use tiltyard_types::Moment;
 
 use super::observer::{End, Ended, Side};
 use super::output::Bins;
-use slow::Slow;
+use slow::{Run, Slow};
+use spaced::Spaced;
 
 /// The name of what fails in evidence.
 pub const ERRORS: &str = "errors";
@@ -40,6 +43,7 @@ pub struct Gatherer {
     sides: [Arm; 2],
     streak: Streak,
     slow: Slow,
+    spaced: Spaced,
     open: BTreeMap<Share, Stretch>,
 }
 
@@ -106,8 +110,8 @@ impl Gatherer {
     /// Counts by key where requests stick to arms, or else by request.
     pub fn new(is_keyed: bool) -> Gatherer {
         let (keys, slow, open) = (Keys::new(KEYS_MAX), Slow::default(), BTreeMap::new());
-        let (sides, streak) = (Default::default(), Streak::default());
-        Gatherer { is_keyed, has_slow: false, bins: None, keys, sides, streak, slow, open }
+        let (sides, streak, spaced) = (Default::default(), Streak::default(), Spaced::default());
+        Gatherer { is_keyed, has_slow: false, bins: None, keys, sides, streak, slow, spaced, open }
     }
 
     /// Counts what a plan's policy asks for.
@@ -136,7 +140,7 @@ impl Gatherer {
         let stretch = self.open.entry(share).or_default();
         stretch.units[at] += u64::from(is_new);
         let has_failed = matches!(end.ended, Ended::Failed { .. } | Ended::NotANumber { .. } | Ended::Unanswered);
-        let is_over = end.is_over && end.ended != Ended::Blameless;
+        let is_over = self.has_slow && end.is_over && end.ended != Ended::Blameless;
         let key = unit.map(|_| end.key);
         for (counted, is_event) in [(&mut stretch.failed, has_failed), (&mut stretch.over, is_over)] {
             if is_event {
@@ -154,7 +158,9 @@ impl Gatherer {
             let is_outage = self.streak.is_champion_failing();
             stretch.failed.add_cause(at, has_failed, is_outage);
             // Of a run, the first that is heard: among many there is sooner one that waited.
-            stretch.over.add_cause(at, is_over, is_outage);
+            if self.has_slow && self.spaced.is_apart(end.side, end.at) {
+                stretch.over.add_cause(at, is_over, is_outage);
+            }
         }
         arm.is_silent = end.ended == Ended::Unanswered;
         match end.side {
@@ -172,7 +178,7 @@ impl Gatherer {
             arm.rested = arm.rested.max(Some(end.at));
             // A key is one unit, however often it comes.
             if is_new {
-                self.slow.count(share, end.side, rows, rest, nanos);
+                self.slow.count(share, Run { side: end.side, at: end.at, rows, rest, nanos });
             }
         }
     }
@@ -206,7 +212,10 @@ impl Gatherer {
             if self.has_slow {
                 stretch.over.close(SLOW_OVER, self.is_keyed, &mut block);
             }
-            block.causes.extend(slow.remove(&share).unwrap_or_default());
+            for (metric, [runs, causes]) in slow.remove(&share).unwrap_or_default() {
+                block.events.insert(metric.clone(), Events::Runs(runs));
+                block.causes.insert(metric, causes);
+            }
             block.bins.extend(bins.remove(&share).map(|bins| (OUTPUT.to_owned(), bins)));
             block
         });

@@ -134,8 +134,7 @@ fn show(bar: &ProgressBar, watched: &Watched, traffic: &Traffic) {
     ));
 }
 
-/// What is asked of a challenger. A day of a real rollout is a second here. How long runs take is not watched: all models are alike, and
-/// where something else has the processors for a moment, a row of slow runs is one version's.
+/// What is asked of a challenger. A day of a real rollout is a second here.
 fn rollout(challenger: u64) -> Value {
     json!({
         "challenger": { "version": challenger },
@@ -143,7 +142,7 @@ fn rollout(challenger: u64) -> Value {
         "steps": [{ "share": "20%", "min_time": "2s" }, { "share": "50%", "min_time": "2s" }],
         "policy": {
             "min_time": "8s", "max_time": "10m", "min_units": 2000,
-            "guardrails": [{ "metric": "errors", "floor": 0.001 }],
+            "guardrails": [{ "metric": "errors", "floor": 0.001 }, { "metric": "slow_p90", "floor": 0.15 }],
             "primary": {
                 "metric": OUTPUT, "gain": "squared_error", "scale": 1, "output": OUTPUT, "label_depends_on_decision": false,
                 "horizon": "4s", "missing": "exclude", "planned_units": 30000, "harm": 0,
@@ -171,6 +170,6 @@ mod tests {
         let (written, _) = crate::rollouts::written::read(&text).unwrap();
         let plan = crate::rollouts::begin::plan(MODEL, &written, None, &[1]).unwrap();
         let primary = plan.policy.primary.unwrap();
-        assert_eq!((plan.arms.len(), plan.policy.guardrails.len(), primary.harm), (2, 1, Some(0.0)));
+        assert_eq!((plan.arms.len(), plan.policy.guardrails.len(), primary.harm), (2, 2, Some(0.0)));
     }
 }

@@ -3,12 +3,17 @@
 //! A kind is so many rows after so long a rest. The champion's first runs of a kind say where its cut points are, and from then
 //! on they stand: no run is judged by a cut point that it had a part in. A run is slow where it is slower by more than anybody
 //! minds: without that slack a model that takes eight microseconds instead of seven would be a harm.
+//!
+//! Something else that takes the processors for a moment slows a row of runs, which may all be one arm's. So runs are counted
+//! twice: each, and as causes only those that lie so far apart that no such moment reaches from one to the next.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tiltyard_rollout::evidence::{Group, Share};
+use tiltyard_types::Moment;
 
+use super::spaced::Spaced;
 use crate::rollouts::observer::Side;
 
 /// Cut points by name: so much of the champion's runs takes no longer.
@@ -35,10 +40,14 @@ const ROWS_EXACT: u32 = 16;
 /// (rows, rest), both in classes.
 type Kind = (u32, u32);
 
+/// What was counted by share and name: of all runs, and of those that lie apart.
+pub(super) type Counted = BTreeMap<Share, BTreeMap<String, [Vec<Group>; 2]>>;
+
 /// All kinds.
 #[derive(Debug, Default)]
 pub(super) struct Slow {
     kinds: BTreeMap<Kind, Runs>,
+    spaced: Spaced,
 }
 
 /// The runs of one kind.
@@ -48,13 +57,31 @@ struct Runs {
     samples: Vec<u64>,
     /// In nanoseconds, the slack included.
     cuts: Option<[u64; CUTS.len()]>,
-    open: BTreeMap<Share, [Group; CUTS.len()]>,
+    open: BTreeMap<Share, [Groups; CUTS.len()]>,
+}
+
+/// Of all runs, and of those that lie apart.
+type Groups = [Group; 2];
+
+/// A run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// Whose.
+    pub(super) side: Side,
+    /// When it ended.
+    pub(super) at: Moment,
+    /// Of how many rows.
+    pub(super) rows: u32,
+    /// How long nothing of its arm had run before it; not known of the first.
+    pub(super) rest: Option<Duration>,
+    /// How long it took.
+    pub(super) nanos: u64,
 }
 
 impl Slow {
-    /// Takes in a run of so many rows, that began after such a rest and took so long.
-    pub(super) fn count(&mut self, share: Share, side: Side, rows: u32, rest: Option<Duration>, nanos: u64) {
-        let Some(rest) = rest else { return };
+    /// Takes in a run.
+    pub(super) fn count(&mut self, share: Share, run: Run) {
+        let Run { side, at, rows, rest: Some(rest), nanos } = run else { return };
         let kind = (rows_class(rows), rest_class(rest));
         if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
             return;
@@ -62,9 +89,12 @@ impl Slow {
         let runs = self.kinds.entry(kind).or_default();
         match &runs.cuts {
             Some(cuts) => {
-                for (group, cut) in runs.open.entry(share).or_default().iter_mut().zip(cuts) {
-                    group.of[side as usize] += 1;
-                    group.events[side as usize] += u64::from(nanos > *cut);
+                let counts = if self.spaced.is_apart(side, at) { 2 } else { 1 };
+                for (groups, cut) in runs.open.entry(share).or_default().iter_mut().zip(cuts) {
+                    for group in &mut groups[..counts] {
+                        group.of[side as usize] += 1;
+                        group.events[side as usize] += u64::from(nanos > *cut);
+                    }
                 }
             }
             None if side == Side::Champion => runs.samples.push(nanos),
@@ -86,18 +116,19 @@ impl Slow {
         }
     }
 
-    /// What was counted since the last time, by share and name.
-    pub(super) fn take(&mut self) -> BTreeMap<Share, BTreeMap<String, Vec<Group>>> {
-        let mut taken: BTreeMap<Share, BTreeMap<String, Vec<Group>>> = BTreeMap::new();
+    /// What was counted since the last time.
+    pub(super) fn take(&mut self) -> Counted {
+        let mut taken = Counted::new();
         for runs in self.kinds.values_mut() {
-            for (share, groups) in std::mem::take(&mut runs.open) {
+            for (share, by_cut) in std::mem::take(&mut runs.open) {
                 let by_name = taken.entry(share).or_default();
-                for ((name, _), group) in CUTS.iter().zip(groups) {
-                    by_name.entry((*name).to_owned()).or_default().push(group);
+                for ((name, _), groups) in CUTS.iter().zip(by_cut) {
+                    let held = by_name.entry((*name).to_owned()).or_default();
+                    held.iter_mut().zip(groups).for_each(|(held, group)| held.push(group));
                 }
             }
         }
-        for groups in taken.values_mut().flat_map(BTreeMap::values_mut) {
+        for groups in taken.values_mut().flat_map(BTreeMap::values_mut).flatten() {
             *groups = packed(groups);
         }
         taken
@@ -152,42 +183,67 @@ mod tests {
         assert_eq!([0, 127, 128, 255, 256, 1_000, 4_200_000, 60_000_000].map(class), [0, 0, 1, 1, 2, 3, 16, 16]);
     }
 
+    /// So many milliseconds after the start.
+    fn at(millis: u64) -> Moment {
+        Moment::from_nanos(millis * MS)
+    }
+
+    const MS: u64 = 1_000_000;
+
+    fn run(side: Side, millis: u64, nanos: u64) -> Run {
+        Run { side, at: at(millis), rows: 1, rest: WARM, nanos }
+    }
+
     #[test]
     fn runs_are_held_against_those_of_their_kind_and_never_against_themselves() {
-        const MS: u64 = 1_000_000;
         let mut slow = Slow::default();
         for millis in 1..=SAMPLES as u64 {
-            slow.count(HALF, Side::Champion, 1, WARM, millis * MS);
-            slow.count(HALF, Side::Challenger, 1, WARM, 10_000 * MS);
+            slow.count(HALF, run(Side::Champion, millis, millis * MS));
+            slow.count(HALF, run(Side::Challenger, millis, 10_000 * MS));
         }
         assert!(slow.take().is_empty(), "there were no cut points");
         slow.freeze();
         // The cut points are 251, 451 and 496, and a tenth of each is the slack.
-        for millis in [276, 277, 497, 546] {
-            slow.count(HALF, Side::Challenger, 1, WARM, millis * MS);
+        for (place, millis) in [276, 277, 497, 546].into_iter().enumerate() {
+            slow.count(HALF, run(Side::Challenger, 1_000 + place as u64 * 100, millis * MS));
         }
         // Others: more rows, after a rest, the very first.
-        slow.count(HALF, Side::Challenger, 2, WARM, 10_000 * MS);
-        slow.count(HALF, Side::Challenger, 1, Some(Duration::from_secs(1)), 10_000 * MS);
-        slow.count(HALF, Side::Challenger, 1, None, 10_000 * MS);
-        slow.count(HALF, Side::Champion, 1, WARM, 1);
+        let late = run(Side::Challenger, 2_000, 10_000 * MS);
+        slow.count(HALF, Run { rows: 2, ..late });
+        slow.count(HALF, Run { rest: Some(Duration::from_secs(1)), ..late });
+        slow.count(HALF, Run { rest: None, ..late });
+        slow.count(HALF, run(Side::Champion, 2_000, 1));
         let taken = slow.take().remove(&HALF).unwrap();
-        let group = |events| vec![Group { of: [1, 4], events: [0, events] }];
-        let expected = [("slow_p50", group(3)), ("slow_p90", group(2)), ("slow_p99", group(1))];
+        let groups = |events| [(); 2].map(|()| vec![Group { of: [1, 4], events: [0, events] }]);
+        let expected = [("slow_p50", groups(3)), ("slow_p90", groups(2)), ("slow_p99", groups(1))];
         assert_eq!(taken, expected.map(|(name, groups)| (name.to_owned(), groups)).into());
         assert!(slow.take().is_empty(), "each is told once");
     }
 
     #[test]
+    fn a_row_of_slow_runs_has_one_cause() {
+        let mut slow = Slow::default();
+        (0..SAMPLES as u64).for_each(|at| slow.count(HALF, run(Side::Champion, at, MS)));
+        slow.freeze();
+        // Something takes the processors for 90 ms, and all that runs meanwhile is the challenger's.
+        (0..90).for_each(|at| slow.count(HALF, run(Side::Challenger, 1_000 + at, 9 * MS)));
+        (90..190).for_each(|at| slow.count(HALF, run(Side::Challenger, 1_000 + at, MS)));
+        let [runs, causes] = slow.take().remove(&HALF).unwrap().remove("slow_p90").unwrap();
+        assert_eq!(runs, [Group { of: [0, 190], events: [0, 90] }]);
+        assert_eq!(causes, [Group { of: [0, 2], events: [0, 1] }]);
+    }
+
+    #[test]
     fn microseconds_are_nobodys_harm() {
         let mut slow = Slow::default();
-        (0..SAMPLES).for_each(|_| slow.count(HALF, Side::Champion, 1, WARM, 7_000));
+        (0..SAMPLES).for_each(|_| slow.count(HALF, run(Side::Champion, 0, 7_000)));
         slow.freeze();
         for micros in [8, 100, 106, 108] {
-            slow.count(HALF, Side::Challenger, 1, WARM, micros * 1_000);
+            slow.count(HALF, run(Side::Challenger, micros * 1_000, micros * 1_000));
         }
         let taken = slow.take().remove(&HALF).unwrap();
-        assert!(taken.values().all(|groups| *groups == [Group { of: [0, 4], events: [0, 1] }]), "{taken:?}");
+        let group = Group { of: [0, 4], events: [0, 1] };
+        assert!(taken.values().all(|groups| *groups == [[group], [group]]), "{taken:?}");
     }
 
     #[test]

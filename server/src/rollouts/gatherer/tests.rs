@@ -116,14 +116,19 @@ fn an_answer_that_took_too_long_is_one_event_by_request_and_by_run() {
     let mut gatherer = watching(KeySource::PerRequest);
     gatherer.add(
         SHARE,
-        &[late(1, 1), late(1, 2), end(2, Side::Challenger, 3, answered(2)), end(3, Side::Champion, 4, answered(3))],
+        &[late(1, 1), late(1, 2), end(2, Side::Champion, 4, answered(2)), end(300, Side::Challenger, 3, answered(3))],
     );
-    let refused = End { is_over: true, ..end(4, Side::Challenger, 5, Ended::Blameless) };
+    let refused = End { is_over: true, ..end(400, Side::Challenger, 5, Ended::Blameless) };
     gatherer.add(SHARE, &[refused]);
     let told = block(&mut gatherer);
     assert_eq!(told.events[SLOW_OVER], Events::Every { of: [1, 4], events: [0, 2] });
     assert_eq!(told.causes[SLOW_OVER], [Group { of: [1, 2], events: [0, 1] }]);
     assert_eq!(told.events[ERRORS], Events::Every { of: [1, 4], events: [0, 0] });
+    let row: Vec<End> = (401..450).map(|at| late(at, at)).collect();
+    gatherer.add(SHARE, &row);
+    let told = block(&mut gatherer);
+    assert_eq!(told.events[SLOW_OVER], Events::Every { of: [0, 49], events: [0, 49] });
+    assert_eq!(told.causes[SLOW_OVER], [Group { of: [0, 1], events: [0, 1] }], "one disturbance");
     let mut keyed = watching(KeySource::Header("x-user".into()));
     keyed.add(SHARE, &[late(1, 7), late(2, 7)]);
     assert_eq!(block(&mut keyed).events[SLOW_OVER], Events::Firsts { of: [0, 1], keys: [vec![], vec![7]] });
