@@ -21,14 +21,14 @@ T95 = {9: 1.833, 19: 1.729, 29: 1.699, 39: 1.685}
 
 
 class Server:
-    """A server that answers for the folder's models, by the endpoint file `plan` where there is one."""
+    """A server that answers for the folder's models, by the endpoint file `plan` where there is one. `flags` go to `serve`."""
 
-    def __init__(self, models, folder, plan=None):
+    def __init__(self, models, folder, plan=None, flags=()):
         folder.mkdir()
         self.ports_file = folder / "ports.json"
         command = [BUILT / "tiltyard", "serve", "--models", models, "--data-dir", folder / "data", "--http-port", "0",
                    "--grpc-port", "0", "--admin-port", "0", "--ports-file", self.ports_file, "--settle-time", "0s",
-                   "--version-policy", "all", "--model-control", "none"]
+                   "--version-policy", "all", "--model-control", "none", *flags]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not self.ports_file.exists():
             assert self.process.poll() is None, "the server ended"

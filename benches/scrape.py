@@ -1,9 +1,10 @@
 """How long does a scrape of 1,000 series take, and how many are there? Prints a table.
 
-    python3 benches/scrape.py [BINARY] [MODELS] [ROUNDS]
+    python3 benches/scrape.py [MODELS] [ROUNDS]
 
-The server has links to one small sample model under as many names. Each round fetches the page once in each form over one
-connection; the processor's time is that of the whole process over all rounds, the asking of it included.
+The server has links to one small sample model under as many names, on the engine that is always there. Each round fetches
+the page once in each form over one connection; the processor's time is that of the whole process over all rounds, the asking
+of it included.
 """
 
 import http.client
@@ -13,46 +14,20 @@ import pathlib
 import re
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/release/tiltyard")
-MODELS = int(sys.argv[2]) if len(sys.argv) > 2 else 7
-ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 200
+from inturns import ROOT, Server
+
+MODELS = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 200
 FORMS = {
     "text": "text/plain",
     "OpenMetrics": "application/openmetrics-text; version=1.0.0",
     "messages": "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited",
 }
 SAMPLE = ROOT / "models" / "digits"
-
-
-def start(folder):
-    models = folder / "models"
-    models.mkdir()
-    for number in range(MODELS):
-        (models / f"model-{number}").symlink_to(SAMPLE)
-    ports = folder / "ports.json"
-    command = [BINARY, "serve", "--models", models, "--data-dir", folder / "data", "--ports-file", ports]
-    command += ["--http-port", "0", "--grpc-port", "0", "--admin-port", "0", "--engines", "tract"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (ports.exists() and ready(json.loads(ports.read_text())["http"])):
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended with {process.returncode}")
-        time.sleep(0.02)
-    return process, json.loads(ports.read_text())
-
-
-def ready(port):
-    try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
 
 
 def ask_all(port):
@@ -74,11 +49,15 @@ def cpu_seconds(pid):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        process, ports = start(pathlib.Path(folder))
+        models = pathlib.Path(folder) / "models"
+        models.mkdir()
+        for number in range(MODELS):
+            (models / f"model-{number}").symlink_to(SAMPLE)
+        server = Server(models, pathlib.Path(folder) / "server", flags=["--engines", "tract"])
         try:
-            ask_all(ports["http"])
+            ask_all(server.ports["http"])
             time.sleep(3)  # costs are measured in idle time
-            connection = http.client.HTTPConnection("127.0.0.1", ports["admin"])
+            connection = http.client.HTTPConnection("127.0.0.1", server.ports["admin"])
 
             def fetch(accept):
                 began = time.perf_counter()
@@ -90,14 +69,14 @@ def main():
             print(f"{MODELS} models, {series} series, {ROUNDS} rounds")
             print(f"{'form':<12} {'median':>9} {'p99':>9} {'CPU':>9} {'bytes':>9}")
             for form, accept in FORMS.items():
-                before = cpu_seconds(process.pid)
+                before = cpu_seconds(server.process.pid)
                 times, sizes = zip(*((took, len(body)) for took, body in (fetch(accept) for _ in range(ROUNDS))))
-                cpu = (cpu_seconds(process.pid) - before) / ROUNDS * 1e3
+                cpu = (cpu_seconds(server.process.pid) - before) / ROUNDS * 1e3
                 slow = statistics.quantiles(times, n=100)[98]
                 print(f"{form:<12} {statistics.median(times):>6.2f} ms {slow:>6.2f} ms {cpu:>6.2f} ms {sizes[-1]:>9}")
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            server.signal(signal.SIGTERM)
+            server.process.wait(20)
 
 
 main()

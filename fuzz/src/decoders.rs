@@ -16,12 +16,15 @@ use tiltyard_proto::inference::model_infer_request::InferInputTensor;
 use tiltyard_registry::{Entry, Lines};
 use tiltyard_runtime::{golden, onnx, repository::pbtxt};
 use tiltyard_server::config::{Algorithm, Config};
+use tiltyard_server::endpoints::file::{self, Said};
 use tiltyard_server::local::Local;
 use tiltyard_server::locks::certificate::ClientCertificate;
 use tiltyard_server::locks::jwks::Keys;
 use tiltyard_server::locks::jwt::{self, Expected};
 use tiltyard_server::locks::list::List;
+use tiltyard_server::rollouts::begin;
 use tiltyard_server::rollouts::feedback::line;
+use tiltyard_server::traces::{Trace, context};
 use tiltyard_types::json::{NonFinite, Reader, read_data, read_tensor, write_data};
 
 /// A reader of bytes from outside.
@@ -47,6 +50,8 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "certificate", read: client_certificate, is_served: false },
     Decoder { name: "log", read: log_lines, is_served: false },
     Decoder { name: "feedback", read: feedback_line, is_served: false },
+    Decoder { name: "endpoint", read: endpoint_file, is_served: false },
+    Decoder { name: "traceparent", read: traceparent, is_served: false },
     Decoder { name: "rest", read: rest_infer, is_served: true },
     Decoder { name: "score", read: score_rows, is_served: true },
     Decoder { name: "grpc", read: grpc_infer, is_served: true },
@@ -86,6 +91,40 @@ fn onnx_facts(data: &[u8]) {
 /// What is said of a row.
 fn feedback_line(data: &[u8]) {
     drop(line::read(data, 1_800_000_000_000));
+}
+
+/// What a file says of an endpoint: a plan, or versions that are to compete. Whoever says the same in other words means the same,
+/// and what competes can be rehearsed or is refused.
+fn endpoint_file(data: &[u8]) {
+    let Ok(said) = file::read(&String::from_utf8_lossy(data), Some("risk")) else { return };
+    let written = match &said {
+        Said::Plan(plan) => file::write(plan),
+        Said::Rollout(declared) => {
+            if let Ok(plan) = begin::rehearse(&declared.endpoint, &declared.written) {
+                assert_eq!(plan.validate(), Ok(()), "what was rehearsed cannot begin");
+            }
+            declared.says.clone()
+        }
+    };
+    let again = file::read(&written.to_string(), Some("risk"));
+    assert_eq!(again.map(|again| again.digest()), Ok(said.digest()), "{written}");
+}
+
+/// A trace's name from a caller; one that is taken is written as it came, but for what later versions may add.
+fn traceparent(data: &[u8]) {
+    let Ok(value) = http::HeaderValue::from_bytes(data) else { return };
+    let Some(parent) =
+        context::read(&http::HeaderMap::from_iter([(http::HeaderName::from_static("traceparent"), value)]))
+    else {
+        return;
+    };
+    let text = data.trim_ascii();
+    let written = context::written(&Trace { id: parent.trace, span: parent.span, parent: 0 });
+    assert_eq!(text[2..53], written.as_bytes()[2..53], "another trace was read");
+    assert_eq!(
+        parent.is_sampled,
+        u8::from_str_radix(&String::from_utf8_lossy(&text[53..55]), 16).unwrap_or(0) % 2 == 1
+    );
 }
 
 /// The list of who may do what.

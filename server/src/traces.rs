@@ -4,7 +4,7 @@
 //! request is. What ended is handed to one thread, which sends it on (OTLP over HTTP). Nobody waits for that: where there is no
 //! room, spans are dropped and counted.
 
-mod context;
+pub mod context;
 mod export;
 mod spans;
 

@@ -15,6 +15,8 @@ from fractions import Fraction
 import numpy as np
 import onnx
 import onnxruntime
+import pyarrow
+import pyarrow.parquet
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -156,6 +158,18 @@ def table_of(data):
             [[key, when, region, *texts, "x", label] for key, when, region, texts, label in rows])
 
 
+def write_parquet(path, data, **how):
+    """The same rows as Parquet, as typed as they can be; a few hundred in each row group."""
+    labels = pyarrow.array(data["label"], pyarrow.int8(), mask=data["unlabelled"])
+    times = pyarrow.array(data["time"] * 1_000_000, pyarrow.int64()).cast(pyarrow.timestamp("us"))
+    columns = {"id": pyarrow.array(data["key"]), "when": times, "region": pyarrow.array(data["region"]).dictionary_encode()}
+    columns |= {name: pyarrow.array(data["features"][:, at]) for at, name in enumerate("abc")}
+    # A column that nobody asked for may be what no cell can be.
+    columns |= {"spare": pyarrow.array([["x"]] * ROWS), "left": labels}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, **{"row_group_size": 700, "data_page_size": 2_000, **how})
+    return path
+
+
 def counted(data, horizon=None):
     """The rows that count: old enough, labelled, the first of their key to be both."""
     seen, kept = set(), []
@@ -199,9 +213,11 @@ def check_scale(found, wrong, alpha=0.01):
 # --- What is found -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["history.csv", "history.csv.gz", "history.ndjson", "history.ndjson.gz"])
+@pytest.fixture(scope="module", params=["history.csv", "history.csv.gz", "history.ndjson", "history.ndjson.gz", "history.parquet"])
 def history(request, data, tmp_path_factory):
     path = tmp_path_factory.mktemp("history") / request.param
+    if path.suffix == ".parquet":
+        return write_parquet(path, data)
     head, rows = table_of(data)
     if ".csv" in path.suffixes:
         return write_csv(path, head, rows)
@@ -248,6 +264,92 @@ def test_a_better_version_in_every_form_of_history(tmp_path, root, data, history
 @pytest.fixture(scope="module")
 def plain(data, tmp_path_factory):
     return write_csv(tmp_path_factory.mktemp("plain") / "history.csv", *table_of(data))
+
+
+@pytest.mark.parametrize("how", [
+    {"compression": "none"},
+    {"compression": "snappy", "version": "1.0", "use_deprecated_int96_timestamps": True},
+    {"compression": "zstd", "data_page_version": "2.0"},
+    {"compression": "gzip", "use_dictionary": False},
+    {"compression": "lz4", "use_dictionary": ["region"], "use_byte_stream_split": ["a", "b"], "write_page_index": True},
+    {"compression": "snappy", "use_dictionary": False,
+     "column_encoding": {"id": "DELTA_BINARY_PACKED", "when": "DELTA_BINARY_PACKED"}, "data_page_version": "2.0"},
+])
+def test_parquet_is_judged_as_csv_to_the_bit(tmp_path, root, data, plain, how):
+    path = write_parquet(tmp_path / "history.parquet", data, **how)
+    flags = ["--key", "id", "--label", "left", "--time", "when", "--horizon", "90d", "--as-of", "2026-03-01", "--slice", "region",
+             *NO, "churn@1", "churn@2"]
+    one, other = (form_of(tmp_path, root, "--rows", rows, *flags, code=0) for rows in (plain, path))
+    assert one.pop("history") != other.pop("history")
+    assert one == other
+
+
+@pytest.mark.parametrize("kind, values, texts", [
+    (pyarrow.decimal128(12, 2), ["1.50", "-0.05", "1000000.00"], None),
+    (pyarrow.decimal256(60, 2), ["1.50", "-0.05", "1000000.00"], None),
+    (pyarrow.float16(), [1.5, -0.25, 1000.0], None),
+    (pyarrow.float64(), [0.1, -1e-300, 1e300], None),
+    (pyarrow.uint64(), [0, 1, 2**63 + 1], None),
+    (pyarrow.bool_(), [True, False, True], ["true", "false", "true"]),
+    (pyarrow.large_string(), ["1.5", " 2", "3"], None),
+    (pyarrow.binary(3), [b"1.5", b"2.5", b"3.5"], ["1.5", "2.5", "3.5"]),
+    (pyarrow.date32(), ["2026-03-01", "1969-12-31", "2024-02-29"], None),
+    (pyarrow.timestamp("ns"), ["2026-03-01 12:30:00.000000001", "1969-12-31", "2024-02-29"],
+     ["2026-03-01 12:30:00.000000001", "1969-12-31 00:00:00", "2024-02-29 00:00:00"]),
+    (pyarrow.timestamp("ms", "UTC"), [0, 1_772_368_205_250, -1],
+     ["1970-01-01 00:00:00+00:00", "2026-03-01 12:30:05.250+00:00", "1969-12-31 23:59:59.999+00:00"]),
+    (pyarrow.time64("us"), [45_000_000_000, 1, 86_399_000_000], ["12:30:00", "00:00:00.000001", "23:59:59"]),
+])
+def test_values_are_those_of_cells(tmp_path, root, kind, values, texts):
+    """Each value is a slice's name, which is told as it was read; one more is missing."""
+    count, wanted = 40, sorted({*(texts or map(str.strip, map(str, values))), ""})
+    if pyarrow.types.is_floating(kind):
+        array = pyarrow.array(np.array(values, kind.to_pandas_dtype()), kind)
+    elif pyarrow.types.is_decimal(kind) or pyarrow.types.is_temporal(kind) and isinstance(values[0], str):
+        array = pyarrow.array(values, pyarrow.string()).cast(kind)
+    else:
+        array = pyarrow.array(values, kind)
+    slices = pyarrow.concat_arrays([array, pyarrow.nulls(1, kind)]).take([row % 4 for row in range(count)])
+    numbers = [row / 10 for row in range(count)]
+    path = tmp_path / "history.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.table({"a": numbers, "b": numbers, "c": numbers, "left": [row % 2 for row in range(count)], "s": slices}), path)
+    found = form_of(tmp_path, root, "--rows", path, "--label", "left", "--slice", "s", *NO, "churn@1", "churn@2", code=4)
+    told = sorted(item["value"] for item in found["slices"])
+    if pyarrow.types.is_floating(kind):
+        assert sorted(map(float, filter(None, told))) == sorted(map(float, values)) and "" in told
+    else:
+        assert told == wanted
+
+
+def test_parquet_that_cannot_be_read_says_why(tmp_path, root, data):
+    flags = ["--label", "left", *NO, "churn@1", "churn@2"]
+
+    def told(path, *more):
+        done = run(tmp_path, root, "--rows", path, *flags, *more)
+        assert done.returncode == 1 and "panicked" not in done.stderr, done.stderr
+        return done.stderr
+
+    good = write_parquet(tmp_path / "good.parquet", data)
+    assert 'column "spare": it holds lists' in told(good, "--slice", "spare")
+    assert "packed with BROTLI" in told(write_parquet(tmp_path / "brotli.parquet", data, compression="brotli"))
+    path = tmp_path / "damaged.parquet"
+    path.write_bytes(good.read_bytes()[:-5])
+    assert "cut off" in told(path)
+    path.write_bytes(gzip.compress(good.read_bytes()))
+    assert "neither compressed nor from a pipe" in told(path)
+    whole = bytearray(good.read_bytes())
+    whole[4:2_000] = bytes(1_996)
+    path.write_bytes(whole)
+    assert "row group 0" in told(path, "--key", "id")
+
+
+def test_rows_of_parquet_that_cannot_be_used_are_told_by_number(tmp_path, root):
+    path = tmp_path / "history.parquet"
+    numbers = ["1.5", "wide", "2.5"]
+    pyarrow.parquet.write_table(pyarrow.table({"a": numbers, "b": [1, 2, 3], "c": [1, 2, 3], "left": [0, 1, 0]}), path)
+    done = run(tmp_path, root, "--rows", path, "--label", "left", *NO, "churn@1", "churn@2")
+    assert done.returncode == 1 and "history.parquet row 2: " in done.stderr, done.stderr
 
 
 def test_a_worse_version(tmp_path, root, plain):
@@ -452,13 +554,6 @@ def test_mistakes(tmp_path, root, plain, flags, words):
 def test_a_version_that_is_not_there(tmp_path, root, plain):
     done = run(tmp_path, root, "--rows", plain, "--label", "left", *NO, "churn@1", "churn@9")
     assert done.returncode == 1 and "no version 9 of churn: there is 1, 2, 3, 4" in done.stderr, done.stderr
-
-
-def test_parquet_is_told_how_to_become_something_else(tmp_path, root):
-    path = tmp_path / "history.parquet"
-    path.write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-    done = run(tmp_path, root, "--rows", path, "--label", "left", *NO, "churn@1", "churn@2")
-    assert done.returncode == 1 and "read_parquet" in done.stderr
 
 
 def test_for_people(tmp_path, root, plain):

@@ -74,6 +74,7 @@ fn judge(matches: &ArgMatches) -> Result<(String, Value, Exit), Failure> {
     let report = Report {
         options: &options,
         history: reading.shown(),
+        place: reading.place(),
         contenders: &contenders,
         plan: &plan,
         counts: reading.counts,
@@ -158,7 +159,7 @@ impl Backtest<'_> {
     fn weigh(&mut self, batch: &Batch, pending: [Pending; 2]) -> Result<(), Failure> {
         let rows = batch.rows();
         let place = |failure: Failure| {
-            let lines = format!("lines {} to {}", batch.line(0), batch.line(rows - 1));
+            let lines = format!("{}s {} to {}", self.reading.place(), batch.line(0), batch.line(rows - 1));
             failure.at(&lines)
         };
         let [a, b] = pending;

@@ -58,7 +58,8 @@ pub(crate) fn ask_as(
     good(status, body)
 }
 
-fn good(status: u16, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
+/// The body of a good answer. Any other is a failure with the server's reason.
+pub(crate) fn good(status: u16, body: Vec<u8>) -> Result<Vec<u8>, Failure> {
     match status {
         200..=299 => Ok(body),
         401 | 403 => Err(Failure::refused(reason(status, &body))),

@@ -140,6 +140,7 @@ impl Gatherer {
         let stretch = self.open.entry(share).or_default();
         stretch.units[at] += u64::from(is_new);
         let has_failed = matches!(end.ended, Ended::Failed { .. } | Ended::NotANumber { .. } | Ended::Unanswered);
+        // Nobody looks at it where no time was declared.
         let is_over = self.has_slow && end.is_over && end.ended != Ended::Blameless;
         let key = unit.map(|_| end.key);
         for (counted, is_event) in [(&mut stretch.failed, has_failed), (&mut stretch.over, is_over)] {

@@ -7,14 +7,17 @@ use super::Trace;
 
 /// What a caller's `traceparent` says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Parent {
-    pub(super) trace: u128,
-    pub(super) span: u64,
-    pub(super) is_sampled: bool,
+pub struct Parent {
+    /// The trace, which is never 0.
+    pub trace: u128,
+    /// The caller's span, which is never 0.
+    pub span: u64,
+    /// Whether the caller keeps it.
+    pub is_sampled: bool,
 }
 
 /// Reads the header, if there is one that is right: whoever gets a broken one begins anew, as the standard has it.
-pub(super) fn read(headers: &HeaderMap) -> Option<Parent> {
+pub fn read(headers: &HeaderMap) -> Option<Parent> {
     parse(headers.get("traceparent")?.as_bytes())
 }
 
@@ -40,7 +43,7 @@ fn hex(digits: &[u8]) -> Option<u128> {
 }
 
 /// The request's own span as `traceparent` and `traceresponse` write it. Only what is sampled is written.
-pub(super) fn written(trace: &Trace) -> String {
+pub fn written(trace: &Trace) -> String {
     format!("00-{:032x}-{:016x}-01", trace.id, trace.span)
 }
 

@@ -62,6 +62,19 @@ fn midnight(year: &str, month: &str, day: &str) -> Option<i64> {
     Some((era * 146_097 + day_of_era - 719_468) * DAY_MS)
 }
 
+/// Year, month and day of a count of days since 1970: the way of [`midnight`] back.
+#[cfg(feature = "record")]
+pub(super) fn date_of(days: i64) -> (i64, i64, i64) {
+    let days = days.saturating_add(719_468);
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * of_era + of_era / 4 - of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + of_era + i64::from(month <= 2);
+    (year, month, day_of_year - (153 * from_march + 2) / 5 + 1)
+}
+
 /// `12:30`, `12:30:05`, `12:30:05.123`.
 fn clock_ms(text: &str) -> Option<i64> {
     let (text, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -3,6 +3,9 @@
 //! One row at a time, whatever the size of the file. A row that cannot be read is told with its line, and the next one
 //! is read all the same; only a file that breaks off ends everything.
 
+#[cfg(feature = "record")]
+mod table;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,8 +23,16 @@ use crate::cli::exit::Failure;
 /// Bytes of one row at most.
 const ROW_BYTES_MAX: usize = 1 << 20;
 
+/// What Parquet begins with, in the open and with its directory encrypted.
+const PARQUET_MARKS: [&[u8; 4]; 2] = [b"PAR1", b"PARE"];
+
+#[cfg(feature = "record")]
 const PARQUET: &str = "\
-it is Parquet, which is not read here: convert it once, for example with\n  \
+it is Parquet, whose directory is at its end: expected the file itself, neither compressed nor from a pipe";
+
+#[cfg(not(feature = "record"))]
+const PARQUET: &str = "\
+it is Parquet, which this program was built without (the feature `record`): convert it once, for example with\n  \
 python3 -c \"import pandas; pandas.read_parquet('history.parquet').to_csv('history.csv.gz', index=False)\"\n  \
 duckdb -c \"COPY 'history.parquet' TO 'history.csv'\"";
 
@@ -68,19 +79,33 @@ enum Rows {
         number: u64,
         is_pending: bool,
     },
+    #[cfg(feature = "record")]
+    Table(Box<table::Table>),
 }
 
 impl History {
-    /// Opens a file, or standard input where it is `-`. Fails on what is neither CSV with a header nor NDJSON.
+    /// Opens a file, or standard input where it is `-`. Fails on what is neither CSV with a header nor NDJSON nor Parquet.
     pub(super) fn open(path: &Path) -> Result<History, Failure> {
         let shown = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
-        let source: Box<dyn Read> = match path == Path::new("-") {
-            true => Box::new(io::stdin()),
-            false => {
-                Box::new(File::open(path).map_err(|error| Failure::failed(format!("cannot read {shown}: {error}")))?)
-            }
-        };
-        History::read_from(source, &shown).map_err(|failure| failure.at(&shown))
+        if path == Path::new("-") {
+            return History::read_from(Box::new(io::stdin()), &shown).map_err(|failure| failure.at(&shown));
+        }
+        let broken = |error: io::Error| Failure::failed(format!("cannot read {shown}: {error}"));
+        let mut file = File::open(path).map_err(broken)?;
+        #[cfg(feature = "record")]
+        if is_table(&mut file).map_err(broken)? {
+            return History::of_table(file, &shown).map_err(|failure| failure.at(&shown));
+        }
+        History::read_from(Box::new(file), &shown).map_err(|failure| failure.at(&shown))
+    }
+
+    /// A Parquet file.
+    #[cfg(feature = "record")]
+    fn of_table(file: File, shown: &str) -> Result<History, Failure> {
+        let table = table::Table::open(file).map_err(Failure::failed)?;
+        let columns = table.columns().to_vec();
+        let (rows, wanted, by_name) = (Rows::Table(Box::new(table)), Vec::new(), BTreeMap::new());
+        Ok(History { rows, columns, wanted, by_name, shown: shown.to_owned() })
     }
 
     /// The same from anywhere.
@@ -92,7 +117,7 @@ impl History {
         }
         let mut plain = without_mark(plain).map_err(broken)?;
         let head = plain.fill_buf().map_err(broken)?;
-        if head.starts_with(b"PAR1") {
+        if PARQUET_MARKS.iter().any(|mark| head.starts_with(*mark)) {
             return Err(Failure::failed(PARQUET));
         }
         let rows = match head.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -133,6 +158,15 @@ impl History {
         matches!(self.rows, Rows::Json { .. })
     }
 
+    /// What messages call the place of a row.
+    pub(super) fn place(&self) -> &'static str {
+        match self.rows {
+            Rows::Csv { .. } | Rows::Json { .. } => "line",
+            #[cfg(feature = "record")]
+            Rows::Table(_) => "row",
+        }
+    }
+
     fn read_columns(&mut self) -> Result<Vec<String>, Failure> {
         match &mut self.rows {
             Rows::Csv { reader, .. } => {
@@ -158,6 +192,8 @@ impl History {
                     }
                 }
             }
+            #[cfg(feature = "record")]
+            Rows::Table(table) => Ok(table.columns().to_vec()),
         }
     }
 
@@ -166,6 +202,10 @@ impl History {
         let place = |name: &String| self.columns.iter().position(|column| column == name);
         self.wanted = names.iter().map(place).collect();
         self.by_name = names.iter().cloned().enumerate().map(|(at, name)| (name, at)).collect();
+        #[cfg(feature = "record")]
+        if let Rows::Table(table) = &mut self.rows {
+            table.want(&self.wanted);
+        }
     }
 
     /// Reads the next row into `batch`. Fails where the file itself cannot be read any further.
@@ -208,8 +248,22 @@ impl History {
                     }
                 }
             }
+            #[cfg(feature = "record")]
+            Rows::Table(table) => table.next(batch).map_err(|error| Failure::failed(error).at(&self.shown)),
         }
     }
+}
+
+/// Whether a file is Parquet. Pipes are not looked into: what is read there is gone.
+#[cfg(feature = "record")]
+fn is_table(file: &mut File) -> io::Result<bool> {
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
+    let mut head = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut head)?;
+    io::Seek::rewind(file)?;
+    Ok(PARQUET_MARKS.iter().any(|mark| head == **mark))
 }
 
 /// Without the mark that some programs put before UTF-8.

@@ -16,7 +16,7 @@ use crate::clock;
 const ALPHA: &str = "0.01";
 
 const EXAMPLES: &str = "\
-Rows are CSV with a header, or NDJSON (one object per line), plain or gzip. Columns are found by name, as in row scoring.
+Rows are CSV with a header, or NDJSON (one object per line), plain or gzip, or Parquet. Columns are found by name, as in row scoring.
 A row counts if it can be read, is old enough, has a label, and is the first of its key to do so.
 
 The verdict is that of a paired shadow on the same rows: losses of 0 or 1 are judged by the rows that one version alone got

@@ -74,6 +74,11 @@ impl Reading {
         self.history.shown()
     }
 
+    /// What messages call the place of a row.
+    pub(super) fn place(&self) -> &'static str {
+        self.history.place()
+    }
+
     /// The next rows that count, up to `rows_max`; none at the end.
     pub(super) fn next_batch(&mut self, rows_max: usize) -> Result<Batch, Failure> {
         let mut batch = Batch::new(self.columns.names.len(), self.history.is_json());
@@ -164,12 +169,12 @@ impl Reading {
         if self.counts.unreadable <= self.errors_max {
             return Ok(());
         }
-        let (shown, Fault { line, message }) = (self.history.shown(), fault);
+        let (shown, place, Fault { line, message }) = (self.history.shown(), self.history.place(), fault);
         let before = match self.errors_max {
             0 => "--errors-max ROWS goes on past so many of these".to_owned(),
             most => format!("it is one more than the {most} that --errors-max allows"),
         };
-        Err(Failure::failed(format!("{shown} line {line}: {message}; {before}")))
+        Err(Failure::failed(format!("{shown} {place} {line}: {message}; {before}")))
     }
 
     /// Fails where rows were read and none of them had a label: then its name is likely to be wrong.

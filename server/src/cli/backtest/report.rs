@@ -31,6 +31,8 @@ pub(super) struct Counts {
 pub(super) struct Report<'a> {
     pub(super) options: &'a Options,
     pub(super) history: &'a str,
+    /// What the place of a row is called: a line, or a row.
+    pub(super) place: &'a str,
     pub(super) contenders: &'a [Contender; 2],
     pub(super) plan: &'a Plan,
     pub(super) counts: Counts,
@@ -150,7 +152,7 @@ impl Report<'_> {
             notes.push(format!("columns that were not used: {}", listed(self.unused)));
         }
         for Fault { line, message } in self.faults {
-            notes.push(format!("line {line} was left out: {message}"));
+            notes.push(format!("{} {line} was left out: {message}", self.place));
         }
         if !notes.is_empty() {
             listing += "\nGood to know:\n";

@@ -60,3 +60,50 @@ fn what_is_wrong_is_told_with_its_line() {
     check(&rows(&["1"]), "--prediction score", "no output is called \"score\"");
     check(&rows(&["1"]).replace("mean_area", "area"), "", "\"mean_area\" (an input of risk@1)");
 }
+
+/// The judgement of the sample models on a history in this file, without what names the file.
+#[cfg(feature = "record")]
+fn judged(file: &Path) -> Value {
+    let (models, data) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("../models"), tempfile::tempdir().unwrap());
+    let [file, models, data] = [file, &models, data.path()].map(|path| path.display().to_string());
+    let line = format!(
+        "backtest --rows {file} --models {models} --data-dir {data} --engines tract --label malignant --key id {NO} risk@1 risk@2"
+    );
+    let (_, mut report, _) = judge(&command().try_get_matches_from(line.split_whitespace()).unwrap()).unwrap();
+    assert!(report.as_object_mut().unwrap().remove("history").is_some());
+    report
+}
+
+#[cfg(feature = "record")]
+#[test]
+fn a_history_in_parquet_is_judged_as_the_same_in_csv() {
+    use std::sync::Arc;
+
+    use parquet::data_type::DoubleType;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/risk-history.csv");
+    let mut reader = csv::Reader::from_path(&csv).unwrap();
+    let names: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
+    let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.parquet");
+    let fields: String = names.iter().map(|name| format!("optional double {name};")).collect();
+    let schema = Arc::new(parse_message_type(&format!("message m {{ {fields} }}")).unwrap());
+    let mut writer = SerializedFileWriter::new(fs::File::create(&file).unwrap(), schema, Arc::default()).unwrap();
+    for rows in rows.chunks(100) {
+        let mut group = writer.next_row_group().unwrap();
+        for at in 0..names.len() {
+            let mut column = group.next_column().unwrap().unwrap();
+            let values: Vec<f64> = rows.iter().map(|row| row[at].parse().unwrap()).collect();
+            column.typed::<DoubleType>().write_batch(&values, Some(&vec![1; rows.len()]), None).unwrap();
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    writer.close().unwrap();
+    let (one, other) = (judged(&csv), judged(&file));
+    assert_eq!(one["rows"]["counted"], rows.len());
+    assert_eq!(one, other);
+}

@@ -19,7 +19,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output::{self, Form};
 use crate::cli::progress;
 use crate::cli::rollout::status::line;
-use crate::cli::target::{Http, ask};
+use crate::cli::target::{Http, Target, ask, good};
 
 /// Champion and challenger of each rollout, and the state that it is to come to.
 const CONTESTS: [([u64; 2], &str); 2] = [([1, 2], "promoted"), ([2, 3], "rolled_back")];
@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// How long the plan of a rollout that has ended may take to hold.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
+
+/// The status of an answer that will be another in a moment.
+const NOT_READY: u16 = 503;
 
 /// How long verdicts are waited for once every label is told: the horizon, and a few looks.
 const AFTER_ROWS: Duration = Duration::from_secs(10);
@@ -105,15 +108,15 @@ fn contest(admin: &Http, traffic: &Traffic, mut watched: Watched) -> Result<Watc
     Ok(watched)
 }
 
-/// Starts a rollout, as soon as the plan of the one before lets it.
-fn begin(admin: &Http, path: &str, body: &[u8]) -> Result<Value, Failure> {
+/// Starts a rollout, as soon as the plan of the one before gives way: until then the server asks to be asked again.
+fn begin(admin: &dyn Target, path: &str, body: &[u8]) -> Result<Value, Failure> {
     let deadline = Instant::now() + SETTLE_MAX;
     loop {
-        match ask(admin, "POST", path, body.to_vec()) {
-            Ok(answer) => return read(&answer),
-            Err(failure) if Instant::now() > deadline => return Err(failure),
-            Err(_) => thread::sleep(PAUSE),
+        let (status, answer) = admin.call("POST", path, body.to_vec())?;
+        if status != NOT_READY || Instant::now() > deadline {
+            return read(&good(status, answer)?);
         }
+        thread::sleep(PAUSE);
     }
 }
 
@@ -153,7 +156,30 @@ fn rollout(challenger: u64) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// Answers with these statuses, one after the other.
+    struct Answers(Mutex<Vec<u16>>);
+
+    impl Target for Answers {
+        fn call(&self, _: &str, _: &str, _: Vec<u8>) -> Result<(u16, Vec<u8>), Failure> {
+            Ok((self.0.lock().unwrap().remove(0), br#"{"error": "so it is"}"#.to_vec()))
+        }
+    }
+
+    #[test]
+    fn a_rollout_is_asked_for_again_only_where_it_may_begin_later() {
+        let check = |statuses: &[u16], left: usize, is_begun: bool| {
+            let answers = Answers(Mutex::new(statuses.to_vec()));
+            assert_eq!(begin(&answers, "/", b"").is_ok(), is_begun, "{statuses:?}");
+            assert_eq!(answers.0.lock().unwrap().len(), left, "{statuses:?}");
+        };
+        check(&[503, 200, 200], 1, true);
+        check(&[400, 200], 1, false);
+        check(&[500, 200], 1, false);
+    }
 
     #[test]
     fn a_folder_must_be_new() {

@@ -82,7 +82,9 @@ fn files_that_are_something_else_say_so() {
         let found = rows(bytes.to_vec(), &["a"]).expect_err("it is no history");
         assert!(found.contains(expected), "{found}");
     };
-    check(b"PAR1\x15\x04\x15", "pandas.read_parquet");
+    let parquet = if cfg!(feature = "record") { "expected the file itself" } else { "pandas.read_parquet" };
+    check(b"PAR1\x15\x04\x15", parquet);
+    check(&zipped("PAR1"), parquet);
     check(b"[{\"a\": 1}]", "jq -c");
     check(b"", "it is empty");
     check(b" \n\n", "it is empty");
