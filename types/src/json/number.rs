@@ -122,7 +122,9 @@ fn load(window: &[u8; 27], at: usize) -> u64 {
 
 #[inline(always)]
 fn scan_fraction(window: &[u8; 27]) -> Option<(Decimal, usize)> {
-    let lead = u64::from(window[0].wrapping_sub(b'0'));
+    // What is no digit is found at the end; until then its lower bits do, with which nothing overflows.
+    let is_digit = window[0].is_ascii_digit();
+    let lead = u64::from(window[0] & 0x0f);
     let first = load(window, 2);
     let mut count = leading_digits(first);
     let mut mantissa;
@@ -144,7 +146,7 @@ fn scan_fraction(window: &[u8; 27]) -> Option<(Decimal, usize)> {
     } else {
         mantissa = lead * POWERS[count] + chunk_value(first, count);
     }
-    let bad = lead > 9 || count == 0 || window[count + 2] | 0x20 == b'e';
+    let bad = !is_digit || count == 0 || window[count + 2] | 0x20 == b'e';
     let decimal = Decimal { negative: false, mantissa, exponent: -(count as i64), exact: true, whole: false };
     (!bad).then_some((decimal, count + 2))
 }

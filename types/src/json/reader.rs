@@ -451,11 +451,11 @@ impl<'a> Reader<'a> {
         let text = self.text.get(self.position..)?;
         let (mut value, mut digits) = (0, 0);
         while let Some(digit @ b'0'..=b'9') = text.get(digits) {
-            value = value * 10 + i64::from(digit - b'0');
-            digits += 1;
-            if digits > DIGITS_MAX {
+            if digits == DIGITS_MAX {
                 return None;
             }
+            value = value * 10 + i64::from(digit - b'0');
+            digits += 1;
         }
         let goes_on = matches!(text.get(digits), Some(b'.' | b'e' | b'E'));
         let leading_zero = digits > 1 && text[0] == b'0';
