@@ -3,6 +3,7 @@
 //!
 //! libFuzzer calls these functions, and so does the test `noise`, which includes this file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tiltyard_proto::inference::ModelInferRequest;
 use tiltyard_proto::inference::model_infer_request::InferInputTensor;
 use tiltyard_registry::{Entry, Lines};
+use tiltyard_runtime::engine::{CompileOptions, Engine, EngineError, ModelFile};
 use tiltyard_runtime::{golden, onnx, repository::pbtxt};
 use tiltyard_server::config::{Algorithm, Config};
 use tiltyard_server::endpoints::file::{self, Said};
@@ -26,6 +28,7 @@ use tiltyard_server::rollouts::begin;
 use tiltyard_server::rollouts::feedback::line;
 use tiltyard_server::traces::{Trace, context};
 use tiltyard_types::json::{NonFinite, Reader, read_data, read_tensor, write_data};
+use tiltyard_types::{DataType, Dim, Shape, Tensor, TensorSpec};
 
 /// A reader of bytes from outside.
 pub(crate) struct Decoder {
@@ -52,6 +55,7 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "feedback", read: feedback_line, is_served: false },
     Decoder { name: "endpoint", read: endpoint_file, is_served: false },
     Decoder { name: "traceparent", read: traceparent, is_served: false },
+    Decoder { name: "classical", read: classical_model, is_served: true },
     Decoder { name: "rest", read: rest_infer, is_served: true },
     Decoder { name: "score", read: score_rows, is_served: true },
     Decoder { name: "grpc", read: grpc_infer, is_served: true },
@@ -86,6 +90,36 @@ fn config_pbtxt(data: &[u8]) {
 
 fn onnx_facts(data: &[u8]) {
     drop(onnx::Graph::read(&Bytes::copy_from_slice(data)));
+}
+
+/// A model of trees and what goes with them; one that compiles takes rows and gives what its signature says.
+fn classical_model(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    let Ok(graph) = onnx::Graph::read(&bytes) else { return };
+    let file = ModelFile { path: "model.onnx".into(), bytes, external: BTreeMap::new(), graph };
+    let Ok(model) = tiltyard_classical::engine().compile(&file, &CompileOptions::default()) else { return };
+    let (inputs, outputs) = (&model.signature().inputs, &model.signature().outputs);
+    let Some(asked) = inputs.iter().map(|spec| rows(spec).map(Some)).collect::<Option<Vec<_>>>() else { return };
+    let wanted: Vec<usize> = (0..outputs.len()).collect();
+    let answered = model.open().and_then(|mut session| session.run(&asked, &wanted));
+    assert!(!matches!(answered, Err(EngineError::Panicked(_))), "{answered:?}");
+    for (spec, tensor) in outputs.iter().zip(answered.iter().flatten()) {
+        assert_eq!(spec.dtype, tensor.dtype(), "output {:?}", spec.name);
+    }
+}
+
+/// Three rows of what the input takes, unless they are large.
+fn rows(spec: &TensorSpec) -> Option<Tensor> {
+    let length = |dim: &Dim| if let Dim::Fixed(length) = dim { *length } else { 3 };
+    let lengths: Vec<usize> = spec.dims.as_ref()?.iter().map(length).collect();
+    let count =
+        lengths.iter().try_fold(1usize, |count, &length| count.checked_mul(length)).filter(|&count| count < 4096)?;
+    let shape = Shape::from(lengths.as_slice());
+    let made = match spec.dtype {
+        DataType::Bytes => Tensor::strings(shape, vec![Bytes::from_static(b"red"); count]),
+        dtype => Tensor::fixed(dtype, shape, vec![0; count * dtype.width()?]),
+    };
+    Some(made.expect("as many elements as the shape has").aligned())
 }
 
 /// What is said of a row.

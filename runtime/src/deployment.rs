@@ -18,7 +18,7 @@ use tiltyard_types::{Digest, Error, Moment, Result, Signature, Tensor};
 use self::refuse::Outlook;
 use crate::batch::{Layout, Pad};
 use crate::cost::{Cost, QUICK};
-use crate::engine::{CompiledModel, EngineBuild, EngineError};
+use crate::engine::{CompiledModel, EngineBuild, EngineError, OutputClasses};
 use crate::health::Health;
 use crate::job::{Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
@@ -194,6 +194,11 @@ impl Deployment {
             _live: Some(Live::new(Kind::Deployments)),
             _model: None,
         }
+    }
+
+    /// The classes that columns of outputs are of, where the graph itself says so.
+    pub fn classes(&self) -> &[OutputClasses] {
+        self.compiled.classes()
     }
 
     /// The rows one run may take by its settings: 0 where requests are never batched.

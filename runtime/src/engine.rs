@@ -28,6 +28,17 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// Whether a graph that this engine compiles needs no other: it answers as every other one would, and is known to be
+    /// faster. Golden examples decide even so. Others are neither compiled nor timed then, where it comes before them.
+    fn is_settled(&self) -> bool {
+        false
+    }
+
+    /// The kinds of files that it reads beside ONNX's.
+    fn formats(&self) -> &[Format] {
+        &[]
+    }
+
     /// Makes a model ready to run. Takes as long as it takes (seconds for large models): never called on a thread
     /// that serves requests. A provider that is missing is an error, never a silent run elsewhere.
     fn compile(&self, model: &ModelFile, options: &CompileOptions) -> Result<Box<dyn CompiledModel>, EngineError>;
@@ -42,6 +53,17 @@ pub struct EngineBuild {
     pub library: Option<PathBuf>,
     /// The execution providers it can use, such as `cpu` and `cuda`.
     pub providers: Vec<String>,
+}
+
+/// A kind of model file other than ONNX's, which the engines run that name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Format {
+    /// What it is, for people, such as `XGBoost`; [`Graph::format`] has it.
+    pub name: &'static str,
+    /// How names of such files end, after the dot. A version's is `model.<extension>`.
+    pub extension: &'static str,
+    /// Tells what a file says about itself, at far less than the cost of a compilation; or why it is no such file.
+    pub read: fn(&Bytes) -> Result<Graph, String>,
 }
 
 /// A model file that was read and understood as far as no engine is needed for.
@@ -81,6 +103,15 @@ impl ModelFile {
     pub fn weight_bytes(&self) -> u64 {
         self.bytes.len() as u64 + self.external.values().map(|bytes| bytes.len() as u64).sum::<u64>()
     }
+}
+
+/// What the columns of an output are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputClasses {
+    /// The output's name.
+    pub output: String,
+    /// The class of each column; numbers as text.
+    pub labels: Vec<String>,
 }
 
 /// How to compile a model.
@@ -124,6 +155,11 @@ pub trait CompiledModel: Send + Sync {
 
     /// Which nodes of the graph run on which provider, where the engine tells.
     fn placement(&self) -> &[Placement] {
+        &[]
+    }
+
+    /// The classes that columns of outputs are of, where the graph says so of an output that is a map there and a matrix here.
+    fn classes(&self) -> &[OutputClasses] {
         &[]
     }
 

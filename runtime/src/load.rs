@@ -17,7 +17,7 @@ use crate::artifact::{Artifact, Reading};
 use crate::batch::{Extent, Layout, Pad};
 use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Padding, Parts};
-use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, ModelFile};
+use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, Format, ModelFile};
 use crate::golden::Golden;
 use crate::measure::idle::{Measurer, Task, settle};
 use crate::measure::{self, Curve};
@@ -29,7 +29,7 @@ use crate::profile::{Machine, Place, Subject};
 use crate::prove;
 use crate::providers::{Placement, fixed_sizes};
 use crate::queue::QueuePolicy;
-use crate::repository::settings::Settings;
+use crate::repository::settings::{Column, Settings};
 use crate::repository::{FoundVersion, MODEL_FILE};
 
 /// What loading needs from its surroundings.
@@ -103,7 +103,7 @@ pub struct Understood {
 impl Loader {
     /// Makes a version ready. Takes as long as it takes; never called on a thread that serves requests.
     pub fn load(&self, model: &str, version: u64, found: &FoundVersion) -> Result<Arc<Deployment>, LoadError> {
-        self.load_understood(model, version, found, understand(found)?, &|_| {})
+        self.load_understood(model, version, found, understand(found, &self.engines)?, &|_| {})
     }
 
     /// The same for a server, unless the files are, byte for byte, those of the artifact `served`: then `None`. It gives way
@@ -118,7 +118,7 @@ impl Loader {
         traffic: bool,
         progress: &Progress<'_>,
     ) -> Result<Option<Arc<Deployment>>, LoadError> {
-        let read = || understand(found);
+        let read = || understand(found, &self.engines);
         let understood = if traffic { giving_way(read) } else { read() }?;
         if served == Some(understood.artifact.digest) {
             return Ok(None);
@@ -200,10 +200,11 @@ impl Loader {
         let threads = understood.settings.threads.unwrap_or(1);
         let learns_rows = self.measuring.as_ref().is_some_and(|measuring| measuring.learns_rows)
             && understood.settings.batching.leaves_sizes_open();
+        let settings = completed(understood.settings, &understood.file, compiled.as_ref());
         let deployment = Arc::new(Deployment::new(Parts {
             identity,
             graph: understood.file.graph,
-            settings: understood.settings,
+            settings,
             batch_axis,
             padding,
             policy,
@@ -264,13 +265,21 @@ impl Loader {
         allowed.sort_by_key(|engine| wanted.iter().position(|name| name == engine.name()));
         let first_wins = self.first_engine_wins || !wanted.is_empty();
         let (mut candidates, mut reasons) = (Vec::new(), Vec::new());
+        if let Some(format) = understood.file.graph.format {
+            allowed.retain(|engine| engine.formats().iter().any(|known| known.name == format));
+            if allowed.is_empty() {
+                return Err(LoadError::new(format!("none of the engines that it may use reads {format} files")));
+            }
+        }
         for engine in allowed {
             match self.candidate(engine, understood, progress) {
-                Ok(candidate) => candidates.push(candidate),
+                Ok(candidate) => {
+                    candidates.push(candidate);
+                    if first_wins || (engine.is_settled() && candidates.len() == 1) {
+                        break;
+                    }
+                }
                 Err(reason) => reasons.push(format!("{}: {reason}", engine.name())),
-            }
-            if first_wins && !candidates.is_empty() {
-                break;
             }
         }
         if candidates.is_empty() {
@@ -371,6 +380,20 @@ impl Loader {
         };
         QueuePolicy { sizes, pad, runs_max, ..policy }
     }
+}
+
+/// The owner's settings, with what the file and the engine tell where the owner says nothing.
+fn completed(mut settings: Settings, file: &ModelFile, compiled: &dyn CompiledModel) -> Settings {
+    if settings.columns.is_empty() {
+        settings.columns = file.graph.columns.iter().map(|name| Column::named(name)).collect();
+    }
+    if settings.model_file.is_none() && file.graph.format.is_some() {
+        settings.model_file = file.path.file_name().map(|name| name.to_string_lossy().into_owned());
+    }
+    for classes in compiled.classes() {
+        settings.labels.entry(classes.output.clone()).or_insert_with(|| classes.labels.clone());
+    }
+    settings
 }
 
 /// Finds out whether requests of different lengths may share a run, where the settings declare an axis for it.
@@ -494,9 +517,10 @@ fn first_row(inputs: &[Option<Tensor>], layout: &Layout) -> Vec<Option<Tensor>> 
     inputs.iter().enumerate().map(|(position, input)| input.as_ref().map(|tensor| first(position, tensor))).collect()
 }
 
-/// Reads a version as far as no engine is needed: file, graph, digest, settings, golden examples.
-pub fn understand(found: &FoundVersion) -> Result<Understood, LoadError> {
-    let result = understand_files(found);
+/// Reads a version as far as nothing is compiled: file, graph, digest, settings, golden examples. The engines tell which
+/// formats there are beside ONNX.
+pub fn understand(found: &FoundVersion, engines: &[Arc<dyn Engine>]) -> Result<Understood, LoadError> {
+    let result = understand_files(found, engines);
     // Files that changed under our hands are somebody still copying: whatever we read does not count.
     unchanged(found, result.as_ref().ok().map(|understood| &understood.artifact))?;
     result
@@ -513,20 +537,26 @@ fn unchanged(found: &FoundVersion, artifact: Option<&Artifact>) -> Result<(), Lo
     }
 }
 
-fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
+fn understand_files(found: &FoundVersion, engines: &[Arc<dyn Engine>]) -> Result<Understood, LoadError> {
     if let Some(refused) = &found.refused {
         return Err(LoadError::new(refused.clone()));
     }
     let mut reading = Reading::new(&found.files);
     let settings = Settings::read_with(&mut |name| reading.take(name)).map_err(LoadError::new)?;
-    let (name, path) = model_file(found, settings.model_file.as_deref())?;
+    let formats: Vec<Format> = engines.iter().flat_map(|engine| engine.formats()).copied().collect();
+    let (name, path) = model_file(found, settings.model_file.as_deref(), &formats)?;
     let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let unreadable = |error: &dyn std::fmt::Display| LoadError::new(format!("{file_name}: {error}"));
     let size_of = |path: &Path| std::fs::metadata(path).ok().filter(Metadata::is_file).map(|metadata| metadata.len());
     let size = size_of(&path).unwrap_or(0);
     check_memory(&settings, size)?;
     let bytes = Bytes::from_owner(reading.take_shared(&name, &path).map_err(|error| unreadable(&error))?);
-    let graph = Graph::read(&bytes).map_err(|error| unreadable(&error))?;
+    let of_path = |format: &&Format| path.extension().is_some_and(|extension| extension == format.extension);
+    let graph = match formats.iter().find(of_path) {
+        Some(format) => (format.read)(&bytes)
+            .map_err(|error| unreadable(&format_args!("not served as {}: {error}", format.name)))?,
+        None => Graph::read(&bytes).map_err(|error| unreadable(&error))?,
+    };
     let sizes: BTreeMap<&str, u64> = graph
         .external_files
         .keys()
@@ -534,7 +564,7 @@ fn understand_files(found: &FoundVersion) -> Result<Understood, LoadError> {
         .collect();
     graph.check_external_files(|external| sizes.get(external).copied()).map_err(|error| unreadable(&error))?;
     check_memory(&settings, sizes.values().sum())?;
-    settings.check(&graph.signature).map_err(LoadError::new)?;
+    settings.check(&graph.servable()).map_err(LoadError::new)?;
     let mut external = BTreeMap::new();
     for (location, path) in graph.external_files.keys().map(|location| (location, path.with_file_name(location))) {
         let read = reading.take_shared(&beside(&name, location), &path).map_err(|error| unreadable(&error))?;
@@ -555,14 +585,19 @@ fn beside(model: &str, location: &str) -> String {
 }
 
 /// The file with the graph, by its name in the digest and its place: the one the settings name, or `model.onnx`, or the
-/// only `.onnx` file there is.
-fn model_file(found: &FoundVersion, named: Option<&str>) -> Result<(String, PathBuf), LoadError> {
+/// only `.onnx` file there is; where there is none, the one of another format, such as `model.json`.
+fn model_file(found: &FoundVersion, named: Option<&str>, formats: &[Format]) -> Result<(String, PathBuf), LoadError> {
     let wanted = named.unwrap_or(MODEL_FILE);
     if let Some(path) = found.files.place(wanted) {
         return Ok((wanted.to_owned(), path.to_owned()));
     }
-    let of_folder = |name: &&str| !name.contains('/') && name.ends_with(".onnx");
-    match found.files.iter().map(|(name, _)| name).filter(of_folder).collect::<Vec<_>>().as_slice() {
+    let names = || found.files.iter().map(|(name, _)| name).filter(|name| !name.contains('/'));
+    let mut there: Vec<&str> = names().filter(|name| name.ends_with(".onnx")).collect();
+    if there.is_empty() {
+        let is_known = |name: &&str| formats.iter().any(|format| name.strip_prefix("model.") == Some(format.extension));
+        there = names().filter(is_known).collect();
+    }
+    match there.as_slice() {
         [only] if named.is_none() => Ok(((*only).to_owned(), found.folder.join(only))),
         [] => Err(LoadError::new(format!("no {wanted} in {}", shown(&found.folder)))),
         several => Err(LoadError::new(format!(

@@ -17,10 +17,16 @@ const OPSETS: std::ops::RangeInclusive<i64> = 1..=100;
 /// What a model file says about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Graph {
+    /// Which [format](crate::engine::Format) the file is of; `None` where it is ONNX.
+    pub format: Option<&'static str>,
+    /// The names of the columns of its only input, where the format tells them.
+    pub columns: Vec<String>,
     /// Inputs and outputs that are tensors.
     pub signature: Signature,
-    /// Outputs that are not tensors (a ZipMap's sequence of maps), by name: they cannot be served.
+    /// Outputs that are not tensors, by name: they cannot be served, but for those that are maps.
     pub other_outputs: Vec<String>,
+    /// Those of them that map the classes of a classifier to their scores (a `ZipMap`'s): an engine may serve one as a tensor.
+    pub maps: Vec<String>,
     /// The version of each operator set the file imports; the default domain is `ai.onnx`.
     pub opsets: Vec<(String, i64)>,
     /// Which exporter wrote it, with its version.
@@ -128,6 +134,19 @@ impl Graph {
         self.operators.iter().any(|op| op.strip_prefix(domain).is_some_and(|rest| rest.starts_with('.')))
     }
 
+    /// The signature with what an engine may serve besides: the maps, each as a matrix.
+    pub fn servable(&self) -> Signature {
+        let mut signature = self.signature.clone();
+        let matrix = |name: &String| TensorSpec {
+            name: name.clone(),
+            dtype: DataType::Fp32,
+            dims: Some(vec![Dim::Dynamic(None), Dim::Dynamic(None)]),
+            optional: false,
+        };
+        signature.outputs.extend(self.maps.iter().map(matrix));
+        signature
+    }
+
     fn read_signature(&mut self, graph: &wire::Graph) -> Result<(), OnnxError> {
         let defaults: BTreeSet<&str> = graph
             .initializer
@@ -150,7 +169,10 @@ impl Graph {
                 Err(_) => self.other_outputs.push(output.name.clone()),
             }
         }
-        if self.signature.outputs.is_empty() {
+        let zipped = graph.node.iter().filter(|node| node.op_type == "ZipMap" && node.domain == "ai.onnx.ml");
+        let zipped = zipped.flat_map(|node| &node.output);
+        self.maps = zipped.filter(|name| self.other_outputs.contains(name)).cloned().collect();
+        if self.signature.outputs.is_empty() && self.maps.is_empty() {
             return Err(OnnxError::Outputs(self.other_outputs.join(", ")));
         }
         Ok(())
@@ -314,6 +336,8 @@ mod wire {
 
     #[derive(Clone, PartialEq, Message)]
     pub(super) struct Node {
+        #[prost(string, repeated, tag = "2")]
+        pub(super) output: Vec<String>,
         #[prost(string, tag = "4")]
         pub(super) op_type: String,
         #[prost(message, repeated, tag = "5")]

@@ -28,7 +28,7 @@ pub const EXTENSIONS: [&str; 7] = [
     "logging",
 ];
 
-/// The Open Inference Protocol's name for what is served here.
+/// The Open Inference Protocol's name for what is served here, but for files of other formats.
 const PLATFORM: &str = "onnx_onnxv1";
 
 /// Server metadata.
@@ -62,11 +62,14 @@ pub fn model_metadata(name: &str, model: &Model, deployment: &Deployment) -> pb:
         let placement = deployment.identity.placement.iter().map(ToString::to_string).collect::<Vec<_>>();
         properties.insert("placement".to_owned(), placement.join("; "));
     }
+    for classes in deployment.classes() {
+        properties.insert(format!("classes.{}", classes.output), classes.labels.join(", "));
+    }
     properties.insert("digest".to_owned(), deployment.identity.digest.to_string());
     pb::ModelMetadataResponse {
         name: name.to_owned(),
         versions: ready.map(|(number, _)| number.to_string()).collect(),
-        platform: PLATFORM.to_owned(),
+        platform: deployment.graph.format.map_or(PLATFORM.to_owned(), str::to_lowercase),
         inputs: tensors(&deployment.signature.inputs),
         outputs: tensors(&deployment.signature.outputs),
         properties,
@@ -90,7 +93,8 @@ pub fn model_config(name: &str, deployment: &Deployment, default_policy: &Versio
     let policy = settings.version_policy.as_ref().unwrap_or(default_policy);
     pb::ModelConfig {
         name: name.to_owned(),
-        platform: "onnxruntime_onnx".to_owned(),
+        // Triton has no name for a file of another format.
+        platform: if deployment.graph.format.is_none() { "onnxruntime_onnx".to_owned() } else { String::new() },
         backend: deployment.identity.engine.to_owned(),
         version_policy: Some(version_policy(policy)),
         max_batch_size: i32::try_from(rows_max).unwrap_or(i32::MAX),

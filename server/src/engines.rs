@@ -8,9 +8,10 @@ use tiltyard_runtime::engine::Engine;
 
 use crate::config::Config;
 
-/// Every engine there is, in the order in which `auto` prefers them: ONNX Runtime first, since it answers as the
-/// models' authors saw it and is faster on most large models.
-pub const NAMES: [&str; 2] = ["onnxruntime", "tract"];
+/// Every engine there is, in the order in which `auto` prefers them: classical first, which takes graphs of trees, linear
+/// models and their preprocessing and nothing else; then ONNX Runtime, since it answers as the models' authors saw it and is
+/// faster on most large models.
+pub const NAMES: [&str; 3] = ["classical", "onnxruntime", "tract"];
 
 /// The engines at hand, and why others are not.
 pub struct Engines {
@@ -32,6 +33,7 @@ pub fn find(config: &Config) -> Result<Engines, String> {
     let mut engines = Engines { found: Vec::new(), missing: Vec::new() };
     for name in order {
         let engine: Result<Arc<dyn Engine>, String> = match name {
+            "classical" => Ok(Arc::new(tiltyard_classical::engine())),
             "onnxruntime" => onnxruntime(config),
             _ => Ok(Arc::new(tiltyard_tract::engine())),
         };

@@ -132,7 +132,7 @@ type Ready = (Box<dyn CompiledModel>, Vec<Option<Tensor>>);
 
 /// The model on the engine, and the inputs of its first golden example.
 fn compiled(engine: &dyn Engine, found: &FoundVersion) -> Result<Ready, String> {
-    let understood = understand(found).map_err(|error| error.to_string())?;
+    let understood = understand(found, &[]).map_err(|error| error.to_string())?;
     let compiled = engine.compile(&understood.file, &CompileOptions::default()).map_err(|error| error.to_string())?;
     let golden: Option<&Golden> = understood.goldens.first();
     let golden = golden.ok_or("the version has no golden example to run")?;

@@ -86,6 +86,22 @@ pub struct Column {
     pub description: Option<String>,
 }
 
+impl Column {
+    /// A column of numbers of which only the name is known.
+    pub(crate) fn named(name: &str) -> Column {
+        Column {
+            name: name.to_owned(),
+            input: None,
+            kind: ColumnKind::Number,
+            unit: None,
+            minimum: None,
+            maximum: None,
+            categories: Vec::new(),
+            description: None,
+        }
+    }
+}
+
 /// The kinds of values a column takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -276,7 +292,7 @@ fn pbtxt_engines(config: &PbtxtConfig) -> Result<Vec<String>, String> {
     let named = config.backend.as_deref().or(config.platform.as_deref()).unwrap_or("");
     match named {
         "" | "onnxruntime" | "onnxruntime_onnx" | "onnx_onnxv1" => Ok(Vec::new()),
-        "tract" => Ok(vec!["tract".into()]),
+        "classical" | "tract" => Ok(vec![named.to_owned()]),
         other => Err(format!(
             "config.pbtxt: backend {other:?} is not offered; expected \"onnxruntime\" (platform \"onnxruntime_onnx\")"
         )),

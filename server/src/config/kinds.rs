@@ -191,7 +191,7 @@ pub(super) const NAMES: Kind<Vec<String>> = Kind {
 
 pub(super) const ENGINES: Kind<Vec<String>> = Kind {
     placeholder: "ENGINES",
-    expected: "auto alone, or engines with commas between them, such as onnxruntime,tract",
+    expected: "auto alone, or engines with commas between them, such as classical,onnxruntime",
     form: Form::List,
     parse: |text| match text {
         "auto" => Some(Vec::new()),

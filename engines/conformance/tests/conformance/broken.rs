@@ -53,7 +53,7 @@ fn check_damaged(engine: &Arc<dyn Engine>, folder: &Path, content: &[u8], damage
     fs::write(folder.join("risk/1/model.onnx"), content).unwrap();
     let Err(error) = load(engine, folder, "risk") else {
         let found = scan(folder).unwrap().models.remove("risk").unwrap().versions.remove(&1).unwrap();
-        let understood = understand(&found).unwrap();
+        let understood = understand(&found, &[]).unwrap();
         let model = compile(engine.as_ref(), &understood).unwrap();
         for golden in subject("risk").understood().goldens {
             let right = golden.check(model.signature(), model.open().unwrap().as_mut());

@@ -65,6 +65,42 @@ fn a_kept_choice_is_obeyed() {
     }
 }
 
+/// An engine that nobody is to ask.
+struct Unasked;
+
+impl Engine for Unasked {
+    fn name(&self) -> &'static str {
+        "unasked"
+    }
+
+    fn build(&self) -> EngineBuild {
+        EngineBuild { version: "1".into(), library: None, providers: vec!["cpu".into()] }
+    }
+
+    fn compile(&self, _: &ModelFile, _: &CompileOptions) -> Result<Box<dyn CompiledModel>, EngineError> {
+        Err(EngineError::Failed("it was asked".into()))
+    }
+}
+
+#[test]
+fn what_classical_runs_is_compared_with_nothing_and_golden_examples_decide_even_so() {
+    let both = || -> Vec<Arc<dyn Engine>> { vec![Arc::new(tiltyard_classical::engine()), Arc::new(Unasked)] };
+    let (folder, profiles) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let model = copied("trees", folder.path(), true);
+    assert_eq!(chosen(both(), &model, profiles.path()), Ok("classical"));
+    assert_eq!(fs::read_dir(profiles.path()).unwrap().count(), 0, "nothing was compared");
+    let golden = fs::read_dir(folder.path().join("trees/1/golden")).unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&golden).unwrap();
+    let at = text.find("\"outputs\"").unwrap();
+    // The first label is another one: 7 stands before it.
+    let wrong = text[at..].replacen("\"data\": [\n    ", "\"data\": [\n    7", 1);
+    assert_ne!(wrong, text[at..]);
+    fs::write(&golden, format!("{}{wrong}", &text[..at])).unwrap();
+    let found = scan(folder.path()).unwrap().models.remove("trees").unwrap().versions.remove(&1).unwrap();
+    let error = chosen(both(), &Subject { name: "trees".into(), found }, profiles.path()).unwrap_err().reason;
+    assert!(error.contains("classical: golden example") && error.contains("unasked: it was asked"), "{error}");
+}
+
 /// An engine whose models run on a device, or say so.
 struct Device(Arc<dyn Engine>);
 

@@ -23,7 +23,7 @@ pub(crate) struct Subject {
 impl Subject {
     /// Reads it. Panics where it cannot be read: those have tests of their own.
     pub(crate) fn understood(&self) -> Understood {
-        understand(&self.found).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+        understand(&self.found, &[]).unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 }
 

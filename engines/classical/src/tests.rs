@@ -1,0 +1,7 @@
+//! Do graphs answer as ONNX Runtime answers them? Its figures are written down beside each question.
+
+mod encode;
+mod graph;
+mod linear;
+mod shape;
+mod tree;

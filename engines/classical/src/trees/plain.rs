@@ -1,0 +1,97 @@
+//! What does a forest of ordered tests look like when all its tests are of one kind?
+//!
+//! Every ordered test becomes "goes left if the value is at most this". Where a missing value goes becomes a matter of how
+//! the column is seen: to those nodes that send it left, NaN shows as what is less than all; to the others, as greater.
+
+use super::scalar::Scalar;
+use super::{Forest, Node, Test, Tree};
+
+/// A column as a node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Sight {
+    pub(super) column: u32,
+    pub(super) missing_left: bool,
+}
+
+/// One node.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PlainNode<S> {
+    /// Goes left if what is seen is at most `most`, which is not NaN.
+    Branch { sight: Sight, most: S, left: u32, right: u32 },
+    /// The leaf of this number in the forest.
+    Leaf(u32),
+}
+
+/// One tree: the nodes that can be reached, parents before their children. The first is the root.
+#[derive(Debug)]
+pub(super) struct PlainTree<S> {
+    pub(super) nodes: Vec<PlainNode<S>>,
+    /// Branches on the longest way.
+    pub(super) depth: usize,
+}
+
+/// All trees of a checked forest, if none asks other tests or shares nodes.
+pub(super) fn plain<S: Scalar>(forest: &Forest) -> Option<Vec<PlainTree<S>>> {
+    let mut leaves = 0;
+    forest.trees.iter().map(|tree| plain_tree(tree, &mut leaves)).collect()
+}
+
+fn plain_tree<S: Scalar>(tree: &Tree, leaves: &mut u32) -> Option<PlainTree<S>> {
+    let numbers: Vec<u32> = tree
+        .nodes
+        .iter()
+        .map(|node| {
+            let number = *leaves;
+            *leaves += u32::from(matches!(node, Node::Leaf { .. }));
+            number
+        })
+        .collect();
+    let mut reached = vec![false; tree.nodes.len()];
+    let mut nodes: Vec<PlainNode<S>> = Vec::with_capacity(tree.nodes.len());
+    let mut depth = 0;
+    // What is yet to come: a node, how deep it lies, and whose right child it is.
+    let mut waiting: Vec<(u32, usize, Option<usize>)> = vec![(0, 0, None)];
+    while let Some((node, level, parent)) = waiting.pop() {
+        let own = nodes.len();
+        if let Some(PlainNode::Branch { right, .. }) = parent.and_then(|parent| nodes.get_mut(parent)) {
+            *right = own as u32;
+        }
+        if std::mem::replace(&mut reached[node as usize], true) {
+            return None;
+        }
+        depth = depth.max(level);
+        match &tree.nodes[node as usize] {
+            Node::Leaf { .. } => nodes.push(PlainNode::Leaf(numbers[node as usize])),
+            Node::Branch { column, test, then, other, missing_then } => {
+                let (most, then_is_left) = ordered::<S>(test)?;
+                let (left, right) = if then_is_left { (*then, *other) } else { (*other, *then) };
+                let sight = Sight { column: *column, missing_left: *missing_then == then_is_left };
+                nodes.push(PlainNode::Branch { sight, most, left: own as u32 + 1, right: 0 });
+                waiting.push((right, level + 1, Some(own)));
+                waiting.push((left, level + 1, None));
+            }
+        }
+    }
+    Some(PlainTree { nodes, depth })
+}
+
+/// The test as "at most this", and whether `then` is where it goes if so.
+fn ordered<S: Scalar>(test: &Test) -> Option<(S, bool)> {
+    let always = S::INFINITY;
+    let below = |than: S| (than != S::NEG_INFINITY).then(|| than.next_below());
+    let told = match test {
+        Test::Leq(than) | Test::Lt(than) | Test::Gt(than) | Test::Geq(than) => S::of(*than),
+        Test::Eq(_) | Test::Neq(_) | Test::Member(_) | Test::In(_) => return None,
+    };
+    if told.is_missing() {
+        // Nothing compares with NaN: all go to `other`.
+        return Some((always, false));
+    }
+    Some(match test {
+        Test::Leq(_) => (told, true),
+        Test::Gt(_) => (told, false),
+        // Less than the least is nothing, and at least the least is all.
+        Test::Lt(_) => below(told).map_or((always, false), |most| (most, true)),
+        _ => below(told).map_or((always, true), |most| (most, false)),
+    })
+}
