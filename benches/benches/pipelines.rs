@@ -1,6 +1,6 @@
 //! How long does a run of a classical model take, from tensors to tensors, beside ONNX Runtime, on one thread?
 //!
-//! `cargo bench -p tiltyard-benches --bench pipelines -- FILES`, with ONNX Runtime's library where `ORT_DYLIB_PATH` says. The files
+//! `cargo bench -p tiltyard-benches --bench pipelines -- FILES`, with ONNX Runtime's library where `ORT_DYLIB_PATH` or `VIRTUAL_ENV` say. The files
 //! are ONNX models with one FP32 input of rows and columns, such as a scaler with a logistic regression behind it
 //! (`benches/README.md` has the line that makes one). One line per file, batch and contender. Both give all outputs that are
 //! tensors, in memory of their own.
@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use ort::environment::Environment;
-use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{Session, SessionInputValue};
+use ort::session::SessionInputValue;
 use ort::value::TensorRef;
+use tiltyard_benches::onnxruntime::{find_library, session};
 use tiltyard_benches::{Contender, side_by_side};
 use tiltyard_runtime::engine::{CompileOptions, Engine, ModelFile};
 use tiltyard_types::{Dim, Tensor};
@@ -21,18 +21,6 @@ use tiltyard_types::{Dim, Tensor};
 const BATCHES: [usize; 4] = [1, 8, 128, 4096];
 const ROUNDS: usize = 15;
 const SLICE: Duration = Duration::from_millis(40);
-
-fn session(environment: &Environment, file: &Path) -> Session {
-    let session = || -> Result<Session, ort::Error> {
-        Session::builder(environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(1)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .commit_from_file(file)
-    };
-    session().expect("ONNX Runtime takes the file")
-}
 
 /// Numbers from −2 to 2 that repeat late.
 fn rows(count: usize) -> Vec<f32> {
@@ -49,7 +37,7 @@ fn bench(environment: &Environment, file: &Path) {
     };
     let wanted: Vec<usize> = (0..compiled.signature().outputs.len()).collect();
     let mut ours = compiled.open().expect("a session");
-    let theirs = RefCell::new(session(environment, file));
+    let theirs = RefCell::new(session(environment, file).expect("ONNX Runtime takes the file"));
     for batch in BATCHES {
         let values = rows(batch * columns);
         let inputs = [Some(Tensor::from_slice([batch, *columns], &values).expect("rows"))];
@@ -73,7 +61,7 @@ fn bench(environment: &Environment, file: &Path) {
 fn main() {
     let files: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     assert!(!files.is_empty(), "name the models");
-    let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH says where ONNX Runtime's library is");
-    let environment = ort::init_from(library).expect("a library").build().expect("an environment");
+    let environment =
+        ort::init_from(find_library(None).expect("ONNX Runtime")).expect("a library").build().expect("an environment");
     files.iter().for_each(|file| bench(&environment, Path::new(file)));
 }

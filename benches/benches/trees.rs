@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 use prost::Message;
+use tiltyard_benches::onnxruntime::{find_library, session};
 use tiltyard_benches::{Contender, side_by_side};
 use tiltyard_classical::trees::{Aggregate, Ensemble, Forest, Node, Precision, Test, Tree};
 
@@ -117,32 +117,6 @@ fn forest(node: &Operator) -> Forest {
     Forest { columns: COLUMNS, targets, trees, base }
 }
 
-fn library() -> PathBuf {
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH") {
-        return path.into();
-    }
-    let environment =
-        std::env::var_os("VIRTUAL_ENV").expect("ORT_DYLIB_PATH or VIRTUAL_ENV says where ONNX Runtime is");
-    let pythons = std::fs::read_dir(Path::new(&environment).join("lib")).expect("an environment of Python");
-    let folders = pythons.flatten().map(|python| python.path().join("site-packages/onnxruntime/capi"));
-    let mut files =
-        folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten().map(|file| file.path());
-    let is_library = |path: &PathBuf| path.to_string_lossy().contains("libonnxruntime.so");
-    files.find(is_library).expect("the environment has onnxruntime")
-}
-
-fn session(environment: &Environment, file: &Path) -> Session {
-    let session = || -> Result<Session, ort::Error> {
-        Session::builder(environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(1)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .commit_from_file(file)
-    };
-    session().expect("ONNX Runtime takes the file")
-}
-
 /// The next batch, round and round.
 fn next<'a>(rows: &'a [f32], at: &mut usize, batch: usize) -> &'a [f32] {
     let size = batch * COLUMNS;
@@ -176,7 +150,7 @@ fn bench(name: &str, folder: &Path, environment: &Environment, rows: &[f32]) {
     let ensemble = Ensemble::new(forest, Precision::F32, Aggregate::Sum).expect("a forest");
     let ours = start.elapsed();
     let start = Instant::now();
-    let session = RefCell::new(session(environment, &file));
+    let session = RefCell::new(session(environment, &file).expect("ONNX Runtime takes the file"));
     let theirs = start.elapsed();
     println!("{name:<14} loaded in {ours:.0?}, of which {read:.0?} were for reading; by ONNX Runtime in {theirs:.0?}");
     assert_agree(&node, &base, &ensemble, &mut session.borrow_mut(), rows);
@@ -218,7 +192,8 @@ fn main() {
     let bytes = std::fs::read(folder.join("rows.f32")).expect("`python benches/trees.py make` has made the rows");
     let rows: Vec<f32> =
         bytes.chunks_exact(4).map(|value| f32::from_le_bytes([value[0], value[1], value[2], value[3]])).collect();
-    let environment = ort::init_from(library()).expect("a library").build().expect("an environment");
+    let environment =
+        ort::init_from(find_library(None).expect("ONNX Runtime")).expect("a library").build().expect("an environment");
     let names = [
         "xgboost-200",
         "xgboost-1000",

@@ -3,16 +3,15 @@
 //! One session for each thread, one thread for each run: of all settings measured so far the one with the most rows per
 //! second on a CPU. The inputs are made before, and each run builds only the library's own handles on them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use clap::{ArgMatches, Command, value_parser};
-use ort::environment::Environment;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 use serde::{Deserialize, Serialize};
+use tiltyard_benches::onnxruntime::{find_library, session};
 
 use crate::Fault;
 use crate::arguments::{count, count_of, flag, optional, parse_duration, value};
@@ -107,39 +106,6 @@ pub(crate) fn main(matches: &ArgMatches) -> Result<(), Fault> {
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
-}
-
-fn session(environment: &Environment, file: &Path) -> Result<Session, Fault> {
-    // An error of the builder holds the builder, which cannot be sent to other threads: its text can.
-    let session = || -> Result<Session, ort::Error> {
-        Session::builder(environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(1)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .commit_from_file(file)
-    };
-    session().map_err(|error| format!("{}: {error}", file.display()).into())
-}
-
-/// The library that was asked for, else that of `ORT_DYLIB_PATH`, else that in the virtual environment.
-fn find_library(asked: Option<&PathBuf>) -> Result<PathBuf, Fault> {
-    if let Some(path) = asked {
-        return Ok(path.clone());
-    }
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
-    }
-    let missing = "ONNX Runtime's library is not found: give --ort-lib, or activate an environment with onnxruntime";
-    let environment = std::env::var_os("VIRTUAL_ENV").ok_or(missing)?;
-    let pythons = std::fs::read_dir(Path::new(&environment).join("lib"))?;
-    let folders = pythons.flatten().map(|python| python.path().join("site-packages/onnxruntime/capi"));
-    let files = folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let is_library = |name: &str| name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.");
-    let found = files
-        .map(|file| file.path())
-        .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_library));
-    found.ok_or_else(|| missing.into())
 }
 
 /// What is measured, and how long.

@@ -1,5 +1,7 @@
 //! How are several ways of doing the same work timed fairly on a machine that is never quiet?
 
+pub mod onnxruntime;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
