@@ -23,6 +23,7 @@ ROWS = 8192
 BATCHES = (1, 8, 128, 4096)
 GBDTS = (200, 1000)
 FORESTS = (100, 500)
+LARGE = 750  # a file of 50 MB, for `cargo bench --bench loading`
 
 
 def data():
@@ -93,7 +94,7 @@ def make(folder):
         make_lightgbm(folder, f"lightgbm-{trees}", x, y, n_estimators=trees, num_leaves=63, max_depth=6)
     # As it is without settings: few leaves, at any depth.
     make_lightgbm(folder, "leafwise-200", x, y, n_estimators=200)
-    for trees in FORESTS:
+    for trees in (*FORESTS, LARGE):
         make_forest(folder, trees, x, y)
     make_exact(folder, 200, x, y)
 

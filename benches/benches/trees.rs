@@ -17,7 +17,7 @@ use ort::value::TensorRef;
 use prost::Message;
 use tiltyard_benches::onnxruntime::{find_library, session};
 use tiltyard_benches::{Contender, side_by_side};
-use tiltyard_classical::trees::{Aggregate, Ensemble, Forest, Node, Precision, Test, Tree};
+use tiltyard_classical::trees::{Aggregate, Ensemble, Forest, Node, Precision, Test, Tree, Weights};
 
 const COLUMNS: usize = 30;
 const BATCHES: [usize; 4] = [1, 8, 128, 4096];
@@ -97,7 +97,7 @@ fn forest(node: &Operator) -> Forest {
             b"LEAF" => None,
             other => panic!("{:?} is not for this bench", String::from_utf8_lossy(other)),
         };
-        let node = test.map_or(Node::Leaf { weights: Vec::new() }, |test| Node::Branch {
+        let node = test.map_or(Node::Leaf { weights: Weights::new() }, |test| Node::Branch {
             column: columns.numbers[at] as u32,
             test,
             then: thens.numbers[at] as u32,

@@ -91,6 +91,26 @@ fn declared(name: &str, dtype: DataType, axes: &[i64]) -> Declared {
     Declared { name: name.into(), kind: Some(Kind { tensor: Some(tensor), sequence: None }) }
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct FileAttribute {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(float, tag = "2")]
+    f: f32,
+    #[prost(int64, tag = "3")]
+    i: i64,
+    #[prost(bytes = "bytes", tag = "4")]
+    s: Bytes,
+    #[prost(message, optional, tag = "5")]
+    t: Option<wire::Tensor>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    floats: Vec<f32>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    ints: Vec<i64>,
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    strings: Vec<Bytes>,
+}
+
 /// An attribute's value.
 #[allow(clippy::large_enum_variant, reason = "a test has few of them")]
 pub(crate) enum Attr<'a> {
@@ -183,7 +203,7 @@ impl Model {
         attributes: &[(&str, Attr<'_>)],
     ) -> Model {
         let attribute = |(name, value): &(&str, Attr<'_>)| {
-            let mut attribute = wire::Attribute { name: (*name).into(), ..Default::default() };
+            let mut attribute = FileAttribute { name: (*name).into(), ..Default::default() };
             match value {
                 Attr::Int(value) => attribute.i = *value,
                 Attr::Float(value) => attribute.f = *value,
@@ -195,7 +215,7 @@ impl Model {
                 }
                 Attr::Tensor(tensor) => attribute.t = Some(tensor.clone()),
             }
-            attribute
+            Bytes::from(attribute.encode_to_vec())
         };
         self.graph.node.push(wire::Node {
             input: inputs.iter().map(|&name| name.into()).collect(),

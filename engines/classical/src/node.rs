@@ -38,6 +38,7 @@ impl Built {
 /// A node under compilation.
 pub(crate) struct Node<'a> {
     pub(crate) wire: &'a wire::Node,
+    pub(crate) attributes: &'a [wire::Attribute],
     /// The type of each input; `None` for one that is left out.
     pub(crate) types: Vec<Option<Type>>,
     /// The value of each input that is a weight.
@@ -152,8 +153,8 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn attribute(&self, name: &str) -> Option<&'a wire::Attribute> {
-        self.wire.attribute.iter().find(|attribute| attribute.name == name)
+    pub(crate) fn attribute(&self, name: &str) -> Option<&'a wire::Attribute> {
+        self.attributes.iter().find(|attribute| attribute.name == name)
     }
 
     pub(crate) fn int(&self, name: &str, default: i64) -> i64 {
@@ -174,16 +175,16 @@ impl<'a> Node<'a> {
     }
 
     pub(crate) fn ints(&self, name: &str) -> &'a [i64] {
-        self.attribute(name).map_or(&[], |attribute| &attribute.ints)
+        self.attribute(name).map_or(&[], wire::Attribute::ints)
     }
 
     pub(crate) fn floats(&self, name: &str) -> &'a [f32] {
-        self.attribute(name).map_or(&[], |attribute| &attribute.floats)
+        self.attribute(name).map_or(&[], wire::Attribute::floats)
     }
 
     /// Texts as they lie in the file.
     pub(crate) fn texts(&self, name: &str) -> &'a [Bytes] {
-        self.attribute(name).map_or(&[], |attribute| &attribute.strings)
+        self.attribute(name).map_or(&[], wire::Attribute::strings)
     }
 
     /// Texts that may be kept: copies, which do not keep the file in memory.

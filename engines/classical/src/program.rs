@@ -319,7 +319,11 @@ impl Builder {
         };
         let widths = inputs.iter().map(width).collect();
         let opset = if matches!(wire.domain.as_str(), "" | "ai.onnx") { opsets.onnx } else { opsets.ml };
-        let node = Node { wire, types, weights, widths, opset, external: &file.external };
+        let attributes = wire.attribute.iter().map(wire::Attribute::read).collect::<Result<Vec<_>, _>>();
+        let attributes = attributes.map_err(|error| {
+            EngineError::BadModel(format!("not a whole ONNX model: an attribute of node {:?}: {error}", wire.name))
+        })?;
+        let node = Node { wire, attributes: &attributes, types, weights, widths, opset, external: &file.external };
         let built = ops::build(&node)?;
         if node.wire.output.len() > built.outputs.len() {
             return Err(node.unsupported(format_args!("{} outputs", node.wire.output.len())));

@@ -24,6 +24,8 @@ mod tests;
 mod walk;
 mod word;
 
+use smallvec::SmallVec;
+
 use self::generic::Generic;
 use self::leaves::Leaves;
 use self::scalar::Scalar;
@@ -70,9 +72,12 @@ pub enum Node {
     Leaf {
         /// What is said of which target. Where a forest has one target, the first counts, whatever target it names, as ONNX
         /// Runtime has it.
-        weights: Vec<(u32, f64)>,
+        weights: Weights,
     },
 }
+
+/// The weights of a leaf, each for a target. Most leaves have one.
+pub type Weights = SmallVec<[(u32, f64); 1]>;
 
 /// A question about a value.
 #[derive(Clone, Debug, PartialEq)]
@@ -188,11 +193,12 @@ impl Ensemble {
     /// Where the forest is not one: [`ForestError`] says where and why.
     pub fn new(forest: Forest, precision: Precision, aggregate: Aggregate) -> Result<Ensemble, ForestError> {
         check::check(&forest)?;
+        let (columns, targets) = (forest.columns, forest.targets);
         let scorer = match precision {
-            Precision::F32 => Scorer::F32(Laid::new(&forest, aggregate)),
-            Precision::F64 => Scorer::F64(Laid::new(&forest, aggregate)),
+            Precision::F32 => Scorer::F32(Laid::new(forest, aggregate)),
+            Precision::F64 => Scorer::F64(Laid::new(forest, aggregate)),
         };
-        Ok(Ensemble { columns: forest.columns, targets: forest.targets, scorer })
+        Ok(Ensemble { columns, targets, scorer })
     }
 
     /// Values in a row.
@@ -297,15 +303,15 @@ impl Ensemble {
 }
 
 impl<S: Scalar> Laid<S> {
-    fn new(forest: &Forest, aggregate: Aggregate) -> Laid<S> {
-        let mut leaves = Leaves::new(forest, aggregate);
-        let given = leaves.gives().contains(&Gives::Sometimes).then(|| Generic::new(forest));
-        let kernel = match plain::plain(forest) {
-            None => Kernel::Generic(Generic::new(forest)),
-            Some(trees) => {
-                let word = Word::new(&trees, &leaves).map(Kernel::Word);
-                word.unwrap_or_else(|| Kernel::Walk(Walk::new(&trees, &leaves)))
-            }
+    fn new(forest: Forest, aggregate: Aggregate) -> Laid<S> {
+        let mut leaves = Leaves::new(&forest, aggregate);
+        let given = leaves.gives().contains(&Gives::Sometimes).then(|| Generic::new(&forest));
+        let kernel = if plain::is_plain(&forest) {
+            let trees = plain::plain(forest);
+            let word = Word::new(&trees, &leaves).map(Kernel::Word);
+            word.unwrap_or_else(|| Kernel::Walk(Walk::new(&trees, &leaves)))
+        } else {
+            Kernel::Generic(Generic::new(&forest))
         };
         if !matches!(kernel, Kernel::Generic(_)) {
             leaves.told();

@@ -1,9 +1,13 @@
 //! Which fields of `onnx.proto3` does this engine read?
 //!
-//! Texts and raw weights stay slices of the file: a large ensemble has millions of them.
+//! Texts, raw weights and attributes stay slices of the file: a large ensemble has millions of them.
+
+mod attribute;
 
 use bytes::Bytes;
 use prost::Message;
+
+pub(crate) use self::attribute::{Attribute, Lengths};
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Model {
@@ -50,30 +54,11 @@ pub(crate) struct Node {
     pub(crate) name: String,
     #[prost(string, tag = "4")]
     pub(crate) op_type: String,
-    #[prost(message, repeated, tag = "5")]
-    pub(crate) attribute: Vec<Attribute>,
+    /// Each is an [`Attribute`].
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub(crate) attribute: Vec<Bytes>,
     #[prost(string, tag = "7")]
     pub(crate) domain: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Attribute {
-    #[prost(string, tag = "1")]
-    pub(crate) name: String,
-    #[prost(float, tag = "2")]
-    pub(crate) f: f32,
-    #[prost(int64, tag = "3")]
-    pub(crate) i: i64,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub(crate) s: Bytes,
-    #[prost(message, optional, tag = "5")]
-    pub(crate) t: Option<Tensor>,
-    #[prost(float, repeated, tag = "7")]
-    pub(crate) floats: Vec<f32>,
-    #[prost(int64, repeated, tag = "8")]
-    pub(crate) ints: Vec<i64>,
-    #[prost(bytes = "bytes", repeated, tag = "9")]
-    pub(crate) strings: Vec<Bytes>,
 }
 
 /// Something of which only matters that it is there.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use smallvec::smallvec;
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::DataType;
 
@@ -211,7 +212,7 @@ impl<'a> Block<'a> {
         }
         let leaves: usize = self.one("num_leaves")?;
         let values: Vec<f64> = self.list("leaf_value", leaves)?;
-        let leaf = |&value: &f64| Node::Leaf { weights: vec![(target as u32, value)] };
+        let leaf = |&value: &f64| Node::Leaf { weights: smallvec![(target as u32, value)] };
         let mut nodes = match leaves {
             0 => return Err(Refusal::Bad("its num_leaves is 0".into())),
             1 => Vec::new(),

@@ -4,6 +4,7 @@
 //! if the value is less than the threshold; one over categories goes right if the value is one of its own.
 
 use bytes::Bytes;
+use smallvec::smallvec;
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::DataType;
 
@@ -154,7 +155,7 @@ fn base_trees(document: &Item, head: &Head, objective: Objective) -> Result<Vec<
     let values = values.ok_or_else(|| Refusal::Bad(format!("its base_score is {}", shown(text))))?;
     let tree = |target: usize| {
         let base = objective.margin(values[if values.len() == 1 { 0 } else { target }]);
-        Tree { nodes: vec![Node::Leaf { weights: vec![(target as u32, base.into())] }] }
+        Tree { nodes: vec![Node::Leaf { weights: smallvec![(target as u32, base.into())] }] }
     };
     Ok((0..head.targets).map(tree).collect())
 }
@@ -216,7 +217,7 @@ impl<'a> Lists<'a> {
         for at in 0..self.left.len() {
             if self.left[at] == -1.0 {
                 let value = self.values[at] as f32 * weight;
-                nodes.push(Node::Leaf { weights: vec![(group, value.into())] });
+                nodes.push(Node::Leaf { weights: smallvec![(group, value.into())] });
                 continue;
             }
             let number = |list: &[f64], what: &str| {

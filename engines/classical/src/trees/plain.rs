@@ -30,13 +30,29 @@ pub(super) struct PlainTree<S> {
     pub(super) depth: usize,
 }
 
-/// All trees of a checked forest, if none asks other tests or shares nodes.
-pub(super) fn plain<S: Scalar>(forest: &Forest) -> Option<Vec<PlainTree<S>>> {
-    let mut leaves = 0;
-    forest.trees.iter().map(|tree| plain_tree(tree, &mut leaves)).collect()
+/// Whether a checked forest asks ordered tests only, and no node of it is the child of two.
+pub(super) fn is_plain(forest: &Forest) -> bool {
+    let mut is_child = Vec::new();
+    forest.trees.iter().all(|tree| {
+        is_child.clear();
+        is_child.resize(tree.nodes.len(), false);
+        tree.nodes.iter().all(|node| match node {
+            Node::Leaf { .. } => true,
+            Node::Branch { test, then, other, .. } => {
+                let ordered = !matches!(test, Test::Eq(_) | Test::Neq(_) | Test::Member(_) | Test::In(_));
+                ordered && [then, other].iter().all(|&&child| !std::mem::replace(&mut is_child[child as usize], true))
+            }
+        })
+    })
 }
 
-fn plain_tree<S: Scalar>(tree: &Tree, leaves: &mut u32) -> Option<PlainTree<S>> {
+/// All trees of a forest that is plain. Each gives back its memory when it has been told anew: a large forest is there once.
+pub(super) fn plain<S: Scalar>(forest: Forest) -> Vec<PlainTree<S>> {
+    let mut leaves = 0;
+    forest.trees.into_iter().map(|tree| plain_tree(&tree, &mut leaves)).collect()
+}
+
+fn plain_tree<S: Scalar>(tree: &Tree, leaves: &mut u32) -> PlainTree<S> {
     let numbers: Vec<u32> = tree
         .nodes
         .iter()
@@ -46,7 +62,6 @@ fn plain_tree<S: Scalar>(tree: &Tree, leaves: &mut u32) -> Option<PlainTree<S>> 
             number
         })
         .collect();
-    let mut reached = vec![false; tree.nodes.len()];
     let mut nodes: Vec<PlainNode<S>> = Vec::with_capacity(tree.nodes.len());
     let mut depth = 0;
     // What is yet to come: a node, how deep it lies, and whose right child it is.
@@ -56,14 +71,11 @@ fn plain_tree<S: Scalar>(tree: &Tree, leaves: &mut u32) -> Option<PlainTree<S>> 
         if let Some(PlainNode::Branch { right, .. }) = parent.and_then(|parent| nodes.get_mut(parent)) {
             *right = own as u32;
         }
-        if std::mem::replace(&mut reached[node as usize], true) {
-            return None;
-        }
         depth = depth.max(level);
         match &tree.nodes[node as usize] {
             Node::Leaf { .. } => nodes.push(PlainNode::Leaf(numbers[node as usize])),
             Node::Branch { column, test, then, other, missing_then } => {
-                let (most, then_is_left) = ordered::<S>(test)?;
+                let (most, then_is_left) = ordered::<S>(test);
                 let (left, right) = if then_is_left { (*then, *other) } else { (*other, *then) };
                 let sight = Sight { column: *column, missing_left: *missing_then == then_is_left };
                 nodes.push(PlainNode::Branch { sight, most, left: own as u32 + 1, right: 0 });
@@ -72,26 +84,28 @@ fn plain_tree<S: Scalar>(tree: &Tree, leaves: &mut u32) -> Option<PlainTree<S>> 
             }
         }
     }
-    Some(PlainTree { nodes, depth })
+    PlainTree { nodes, depth }
 }
 
-/// The test as "at most this", and whether `then` is where it goes if so.
-fn ordered<S: Scalar>(test: &Test) -> Option<(S, bool)> {
+/// An ordered test as "at most this", and whether `then` is where it goes if so.
+fn ordered<S: Scalar>(test: &Test) -> (S, bool) {
     let always = S::INFINITY;
     let below = |than: S| (than != S::NEG_INFINITY).then(|| than.next_below());
     let told = match test {
         Test::Leq(than) | Test::Lt(than) | Test::Gt(than) | Test::Geq(than) => S::of(*than),
-        Test::Eq(_) | Test::Neq(_) | Test::Member(_) | Test::In(_) => return None,
+        Test::Eq(_) | Test::Neq(_) | Test::Member(_) | Test::In(_) => {
+            unreachable!("a plain forest has ordered tests only")
+        }
     };
     if told.is_missing() {
         // Nothing compares with NaN: all go to `other`.
-        return Some((always, false));
+        return (always, false);
     }
-    Some(match test {
+    match test {
         Test::Leq(_) => (told, true),
         Test::Gt(_) => (told, false),
         // Less than the least is nothing, and at least the least is all.
         Test::Lt(_) => below(told).map_or((always, false), |most| (most, true)),
         _ => below(told).map_or((always, true), |most| (most, false)),
-    })
+    }
 }

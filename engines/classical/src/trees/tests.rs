@@ -1,10 +1,12 @@
 //! Do all kernels say what a naive walk says, to the bit, and are forests refused that are none?
 
+use smallvec::smallvec;
+
 use super::simd::wide::Wide;
 use super::*;
 
 fn leaf(weight: f64) -> Node {
-    Node::Leaf { weights: vec![(0, weight)] }
+    Node::Leaf { weights: smallvec![(0, weight)] }
 }
 
 fn branch(column: u32, test: Test, then: u32, other: u32) -> Node {
@@ -54,7 +56,7 @@ fn each_test_asks_what_it_says() {
 
 #[test]
 fn aggregates_are_of_the_trees() {
-    let two = || forest(1, 2, vec![vec![leaf(3.0)], vec![Node::Leaf { weights: vec![(0, -1.0), (1, 4.0)] }]]);
+    let two = || forest(1, 2, vec![vec![leaf(3.0)], vec![Node::Leaf { weights: smallvec![(0, -1.0), (1, 4.0)] }]]);
     assert_eq!(scores(two(), Aggregate::Sum, &[0.0]), [2.0, 4.0]);
     assert_eq!(scores(two(), Aggregate::Average, &[0.0]), [1.0, 2.0]);
     assert_eq!(scores(two(), Aggregate::Min, &[0.0]), [-1.0, 4.0]);
@@ -64,13 +66,13 @@ fn aggregates_are_of_the_trees() {
 
 #[test]
 fn targets_without_a_weight_are_told() {
-    let split = || vec![branch(0, Test::Leq(0.0), 1, 2), leaf(1.0), Node::Leaf { weights: vec![(1, 1.0)] }];
+    let split = || vec![branch(0, Test::Leq(0.0), 1, 2), leaf(1.0), Node::Leaf { weights: smallvec![(1, 1.0)] }];
     let ensemble = |trees| Ensemble::new(forest(1, 2, trees), Precision::F32, Aggregate::Sum).expect("a forest");
     assert_eq!(ensemble(vec![split()]).gives(), [Gives::Sometimes; 2]);
     let mut given = [true; 4];
     ensemble(vec![split()]).given_f32(&[0.0, 1.0], &mut given);
     assert_eq!(given, [true, false, false, true]);
-    let both = vec![Node::Leaf { weights: vec![(1, 0.0), (0, 0.0), (1, 0.0)] }];
+    let both = vec![Node::Leaf { weights: smallvec![(1, 0.0), (0, 0.0), (1, 0.0)] }];
     assert_eq!(ensemble(vec![split(), both]).gives(), [Gives::Always; 2]);
     assert_eq!(ensemble(vec![vec![leaf(0.0)]]).gives(), [Gives::Always, Gives::Never]);
 }
@@ -90,7 +92,7 @@ fn what_is_no_forest_is_refused() {
     check(one(vec![]), "tree 1 has no nodes: one at least is expected");
     check(one(vec![branch(0, leq(), 1, 2), leaf(0.0)]), "node 0 of tree 1 leads to node 2, but the tree has 2 nodes");
     check(one(vec![branch(2, leq(), 1, 1), leaf(0.0)]), "node 0 of tree 1 looks at column 2, but rows have 2 columns");
-    let stranger = Node::Leaf { weights: vec![(2, 0.0)] };
+    let stranger = Node::Leaf { weights: smallvec![(2, 0.0)] };
     check(one(vec![stranger]), "leaf 0 of tree 1 has a weight for target 2, but there are 2 targets");
     let again = "node 0 of tree 1 is reached again from itself: a tree has no cycles";
     check(one(vec![branch(0, leq(), 0, 1), leaf(0.0)]), again);
@@ -161,7 +163,7 @@ mod random {
         (grown, any::<u32>()).prop_flat_map(move |(grown, home)| {
             let leaf = weights(leaves, targets, home);
             proptest::collection::vec(leaf, grown.len() + 1).prop_map(move |mut weights| {
-                let empty = || Node::Leaf { weights: Vec::new() };
+                let empty = || Node::Leaf { weights: Weights::new() };
                 let mut nodes = vec![empty()];
                 let mut ends = vec![0usize];
                 for (place, deepest, column, test, missing_then) in grown.clone() {
@@ -173,7 +175,7 @@ mod random {
                     ends.extend([other as usize, then as usize]);
                 }
                 for end in ends {
-                    nodes[end] = Node::Leaf { weights: weights.pop().expect("one for each leaf") };
+                    nodes[end] = Node::Leaf { weights: weights.pop().expect("one for each leaf").into() };
                 }
                 Tree { nodes }
             })
@@ -258,9 +260,12 @@ mod random {
     fn kernels<S: Scalar>(forest: &Forest, aggregate: Aggregate) -> Vec<(&'static str, Laid<S>)> {
         let leaves = || Leaves::new(forest, aggregate);
         let laid = |kernel| Laid { kernel, leaves: leaves(), given: None };
-        let mut all =
-            vec![("chosen", Laid::new(forest, aggregate)), ("generic", laid(Kernel::Generic(Generic::new(forest))))];
-        if let Some(trees) = plain::plain(forest) {
+        let mut all = vec![
+            ("chosen", Laid::new(forest.clone(), aggregate)),
+            ("generic", laid(Kernel::Generic(Generic::new(forest)))),
+        ];
+        if plain::is_plain(forest) {
+            let trees = plain::plain(forest.clone());
             all.push(("walk", laid(Kernel::Walk(Walk::new(&trees, &leaves())))));
             let wides = Wide::of_this_machine().into_iter().chain([Wide::plain()]);
             let words = wides.filter_map(|wide| Word::with(&trees, &leaves(), wide));

@@ -137,7 +137,9 @@ fn lay_all<C: Cell>(
     number: impl Fn(&Sight) -> usize,
 ) -> Option<Cells<C>> {
     let line = 64 / size_of::<C>();
-    let mut cells: Vec<C> = Vec::new();
+    // Some room for the gaps between clusters of pairs.
+    let nodes: usize = trees.iter().map(|tree| tree.nodes.len()).sum();
+    let mut cells: Vec<C> = Vec::with_capacity(nodes + nodes / 8);
     let mut roots = Vec::with_capacity(trees.len());
     for tree in trees {
         let root = cells.len().next_multiple_of(line);

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use smallvec::smallvec;
 use tiltyard_runtime::engine::EngineError;
 
 use super::Model;
@@ -29,12 +30,7 @@ fn bytes(node: &Node<'_>, name: &str) -> Vec<u8> {
         true => tensor.int32_data.iter().map(|&mode| u8::try_from(mode).unwrap_or(u8::MAX)).collect(),
         false => tensor.raw_data.to_vec(),
     };
-    node.wire
-        .attribute
-        .iter()
-        .find(|attribute| attribute.name == name)
-        .and_then(|attribute| attribute.t.as_ref())
-        .map_or(Vec::new(), of_tensor)
+    node.attribute(name).and_then(|attribute| attribute.t.as_ref()).map_or(Vec::new(), of_tensor)
 }
 
 /// The lists of branches and leaves.
@@ -150,7 +146,7 @@ impl Lists<'_> {
                 let target = u32::try_from(self.leaf_targets[at]).ok().filter(|&target| (target as usize) < targets);
                 let target =
                     target.ok_or_else(|| node.bad(format_args!("a leaf is of none of the {targets} scores")))?;
-                nodes.push(TreeNode::Leaf { weights: vec![(target, self.leaf_weights[at])] });
+                nodes.push(TreeNode::Leaf { weights: smallvec![(target, self.leaf_weights[at])] });
                 continue;
             }
             let mut child = |id: i64, is_leaf: i64| -> Result<u32, EngineError> {
