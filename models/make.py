@@ -1,7 +1,7 @@
 """How is the sample model repository made?
 
     python -m venv /tmp/venv && /tmp/venv/bin/pip install -r models/requirements.txt
-    /tmp/venv/bin/python models/make.py [risk] [digits] [language]
+    /tmp/venv/bin/python models/make.py [risk] [risk_trees] [digits] [language]
 
 Trains every model (or those named) on data that ships inside Python packages, writes it as plain ONNX with golden
 examples beside it, measures it on data it has not seen, through ONNX Runtime, and notes the scores in README.md.
@@ -28,6 +28,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import train_test_split
@@ -43,7 +44,7 @@ DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
 # --- Writing models, golden examples and column declarations -----------------------------------------------------
 
 
-def write_model(name, version, nodes, inputs, outputs, weights, about):
+def write_model(name, version, nodes, inputs, outputs, weights, about, opsets=()):
     """Writes one version and gives a session that runs it."""
     graph = helper.make_graph(
         nodes,
@@ -56,7 +57,7 @@ def write_model(name, version, nodes, inputs, outputs, weights, about):
     model = helper.make_model(
         graph,
         producer_name="tiltyard-samples",
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET), *opsets],
         ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model, full_check=True)
@@ -115,14 +116,20 @@ def float32(array):
 # --- risk --------------------------------------------------------------------------------------------------------
 
 
-def make_risk():
-    """A risk score from 30 numbers: version 1 is a logistic regression, version 2 a small neural network."""
+def split_cancer():
+    """The data set, its rows with their labels, 70 % to train on and 30 % to test on, and the numbers of the latter."""
     cancer = load_breast_cancer()
     risk = (cancer.target == 0).astype(np.int64)  # the package has malignant as class 0
     numbers = np.arange(len(risk))
     train_x, test_x, train_y, test_y, _, test_numbers = train_test_split(
         cancer.data, risk, numbers, test_size=0.3, stratify=risk, random_state=SEED
     )
+    return cancer, train_x, test_x, train_y, test_y, test_numbers
+
+
+def make_risk():
+    """A risk score from 30 numbers: version 1 is a logistic regression, version 2 a small neural network."""
+    cancer, train_x, test_x, train_y, test_y, test_numbers = split_cancer()
     scaler = StandardScaler().fit(train_x)
     regression = LogisticRegression(C=0.5, max_iter=1000).fit(scaler.transform(train_x), train_y)
     network = MLPClassifier((64, 32), alpha=0.01, max_iter=400, random_state=SEED)
@@ -132,20 +139,35 @@ def make_risk():
         (2, "neural network 30-64-32-1", list(zip(network.coefs_, network.intercepts_))),
     ]
     for version, kind, layers in versions:
-        session = write_risk(version, kind, layers, scaler)
-        answer = run(session, features=float32(test_x))
-        accuracy = np.mean(answer["label"] == test_y)
-        auc = roc_auc_score(test_y, answer["probability"])
-        loss = log_loss(test_y, answer["probability"].astype(np.float64))
-        write_risk_goldens(session, version, test_x, answer["probability"])
-        note(
-            "risk", version, f"risk of malignancy from 30 measurements; {kind}",
-            f"Wisconsin breast cancer data, {len(train_y)} rows",
-            f"accuracy {accuracy:.3f}, ROC AUC {auc:.4f}, log loss {loss:.3f} on {len(test_y)} rows",
-        )
+        prove_risk("risk", version, kind, write_risk(version, kind, layers, scaler), test_x, test_y, len(train_y))
     names = [re.sub(r"\W+", "_", column) for column in cancer.feature_names]
-    write_risk_columns(names, train_x)
+    write_risk_columns("risk", names, train_x)
     write_risk_history(names, test_numbers, test_x, test_y)
+
+
+def make_risk_trees():
+    """The same score by gradient boosting: what it takes and gives is what `risk` does."""
+    cancer, train_x, test_x, train_y, test_y, _ = split_cancer()
+    boosting = GradientBoostingClassifier(n_estimators=100, max_depth=3, subsample=0.7, random_state=SEED)
+    boosting.fit(float32(train_x), train_y)
+    kind = "100 boosted trees of depth 3"
+    session = write_risk_trees(boosting, kind, np.log(train_y.mean() / (1 - train_y.mean())))
+    prove_risk("risk_trees", 1, kind, session, test_x, test_y, len(train_y))
+    names = [re.sub(r"\W+", "_", column) for column in cancer.feature_names]
+    write_risk_columns("risk_trees", names, train_x)
+
+
+def prove_risk(name, version, kind, session, test_x, test_y, trained_on):
+    answer = run(session, features=float32(test_x))
+    accuracy = np.mean(answer["label"] == test_y)
+    auc = roc_auc_score(test_y, answer["probability"])
+    loss = log_loss(test_y, answer["probability"].astype(np.float64))
+    write_risk_goldens(session, name, version, test_x, answer["probability"])
+    note(
+        name, version, f"risk of malignancy from 30 measurements; {kind}",
+        f"Wisconsin breast cancer data, {trained_on} rows",
+        f"accuracy {accuracy:.3f}, ROC AUC {auc:.4f}, log loss {loss:.3f} on {len(test_y)} rows",
+    )
 
 
 def write_risk_history(names, numbers, rows, labels):
@@ -171,35 +193,72 @@ def write_risk(version, kind, layers, scaler):
         if number < len(layers):
             nodes.append(helper.make_node("Relu", [value], [f"hidden_{number}"]))
             value = f"hidden_{number}"
+    return write_risk_graph("risk", version, kind, nodes, value, weights)
+
+
+def write_risk_trees(boosting, kind, prior):
+    """Each split is "at most"; a threshold is rounded down to FP32, so that the same FP32 values pass it."""
+    nodes = {f"nodes_{part}": [] for part in (
+        "treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids", "hitrates")}
+    targets = {f"target_{part}": [] for part in ("treeids", "nodeids", "ids", "weights")}
+    for number, [tree] in enumerate(boosting.estimators_):
+        tree = tree.tree_
+        is_leaf = tree.children_left < 0
+        below = float32(tree.threshold)
+        below = np.where(below > tree.threshold, np.nextafter(below, np.float32(-np.inf)), below)
+        listed = zip(
+            [number] * tree.node_count, range(tree.node_count), np.where(is_leaf, 0, tree.feature),
+            np.where(is_leaf, "LEAF", "BRANCH_LEQ"), np.where(is_leaf, 0, below),
+            np.where(is_leaf, 0, tree.children_left), np.where(is_leaf, 0, tree.children_right),
+            tree.weighted_n_node_samples, strict=True,
+        )
+        for row in listed:
+            for values, value in zip(nodes.values(), row, strict=True):
+                values.append(value if isinstance(value, str) else value.item() if hasattr(value, "item") else value)
+        for node in np.flatnonzero(is_leaf).tolist():
+            weight = boosting.learning_rate * tree.value[node, 0, 0].item()
+            for values, value in zip(targets.values(), (number, node, 0, weight), strict=True):
+                values.append(value)
+    ensemble = helper.make_node(
+        "TreeEnsembleRegressor", ["features"], ["scores"], domain="ai.onnx.ml",
+        n_targets=1, base_values=[float(prior)], **nodes, **targets,
+    )
+    return write_risk_graph("risk_trees", 1, kind, [ensemble], "scores", {
+        "score_axis": np.array([1], np.int64), "even_odds": np.array(0, np.float32),
+    }, [helper.make_opsetid("ai.onnx.ml", 3)])
+
+
+def write_risk_graph(name, version, kind, nodes, scores, weights, opsets=()):
+    """From a column of log-odds to the answers."""
     nodes += [
-        helper.make_node("Squeeze", [value, "score_axis"], ["log_odds"]),
+        helper.make_node("Squeeze", [scores, "score_axis"], ["log_odds"]),
         helper.make_node("Sigmoid", ["log_odds"], ["probability"]),
         helper.make_node("Greater", ["log_odds", "even_odds"], ["is_risk"]),
         helper.make_node("Cast", ["is_risk"], ["label"], to=TensorProto.INT64),
     ]
     return write_model(
-        "risk", version, nodes,
+        name, version, nodes,
         [("features", TensorProto.FLOAT, ["batch", 30])],
         [("probability", TensorProto.FLOAT, ["batch"]), ("label", TensorProto.INT64, ["batch"])],
-        weights, f"Probability of the risk class (malignant), by {kind}; label is 1 where it is above one half.",
+        weights, f"Probability of the risk class (malignant), by {kind}; label is 1 where it is above one half.", opsets,
     )
 
 
-def write_risk_goldens(session, version, rows, probability):
+def write_risk_goldens(session, name, version, rows, probability):
     """Rows near one half are left out: their label may flip on another engine's last digit."""
     clear = float32(rows[np.abs(probability - 0.5) > 0.1])
-    write_golden(session, "risk", version, "one_row", "one held-out row", features=clear[:1])
-    write_golden(session, "risk", version, "eight_rows", "eight held-out rows", features=clear[1:9])
+    write_golden(session, name, version, "one_row", "one held-out row", features=clear[:1])
+    write_golden(session, name, version, "eight_rows", "eight held-out rows", features=clear[1:9])
 
 
-def write_risk_columns(names, rows):
+def write_risk_columns(model, names, rows):
     lines = ['description = "Risk of malignancy from 30 measurements of cell nuclei; the risk class is 1."']
     for name, column in zip(names, rows.T):
         lines += ["", "[[columns]]", f'name = "{name}"', 'input = "features"', 'type = "number"']
         if name.endswith("texture"):
             lines.append('unit = "gray levels"')
         lines += [f"minimum = {float(column.min())}", f"maximum = {float(column.max())}"]
-    write_toml("risk", lines)
+    write_toml(model, lines)
 
 
 # --- digits ------------------------------------------------------------------------------------------------------
@@ -475,7 +534,7 @@ def write_language(table, bias):
     )
 
 
-MAKERS = {"risk": make_risk, "digits": make_digits, "language": make_language}
+MAKERS = {"risk": make_risk, "risk_trees": make_risk_trees, "digits": make_digits, "language": make_language}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or MAKERS:

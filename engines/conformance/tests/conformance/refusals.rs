@@ -14,6 +14,7 @@ pub(crate) const REFUSALS: &[(&str, &str, &str)] = &[
     ("tract", "identity_bf16", "BF16"),
     ("tract", "if_branch", "\"y\" If"),
     ("tract", "loop", "operator Loop"),
+    ("tract", "risk_trees", "ai.onnx.ml.TreeEnsembleRegressor"),
     ("tract", "string_upper", "StringNormalizer"),
 ];
 
