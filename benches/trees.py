@@ -2,6 +2,7 @@
 
     python benches/trees.py make [FOLDER]      trains the forests, and writes each as the libraries want it
     python benches/trees.py time [FOLDER]      times XGBoost, LightGBM and tl2cgen on the rows of the bench
+    python benches/trees.py explain [FOLDER]   times XGBoost, LightGBM and shap, which it needs, on what `--bench explain` explains
 
 FOLDER is target/bench-trees unless it is given. Everything runs on one thread. `time` prints nanoseconds per tree and row and
 rows/s, medians; the bench prints the same of ours and of ONNX Runtime. XGBoost and LightGBM are called as their Python
@@ -169,9 +170,38 @@ def time_all(folder):
                 print(f"{name:<15} {label:<10} batch {size:>5} {rate:>12,.0f} rows/s {each:>8.2f} ns per tree and row", flush=True)
 
 
+def explain_all(folder):
+    import lightgbm
+    import shap
+    import xgboost
+
+    rows = np.fromfile(folder / "rows.f32", np.float32).reshape(-1, COLUMNS)
+    background = rows[-100:]
+
+    def tell(label, work, batch):
+        batches = [np.ascontiguousarray(rows[at : at + batch]) for at in range(0, 256, batch)]
+        took = nanoseconds([lambda batch=batch: work(batch) for batch in batches])
+        print(f"{label:<50} batch {batch:>4} {took / batch / 1e3:>10,.1f} us a row", flush=True)
+
+    for trees in GBDTS:
+        booster = xgboost.Booster(model_file=folder / f"xgboost-{trees}.json")
+        booster.set_param({"nthread": 1})
+        for batch in (1, 256):
+            tell(f"XGBoost pred_contribs, {trees}", lambda rows: booster.predict(xgboost.DMatrix(rows), pred_contribs=True), batch)
+    light = lightgbm.Booster(model_file=folder / "lightgbm-200.txt", params={"num_threads": 1})
+    for batch in (1, 256):
+        tell("LightGBM pred_contrib, 200", lambda rows: light.predict(rows, pred_contrib=True, num_threads=1), batch)
+    boosted = xgboost.Booster(model_file=folder / "xgboost-200.json")
+    for name, model in [("xgboost-200", boosted), ("lightgbm-200", light)]:
+        explainer = shap.TreeExplainer(model, data=background, feature_perturbation="interventional")
+        for batch in (1, 16):
+            work = lambda rows: explainer.shap_values(rows, check_additivity=False)
+            tell(f"shap interventional, 100 rows, {name}", work, batch)
+
+
 def main():
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else "target/bench-trees")
-    {"make": make, "time": time_all}[sys.argv[1]](folder)
+    {"make": make, "time": time_all, "explain": explain_all}[sys.argv[1]](folder)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ impl Files {
         Ok(Files { places: BTreeMap::new(), within })
     }
 
+    /// None of these files, which may lie in the same folders.
+    pub(crate) fn none(&self) -> Files {
+        Files { places: BTreeMap::new(), within: self.within.clone() }
+    }
+
     /// Adds one file under the name it has in the digest.
     pub fn add(&mut self, name: impl Into<String>, path: PathBuf) {
         self.places.insert(name.into(), path);
@@ -193,6 +198,11 @@ impl<'a> Reading<'a> {
         let bytes = opened.into_shared()?;
         self.note(name, path, mark, digest_of(&bytes));
         Ok(bytes)
+    }
+
+    /// The digest of a file that was read.
+    pub(crate) fn digest(&self, name: &str) -> Option<Digest> {
+        self.read.get(name).map(|(_, _, digest)| *digest)
     }
 
     /// Reads what is left of the listed files, and gives the artifact digest and the bytes there are in all: SHA-256 over

@@ -19,6 +19,7 @@ use self::refuse::Outlook;
 use crate::batch::{Layout, Pad};
 use crate::cost::{Cost, QUICK};
 use crate::engine::{CompiledModel, EngineBuild, EngineError, OutputClasses};
+use crate::explain::Explaining;
 use crate::health::Health;
 use crate::job::{Demand, Held, Job, Pending, Reply};
 use crate::onnx::Graph;
@@ -126,6 +127,8 @@ pub struct Deployment {
     leases: Leases,
     waiting: Mutex<Waiting>,
     outlook: Outlook,
+    /// What it takes to explain its answers; `None` where nobody asks that of it.
+    pub(crate) explaining: Option<Explaining>,
     _live: Option<Live>,
     /// Of a lane, whose model it runs: the last to go, so that whoever frees models frees this one too.
     _model: Option<Arc<Deployment>>,
@@ -191,6 +194,7 @@ impl Deployment {
             leases: Leases::default(),
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
             outlook: Outlook::default(),
+            explaining: None,
             _live: Some(Live::new(Kind::Deployments)),
             _model: None,
         }

@@ -42,6 +42,20 @@ pub trait Engine: Send + Sync {
     /// Makes a model ready to run. Takes as long as it takes (seconds for large models): never called on a thread
     /// that serves requests. A provider that is missing is an error, never a silent run elsewhere.
     fn compile(&self, model: &ModelFile, options: &CompileOptions) -> Result<Box<dyn CompiledModel>, EngineError>;
+
+    /// Makes ready to say which input had which part in a model's scores. `background` has rows of the model's inputs in the
+    /// order of its signature, which stand for what is usual; without it, the file must tell how often each branch was taken.
+    /// Takes as long as a compilation; never called on a thread that serves requests.
+    ///
+    /// Fails with [`EngineError::Unsupported`] where the engine cannot tell it of this model, and says what would help.
+    fn explainer(
+        &self,
+        _model: &ModelFile,
+        _background: Option<&[Option<Tensor>]>,
+    ) -> Result<Box<dyn Explainer>, EngineError> {
+        let told = "explanations need the classical engine, and this model runs on another";
+        Err(EngineError::Unsupported(told.into()))
+    }
 }
 
 /// An engine's own identity.
@@ -194,6 +208,52 @@ pub trait Session: Send {
     /// against it; `None` stands for an optional input that was left out. The outputs are in memory of this
     /// process, not the library's: they may outlive the session.
     fn run(&mut self, inputs: &[Option<Tensor>], wanted: &[usize]) -> Result<Vec<Tensor>, EngineError>;
+}
+
+/// A model that is ready to be explained, shared by all threads.
+///
+/// What is explained is the score before its last transform, for each output of it. The parts of a row add up to what is
+/// between its score and the base, which is the score of whatever is usual.
+pub trait Explainer: Send + Sync {
+    /// What its explanations are of.
+    fn about(&self) -> &ExplanationKind;
+
+    /// Explains the scores of rows for the outputs at the positions `wanted` of [`ExplanationKind::outputs`].
+    ///
+    /// `inputs` is as [`Session::run`] takes it. `go_on` is asked every now and then, a millisecond of work apart or so;
+    /// where it says no, there is no explanation: `None`.
+    fn explain(
+        &self,
+        inputs: &[Option<Tensor>],
+        wanted: &[usize],
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Explanation>, EngineError>;
+}
+
+/// What the explanations of a model are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplanationKind {
+    /// How parts are found, such as `tree_path_dependent`.
+    pub method: &'static str,
+    /// What scores are, such as `log-odds`.
+    pub space: &'static str,
+    /// The outputs that can be explained: classes of a classifier, numbers from 0 elsewhere.
+    pub outputs: Vec<String>,
+    /// How many columns each input of the signature has, in its order.
+    pub columns: Vec<usize>,
+    /// Rows that stand for what is usual; `None` where the file itself tells it.
+    pub background_rows: Option<usize>,
+}
+
+/// The parts of some rows' scores.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Explanation {
+    /// What is usual, for each wanted output, in the unit of scores.
+    pub base: Vec<f64>,
+    /// rows × wanted outputs: the scores.
+    pub scores: Vec<f64>,
+    /// rows × wanted outputs × columns of all inputs side by side: what each column adds to the base.
+    pub parts: Vec<f64>,
 }
 
 /// Why an engine could not compile or run.

@@ -11,6 +11,7 @@ pub mod compare;
 pub mod cost;
 pub mod deployment;
 pub mod engine;
+pub mod explain;
 pub mod forecast;
 pub mod golden;
 pub mod health;

@@ -18,6 +18,7 @@ use crate::batch::{Extent, Layout, Pad};
 use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Padding, Parts};
 use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, Format, ModelFile};
+use crate::explain::{Explaining, Source};
 use crate::golden::Golden;
 use crate::measure::idle::{Measurer, Task, settle};
 use crate::measure::{self, Curve};
@@ -98,6 +99,8 @@ pub struct Understood {
     pub settings: Settings,
     /// The examples it must answer.
     pub goldens: Vec<Golden>,
+    /// Where it lay, for explanations of its answers.
+    pub source: Source,
 }
 
 impl Loader {
@@ -201,7 +204,7 @@ impl Loader {
         let learns_rows = self.measuring.as_ref().is_some_and(|measuring| measuring.learns_rows)
             && understood.settings.batching.leaves_sizes_open();
         let settings = completed(understood.settings, &understood.file, compiled.as_ref());
-        let deployment = Arc::new(Deployment::new(Parts {
+        let mut deployment = Deployment::new(Parts {
             identity,
             graph: understood.file.graph,
             settings,
@@ -211,7 +214,9 @@ impl Loader {
             example,
             learns_rows,
             compiled,
-        }));
+        });
+        deployment.explaining = Some(Explaining::new(engine, understood.source));
+        let deployment = Arc::new(deployment);
         self.learn_cost(&deployment, threads);
         Ok(deployment)
     }
@@ -565,16 +570,19 @@ fn understand_files(found: &FoundVersion, engines: &[Arc<dyn Engine>]) -> Result
     graph.check_external_files(|external| sizes.get(external).copied()).map_err(|error| unreadable(&error))?;
     check_memory(&settings, sizes.values().sum())?;
     settings.check(&graph.servable()).map_err(LoadError::new)?;
-    let mut external = BTreeMap::new();
+    let (mut external, mut places) = (BTreeMap::new(), BTreeMap::new());
     for (location, path) in graph.external_files.keys().map(|location| (location, path.with_file_name(location))) {
-        let read = reading.take_shared(&beside(&name, location), &path).map_err(|error| unreadable(&error))?;
+        let name = beside(&name, location);
+        let read = reading.take_shared(&name, &path).map_err(|error| unreadable(&error))?;
         external.insert(location.clone(), read);
+        places.insert(location.clone(), (name, path));
     }
     let goldens = Golden::read_all(&found.files, &mut reading).map_err(LoadError::new)?;
+    let source = Source::new(&mut reading, &found.files, (&name, &path), places).map_err(LoadError::new)?;
     let artifact = reading.finish().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
     let file = ModelFile { path, bytes, external, graph };
     file.check_external_files().map_err(|error| LoadError::new(error.to_string()))?;
-    Ok(Understood { file, artifact, settings, goldens })
+    Ok(Understood { file, artifact, settings, goldens, source })
 }
 
 /// The name in the digest of what a model's file of the name `model` calls `location`.

@@ -246,7 +246,7 @@ impl Inference {
 
     /// The earlier of what the transport and the `timeout` parameter (microseconds) say; the configuration's where neither
     /// says anything.
-    fn deadline(&self, parameters: &Parameters, accepted: Accepted) -> Result<Moment> {
+    pub(crate) fn deadline(&self, parameters: &Parameters, accepted: Accepted) -> Result<Moment> {
         let parameter = match parameters.get("timeout") {
             None => None,
             Some(Parameter::Int(micros)) if *micros >= 0 => Some(micros.unsigned_abs()),

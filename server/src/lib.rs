@@ -15,6 +15,7 @@ mod descriptors;
 pub mod drain;
 pub mod endpoints;
 pub mod engines;
+pub mod explain;
 pub mod fronts;
 mod guard;
 pub mod handed;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::config::ModelControl;
 use crate::drain::Phase;
+use crate::explain::Explainers;
 use crate::infer::Inference;
 use crate::ledger::Ledger;
 use crate::locks::access::Access;
@@ -24,6 +25,8 @@ use crate::writer::Writer;
 pub struct Service {
     /// Answers inference requests.
     pub inference: Arc<Inference>,
+    /// Explains answers to those who ask why.
+    pub explainers: Explainers,
     /// Changes what can answer.
     pub writer: Writer,
     /// Has versions compete.

@@ -18,6 +18,7 @@ use crate::drain::Phase;
 use crate::endpoints::folder::Folder;
 use crate::endpoints::journal::Journal;
 use crate::engines::{self, Engines};
+use crate::explain::Explainers;
 use crate::infer::Inference;
 use crate::ledger::Ledger;
 use crate::locks::access::Access;
@@ -155,6 +156,7 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
     let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
+        explainers: Explainers::default(),
         loop_hangs,
         writer,
         rollouts,

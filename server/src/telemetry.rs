@@ -1,5 +1,6 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
+mod explain;
 mod feedback;
 mod live;
 mod machine;
@@ -77,6 +78,7 @@ pub(crate) fn render(service: &Service, form: Form) -> Vec<u8> {
     live::families(&mut page);
     service.inference.traces.iter().for_each(|traces| live::traces(&mut page, &traces.counts));
     feedback::families(&mut page, &service.rollouts.feedback);
+    explain::families(&mut page, &service.explainers.counts);
     if config.triton_metrics {
         triton::families(&mut page, &catalog, &lines);
     }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use tiltyard_runtime::engine::{
-    CompileOptions, CompiledModel, Engine, EngineBuild, EngineError, Format, ModelFile, OutputClasses, Session,
+    CompileOptions, CompiledModel, Engine, EngineBuild, EngineError, Explainer, Format, ModelFile, OutputClasses,
+    Session,
 };
 use tiltyard_types::{Signature, Tensor};
 
-use crate::native;
 use crate::program::{Program, State};
+use crate::{explain, native};
 
 pub(crate) const PROVIDER: &str = "cpu";
 
@@ -51,6 +52,15 @@ impl Engine for ClassicalEngine {
             return native::compile(model);
         }
         Ok(Box::new(ClassicalModel { program: Arc::new(Program::read(model)?) }))
+    }
+
+    /// Fails on models of anything but one forest or one linear model, and says what would have to be there.
+    fn explainer(
+        &self,
+        model: &ModelFile,
+        background: Option<&[Option<Tensor>]>,
+    ) -> Result<Box<dyn Explainer>, EngineError> {
+        explain::explainer(model, background)
     }
 }
 

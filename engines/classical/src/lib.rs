@@ -8,6 +8,7 @@
 //! answered as those libraries answer them.
 
 mod engine;
+mod explain;
 #[cfg(test)]
 mod fixture;
 mod native;

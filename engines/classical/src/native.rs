@@ -262,6 +262,37 @@ impl Session for NativeSession {
     }
 }
 
+/// What explanations need of a file.
+pub(crate) struct Explained {
+    /// With base values in its trees.
+    pub(crate) forest: Forest,
+    /// How much of the training rows came by each node of each tree.
+    pub(crate) covers: Option<Vec<Vec<f64>>>,
+    pub(crate) precision: crate::trees::Precision,
+    /// Columns that come once more at the end of each row, in which zeros are missing.
+    pub(crate) zeros: Vec<u32>,
+    /// What sums are.
+    pub(crate) space: &'static str,
+}
+
+/// Reads what explanations need, and how many columns a row has.
+pub(crate) fn explained(file: &ModelFile) -> Result<(usize, Explained), EngineError> {
+    let (head, explained) = match file.graph.format {
+        Some(lightgbm::NAME) => lightgbm::explained(&file.bytes)?,
+        _ => xgboost::explained(&file.bytes)?,
+    };
+    Ok((head.columns, explained))
+}
+
+/// A row with what comes at its end; see [`Explained::zeros`].
+pub(crate) fn with_zeros(row: &[f64], zeros: &[u32], all: &mut Vec<f64>) {
+    all.extend_from_slice(row);
+    all.extend(zeros.iter().map(|&column| {
+        let value = row[column as usize];
+        if value.is_zero() { f64::NAN } else { value }
+    }));
+}
+
 /// How much room sets of categories may yet take.
 struct Words(usize);
 

@@ -7,6 +7,7 @@ mod encode;
 mod gather;
 mod linear;
 mod product;
+pub(crate) mod raw;
 mod reduce;
 mod scale;
 mod scores;

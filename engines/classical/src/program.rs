@@ -79,13 +79,7 @@ impl Program {
         if !graph.sparse_initializer.is_empty() {
             return Err(EngineError::Unsupported("the classical engine does not have sparse weights".into()));
         }
-        let opset = |domain: &str| {
-            let of_domain = |set: &&wire::OperatorSet| {
-                if set.domain.is_empty() { domain == "ai.onnx" } else { set.domain == domain }
-            };
-            model.opset_import.iter().find(of_domain).map_or(1, |set| set.version)
-        };
-        let opsets = Opsets { onnx: opset("ai.onnx"), ml: opset("ai.onnx.ml") };
+        let opsets = Opsets::of(&model.opset_import);
         if !ML_OPSETS.contains(&opsets.ml) {
             return Err(EngineError::Unsupported(format!(
                 "the classical engine has versions {} to {} of the operators of ai.onnx.ml, not {}",
@@ -99,6 +93,29 @@ impl Program {
         trial::correct(&program, &mut signature);
         program.signature = signature;
         Ok(program)
+    }
+
+    /// The steps that lead to the value `name` of a file that [`read`](Self::read) understood, which is their only output,
+    /// and its type.
+    pub(crate) fn up_to(
+        file: &ModelFile,
+        graph: &wire::Graph,
+        opsets: Opsets,
+        name: &str,
+    ) -> Result<(Program, Type), EngineError> {
+        let mut builder = Builder::new(file, graph)?;
+        let needed = wire::ancestors(graph, [name]);
+        for node in in_order(graph, &builder.known)? {
+            if node.output.iter().any(|output| needed.contains(output.as_str())) {
+                builder.add(node, file, opsets)?;
+            }
+        }
+        let Some(&(source, kind)) = builder.known.get(name) else {
+            return Err(EngineError::BadModel(format!("nothing makes {name:?}")));
+        };
+        let Builder { weights, steps, slots, .. } = builder;
+        let signature = Signature { inputs: file.graph.signature.inputs.clone(), outputs: Vec::new() };
+        Ok((Program { signature, steps, slots, weights, outputs: vec![source], classes: Vec::new() }, kind))
     }
 
     pub(crate) fn signature(&self) -> &Signature {
@@ -188,10 +205,28 @@ fn named(operator: &str, error: EngineError) -> EngineError {
     }
 }
 
+/// The versions of the operators that a file is written in.
 #[derive(Clone, Copy)]
-struct Opsets {
+pub(crate) struct Opsets {
     onnx: i64,
     ml: i64,
+}
+
+impl Opsets {
+    pub(crate) fn of(sets: &[wire::OperatorSet]) -> Opsets {
+        let opset = |domain: &str| {
+            let of_domain = |set: &&wire::OperatorSet| {
+                if set.domain.is_empty() { domain == "ai.onnx" } else { set.domain == domain }
+            };
+            sets.iter().find(of_domain).map_or(1, |set| set.version)
+        };
+        Opsets { onnx: opset("ai.onnx"), ml: opset("ai.onnx.ml") }
+    }
+
+    /// The version of the operators of a domain.
+    pub(crate) fn version(self, domain: &str) -> i64 {
+        if matches!(domain, "" | "ai.onnx") { self.onnx } else { self.ml }
+    }
 }
 
 /// Names and what is known of them while steps are made.
@@ -318,11 +353,8 @@ impl Builder {
             _ => None,
         };
         let widths = inputs.iter().map(width).collect();
-        let opset = if matches!(wire.domain.as_str(), "" | "ai.onnx") { opsets.onnx } else { opsets.ml };
-        let attributes = wire.attribute.iter().map(wire::Attribute::read).collect::<Result<Vec<_>, _>>();
-        let attributes = attributes.map_err(|error| {
-            EngineError::BadModel(format!("not a whole ONNX model: an attribute of node {:?}: {error}", wire.name))
-        })?;
+        let opset = opsets.version(&wire.domain);
+        let attributes = wire.attributes()?;
         let node = Node { wire, attributes: &attributes, types, weights, widths, opset, external: &file.external };
         let built = ops::build(&node)?;
         if node.wire.output.len() > built.outputs.len() {
@@ -350,9 +382,9 @@ impl Builder {
 
 /// The nodes in an order in which each follows those it reads from. Files have them so, by the specification; one that does
 /// not is put in order, and one in which a node waits for itself is refused.
-fn in_order<'a>(
+pub(crate) fn in_order<'a, K>(
     graph: &'a wire::Graph,
-    known: &HashMap<String, (Source, Type)>,
+    known: &HashMap<String, K>,
 ) -> Result<Vec<&'a wire::Node>, EngineError> {
     let mut makers: HashMap<&str, usize> = HashMap::new();
     for (position, node) in graph.node.iter().enumerate() {

@@ -26,6 +26,8 @@ mod word;
 
 use smallvec::SmallVec;
 
+pub(crate) use self::generic::Question;
+
 use self::generic::Generic;
 use self::leaves::Leaves;
 use self::scalar::Scalar;
@@ -181,6 +183,13 @@ enum Kernel<S: Scalar> {
     Generic(Generic<S>),
     Walk(Walk<S>),
     Word(Word<S>),
+}
+
+impl Forest {
+    /// Fails where no [`Ensemble`] can be made of it.
+    pub(crate) fn check(&self) -> Result<(), ForestError> {
+        check::check(self)
+    }
 }
 
 impl Ensemble {

@@ -4,8 +4,11 @@
 
 mod attribute;
 
+use std::collections::{HashMap, HashSet};
+
 use bytes::Bytes;
 use prost::Message;
+use tiltyard_runtime::engine::EngineError;
 
 pub(crate) use self::attribute::{Attribute, Lengths};
 
@@ -37,6 +40,21 @@ pub(crate) struct Graph {
     pub(crate) sparse_initializer: Vec<Present>,
 }
 
+/// Names of values, the given ones among them, that nodes need to make these values.
+pub(crate) fn ancestors<'a>(graph: &'a Graph, of: impl IntoIterator<Item = &'a str>) -> HashSet<&'a str> {
+    let mut makers: HashMap<&str, &Node> = HashMap::new();
+    for node in &graph.node {
+        makers.extend(node.output.iter().map(|output| (output.as_str(), node)));
+    }
+    let mut waiting: Vec<&str> = of.into_iter().collect();
+    let mut found: HashSet<&str> = waiting.iter().copied().collect();
+    while let Some(name) = waiting.pop() {
+        let inputs = makers.get(name).into_iter().flat_map(|node| &node.input).filter(|input| !input.is_empty());
+        waiting.extend(inputs.map(String::as_str).filter(|input| found.insert(input)));
+    }
+    found
+}
+
 /// An input or output of the graph; the runtime has read what else is said of it.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Value {
@@ -59,6 +77,16 @@ pub(crate) struct Node {
     pub(crate) attribute: Vec<Bytes>,
     #[prost(string, tag = "7")]
     pub(crate) domain: String,
+}
+
+impl Node {
+    /// Its attributes, read.
+    pub(crate) fn attributes(&self) -> Result<Vec<Attribute>, EngineError> {
+        let attributes = self.attribute.iter().map(Attribute::read).collect::<Result<_, _>>();
+        attributes.map_err(|error| {
+            EngineError::BadModel(format!("not a whole ONNX model: an attribute of node {:?}: {error}", self.name))
+        })
+    }
 }
 
 /// Something of which only matters that it is there.

@@ -53,6 +53,7 @@ impl Deployment {
             leases: Leases::default(),
             waiting: Mutex::new(Waiting { queue, workers: 0 }),
             outlook: Outlook::default(),
+            explaining: None,
             _live: None,
             _model: Some(Arc::clone(self)),
         }

@@ -19,6 +19,8 @@ use crate::artifact::{Files, is_temporary};
 
 use listing::{Fingerprint, Listing};
 
+use crate::explain::BACKGROUND_FILE;
+
 /// The file that holds the graph, unless the settings name another.
 pub const MODEL_FILE: &str = "model.onnx";
 
@@ -118,7 +120,7 @@ impl FoundVersion {
 /// Lists the model-level files of a model's folder: those that there may be, and those that `config.pbtxt` names. Fails
 /// where one is there that cannot be looked at.
 fn list_settings(model: &Path, prefix: &str, listing: &mut Listing) -> io::Result<()> {
-    for name in SETTINGS_FILES {
+    for name in SETTINGS_FILES.into_iter().chain([BACKGROUND_FILE]) {
         listing.add_file(&format!("{prefix}{name}"), &model.join(name))?;
     }
     let config = listing.files.read(&format!("{prefix}config.pbtxt")).and_then(Result::ok);

@@ -12,6 +12,7 @@ mod demo;
 mod endpoints;
 mod engine;
 pub mod exit;
+mod explain;
 mod feedback;
 mod models;
 mod output;
@@ -52,6 +53,7 @@ Examples:
   tiltyard apply -f risk.toml                   split an endpoint's requests among versions
   tiltyard rollback risk                        go back to how they were split before
   tiltyard predict risk --file patients.csv     ask a running server
+  tiltyard explain risk --file patients.csv     which column had which part in each score
   tiltyard bench risk                           what this machine can carry of it
   tiltyard engine install onnxruntime           bring the faster engine
   tiltyard backtest --rows history.csv …        two versions on rows whose labels are known
@@ -92,6 +94,7 @@ fn command() -> Command {
         .arg(output::flag())
         .subcommand(serve_command())
         .subcommand(predict::command())
+        .subcommand(explain::command())
         .subcommand(models::command())
         .subcommand(reload::command())
         .subcommand(status::command())
@@ -148,6 +151,7 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         None => serve(matches),
         Some(("serve", matches)) => serve(matches),
         Some(("predict", matches)) => predict::run(matches).map(done),
+        Some(("explain", matches)) => explain::run(matches).map(done),
         Some(("models", matches)) => models::run(matches).map(done),
         Some(("reload", matches)) => reload::run(matches).map(done),
         Some(("status", matches)) => status::run(matches).map(done),

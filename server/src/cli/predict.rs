@@ -1,7 +1,7 @@
 //! What does a model answer to this? Asked of a running server, or in this process.
 
 mod answer;
-mod input;
+pub(super) mod input;
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -37,12 +37,17 @@ Examples:
   cat rows.csv | tiltyard predict risk --file - --server http://models:8000"#;
 
 pub(crate) fn command() -> Command {
+    asking(Command::new("predict").about("Ask a model for its answer, on a running server or without one"))
+        .after_help(EXAMPLES)
+}
+
+/// A command that asks a model about an input, on a running server or without one.
+pub(super) fn asking(command: Command) -> Command {
     let engine_flags = settings::flags(&ENGINE_SETTINGS).into_iter().map(|flag| {
         // They say how models are run, which a running server has decided already.
         flag.requires("models").help_heading("Without a server")
     });
-    Command::new("predict")
-        .about("Ask a model for its answer, on a running server or without one")
+    command
         .arg(
             Arg::new("model")
                 .value_name("MODEL[@VERSION]")
@@ -68,10 +73,10 @@ pub(crate) fn command() -> Command {
                 .help("Load the model from this folder of models, .onnx file or URL of a store, in this process"),
         )
         .args(engine_flags)
-        .after_help(EXAMPLES)
 }
 
-pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+/// What such a command asks, of which model, and whom.
+pub(super) fn asked(matches: &ArgMatches) -> Result<(Question, ModelName, Box<dyn Target>), Failure> {
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let model: ModelName = parse_model(text("model").unwrap_or_default())?;
     let question = match (text("data"), text("file")) {
@@ -90,6 +95,11 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(_) => Box::new(local(matches, &model)?),
         None => Box::new(Http::new(Named::of(matches)?.server(), &Credentials::of(matches)?)?),
     };
+    Ok((question, model, target))
+}
+
+pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let (question, model, target) = asked(matches)?;
     let form = Form::of(matches);
     match question {
         Question::Infer(body) => {
@@ -123,7 +133,7 @@ pub(crate) struct ModelName {
 
 impl ModelName {
     /// Where it is, below the protocol's root.
-    fn path(&self, root: &str) -> String {
+    pub(super) fn path(&self, root: &str) -> String {
         let name = path_part(&self.name);
         self.version.map_or_else(
             || format!("/{root}/models/{name}"),

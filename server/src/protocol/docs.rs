@@ -15,6 +15,9 @@ use crate::arm::Arm;
 use crate::catalog::Catalog;
 use crate::service::Service;
 
+/// The engine whose models are explained.
+const EXPLAINING_ENGINE: &str = "classical";
+
 /// The page at `/`: where to go from here.
 pub(crate) fn front_page(service: &Service) -> Reply {
     page(service, &[]).unwrap_or_else(|error| failure(&error))
@@ -63,6 +66,10 @@ fn openapi<'a>(all: impl Iterator<Item = Asked<'a>>) -> Value {
         let name = asked.name;
         paths.insert(format!("/v2/models/{name}/infer"), json!({ "post": infer_operation(asked) }));
         if let Some(operation) = score_operation(asked) {
+            if asked.deployment.identity.engine == EXPLAINING_ENGINE {
+                let operation = explain_operation(asked, operation.clone());
+                paths.insert(format!("/v1/models/{name}/explain"), json!({ "post": operation }));
+            }
             paths.insert(format!("/v1/models/{name}/score"), json!({ "post": operation }));
         }
         paths.insert(
@@ -175,6 +182,31 @@ fn score_operation(Asked { name, deployment }: Asked<'_>) -> Option<Value> {
             },
         })),
     }))
+}
+
+/// The same rows as of `score`, and what each column adds to their scores.
+fn explain_operation(Asked { name, .. }: Asked<'_>, score: Value) -> Value {
+    let mut operation = score;
+    operation["operationId"] = json!(format!("{name}_explain"));
+    operation["summary"] = json!("Explain the scores of rows by column");
+    let properties = &mut operation["requestBody"]["content"]["application/json"]["schema"]["properties"];
+    properties["top"] = json!({ "type": "integer", "minimum": 1, "description": "Only the columns that count most" });
+    properties["output"] = json!({ "type": ["string", "integer"], "description": "Only this class of several" });
+    operation["responses"] = responses(json!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "string" },
+            "model": { "type": "string" },
+            "version": { "type": "string" },
+            "method": { "enum": ["tree_path_dependent", "interventional"] },
+            "space": { "type": "string", "description": "What scores are, such as log-odds" },
+            "output": { "type": "string" },
+            "background_rows": { "type": "integer" },
+            "explanations": { "type": "array", "items": { "type": "object" } },
+            "warnings": { "type": "array", "items": { "type": "string" } },
+        },
+    }));
+    operation
 }
 
 fn responses(schema: Value) -> Value {

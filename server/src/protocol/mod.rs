@@ -8,6 +8,7 @@ pub(crate) mod classification;
 pub(crate) mod compression;
 pub(crate) mod date;
 pub(crate) mod docs;
+pub(crate) mod explain;
 pub(crate) mod grpc;
 pub(crate) mod reply;
 pub(crate) mod rest;

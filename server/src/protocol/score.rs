@@ -51,7 +51,7 @@ where
         let request = InferRequest { model: model.to_owned(), version, ..InferRequest::default() };
         let read = move || {
             let fields = fields(&of.deployment)?;
-            let table = read_table(&text, &fields)?;
+            let table = read_table(&text, &fields, &mut |_, _| Ok(false))?;
             let inputs = assemble(&of.deployment, &fields, &table)?;
             let request = InferRequest { id: table.id, inputs, parameters: table.parameters, ..request };
             let pick = open.map(|route| route.look_into(&request, &text)).transpose()?;
@@ -84,41 +84,41 @@ pub(crate) struct Field {
 
 /// The columns of a model. Fails where it has none that could be named.
 pub(crate) fn fields(deployment: &Deployment) -> Result<Vec<Field>> {
+    fields_of(deployment, false)
+}
+
+/// The columns of a model; those without a name are named by their place, such as `input[3]`.
+pub(crate) fn named_or_placed(deployment: &Deployment) -> Result<Vec<Field>> {
+    fields_of(deployment, true)
+}
+
+fn fields_of(deployment: &Deployment, placed: bool) -> Result<Vec<Field>> {
     let signature = &deployment.signature;
     let declared = &deployment.settings.columns;
     let mut fields = Vec::new();
     for (position, spec) in signature.inputs.iter().enumerate() {
         let columns: Vec<&Column> =
             declared.iter().filter(|column| column.input.as_ref().is_none_or(|input| *input == spec.name)).collect();
+        let field = |name: String, place: Option<usize>, column: Option<&Column>| Field {
+            name,
+            input: position,
+            place,
+            dtype: spec.dtype,
+            column: column.cloned(),
+            optional: place.is_none() && spec.optional,
+        };
         let width = row_width(spec);
         match (width, columns.as_slice()) {
-            (Some(1), []) => fields.push(Field {
-                name: spec.name.clone(),
-                input: position,
-                place: None,
-                dtype: spec.dtype,
-                column: None,
-                optional: spec.optional,
-            }),
-            (Some(1), [column]) => fields.push(Field {
-                name: column.name.clone(),
-                input: position,
-                place: None,
-                dtype: spec.dtype,
-                column: Some((*column).clone()),
-                optional: spec.optional,
-            }),
+            (Some(1), []) => fields.push(field(spec.name.clone(), None, None)),
+            (Some(1), [column]) => fields.push(field(column.name.clone(), None, Some(column))),
             (Some(width), columns) if width == columns.len() => {
-                fields.extend(columns.iter().enumerate().map(|(place, column)| Field {
-                    name: column.name.clone(),
-                    input: position,
-                    place: Some(place),
-                    dtype: spec.dtype,
-                    column: Some((*column).clone()),
-                    optional: false,
-                }));
+                let placed = columns.iter().enumerate();
+                fields.extend(placed.map(|(place, column)| field(column.name.clone(), Some(place), Some(column))));
             }
             _ if spec.optional => {}
+            (Some(width), []) if placed => {
+                fields.extend((0..width).map(|place| field(format!("{}[{place}]", spec.name), Some(place), None)));
+            }
             (Some(width), []) => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -164,18 +164,21 @@ fn row_width(spec: &TensorSpec) -> Option<usize> {
 
 /// The rows of a request, column by column: the text of each value.
 pub(crate) struct Table<'a> {
-    rows: usize,
+    pub(crate) rows: usize,
     /// By field, one slice of JSON per row; `None` where the column was left out.
-    columns: Vec<Option<Vec<&'a [u8]>>>,
+    pub(crate) columns: Vec<Option<Vec<&'a [u8]>>>,
     /// Values outside the range that the model's owner declared, told in the answer.
-    outside: Vec<String>,
+    pub(crate) outside: Vec<String>,
     /// The client's name for the request; empty where it gave none.
-    id: String,
+    pub(crate) id: String,
     /// The request's own.
-    parameters: Parameters,
+    pub(crate) parameters: Parameters,
 }
 
-fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
+/// Reads what a request may say beside its rows, by its key; says whether it knows that key.
+pub(crate) type Beside<'b> = dyn FnMut(&str, &mut Reader<'_>) -> Result<bool> + 'b;
+
+pub(crate) fn read_table<'a>(body: &'a [u8], fields: &[Field], beside: &mut Beside<'_>) -> Result<Table<'a>> {
     let position: BTreeMap<&str, usize> =
         fields.iter().enumerate().map(|(position, field)| (field.name.as_str(), position)).collect();
     let mut rows: Option<usize> = None;
@@ -193,6 +196,7 @@ fn read_table<'a>(body: &'a [u8], fields: &[Field]) -> Result<Table<'a>> {
                 parameters = read_parameters(reader)?;
                 return Ok(());
             }
+            _ if beside(key, reader)? => return Ok(()),
             _ => {
                 let expected = "expected \"rows\" or \"columns\", and perhaps \"id\" and \"parameters\"";
                 return Err(Error::invalid(format!("unknown key {key:?}: {expected}")));

@@ -12,7 +12,7 @@ use smallvec::smallvec;
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::DataType;
 
-use super::{Head, Link, Real, Refusal, Scorer, Words, ZERO, ensemble, shown};
+use super::{Explained, Head, Link, Real, Refusal, Scorer, Words, ZERO, ensemble, shown};
 use crate::trees::{Forest, Node, Precision, Test, Tree};
 
 pub(super) const NAME: &str = "LightGBM";
@@ -25,6 +25,46 @@ pub(super) fn graph(file: &Bytes) -> Result<Graph, Refusal> {
 
 /// Reads the model.
 pub(super) fn read(file: &Bytes) -> Result<(Head, Scorer<f64>), Refusal> {
+    let Parts { head, objective, average, forest, zeros } = parts(file, &mut |_| {})?;
+    let ensemble = ensemble(forest, Precision::F64)?;
+    Ok((head, Scorer { ensemble, zeros, link: objective.link(average) }))
+}
+
+/// Reads what explanations need.
+pub(super) fn explained(file: &Bytes) -> Result<(Head, Explained), Refusal> {
+    let mut covers = Vec::new();
+    let mut note = |block: &Block<'_>| covers.push(block.covers());
+    let Parts { head, objective, average, mut forest, zeros } = parts(file, &mut note)?;
+    if let Some(iterations) = average {
+        let leaves = forest.trees.iter_mut().flat_map(|tree| &mut tree.nodes);
+        for node in leaves {
+            if let Node::Leaf { weights } = node {
+                weights.iter_mut().for_each(|(_, weight)| *weight /= iterations as f64);
+            }
+        }
+    }
+    let space = match objective {
+        Objective::Logistic(1.0) | Objective::Softmax => "log-odds",
+        Objective::Exp => "log",
+        Objective::Identity => "value",
+        Objective::Logistic(_) | Objective::Square | Objective::LogExp => "raw",
+    };
+    let covers = covers.into_iter().collect();
+    Ok((head, Explained { forest, covers, precision: Precision::F64, zeros, space }))
+}
+
+/// What a file says, before it is laid out.
+struct Parts {
+    head: Head,
+    objective: Objective,
+    /// What sums are divided by, where they are.
+    average: Option<usize>,
+    forest: Forest,
+    zeros: Vec<u32>,
+}
+
+/// Reads the file; each tree is shown to `note` as it is written.
+fn parts(file: &Bytes, note: &mut dyn FnMut(&Block<'_>)) -> Result<Parts, Refusal> {
     let mut lines = lines(file)?;
     let (head, fields, objective) = head(&mut lines)?;
     let mut reading = Reading { zeros: Zeros { columns: head.columns, known: HashMap::new() }, words: Words::new() };
@@ -35,7 +75,10 @@ pub(super) fn read(file: &Bytes) -> Result<(Head, Scorer<f64>), Refusal> {
     while let Some(text) = line {
         if text.starts_with("Tree=") {
             let number = trees.len();
-            let tree = Block::read(&mut lines).and_then(|block| block.tree(number % head.targets, &mut reading));
+            let tree = Block::read(&mut lines).and_then(|block| {
+                note(&block);
+                block.tree(number % head.targets, &mut reading)
+            });
             trees.push(tree.map_err(|error| match error {
                 Refusal::Bad(what) => Refusal::Bad(format!("tree {number}: {what}")),
                 other => other,
@@ -51,8 +94,7 @@ pub(super) fn read(file: &Bytes) -> Result<(Head, Scorer<f64>), Refusal> {
     let average = fields.contains_key("average_output").then_some(iterations);
     let zeros = reading.zeros.into_columns();
     let forest = Forest { columns: head.columns + zeros.len(), targets: head.targets, trees, base: Vec::new() };
-    let ensemble = ensemble(forest, Precision::F64)?;
-    Ok((head, Scorer { ensemble, zeros, link: objective.link(average) }))
+    Ok(Parts { head, objective, average, forest, zeros })
 }
 
 /// Lines with the one in hand given back once.
@@ -220,6 +262,17 @@ impl<'a> Block<'a> {
         };
         nodes.extend(values.iter().map(leaf));
         Ok(Tree { nodes })
+    }
+
+    /// How many training rows came by each node, branches first; `None` where the file does not say so.
+    fn covers(&self) -> Option<Vec<f64>> {
+        let leaves: usize = self.one("num_leaves").ok()?;
+        if leaves <= 1 {
+            return Some(vec![1.0]);
+        }
+        let mut covers: Vec<f64> = self.list("internal_count", leaves - 1).ok()?;
+        covers.append(&mut self.list("leaf_count", leaves).ok()?);
+        Some(covers)
     }
 
     fn branches(&self, count: usize, reading: &mut Reading) -> Result<Vec<Node>, Refusal> {

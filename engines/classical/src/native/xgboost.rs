@@ -9,10 +9,13 @@ use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::DataType;
 
 use super::document::{self, Item};
-use super::{Head, Link, Refusal, Scorer, Words, ensemble, shown, ubjson};
+use super::{Explained, Head, Link, Refusal, Scorer, Words, ensemble, shown, ubjson};
 use crate::trees::{Forest, Node, Precision, Test, Tree};
 
 pub(super) const NAME: &str = "XGBoost";
+
+/// How much of the training rows came by each node: what explanations read beside the rest.
+const COVERS: &str = "sum_hessian";
 
 /// What is nothing to predictions, and much of the file.
 const ASIDE: [&str; 7] =
@@ -45,15 +48,44 @@ pub(super) fn graph(file: &Bytes) -> Result<Graph, Refusal> {
 pub(super) fn read(file: &Bytes) -> Result<(Head, Scorer<f32>), Refusal> {
     let document = document(file, &ASIDE)?;
     let (head, objective) = head(&document)?;
-    let model = booster(&document)?;
+    let forest = forest(&document, &head, objective, &mut |_| {})?;
+    let ensemble = ensemble(forest, Precision::F32)?;
+    Ok((head, Scorer { ensemble, zeros: Vec::new(), link: objective.link() }))
+}
+
+/// Reads what explanations need.
+pub(super) fn explained(file: &Bytes) -> Result<(Head, Explained), Refusal> {
+    let aside: Vec<&str> = ASIDE.into_iter().filter(|name| *name != COVERS).collect();
+    let document = document(file, &aside)?;
+    let (head, objective) = head(&document)?;
+    // Base scores are trees of a single leaf, which all rows reach.
+    let mut covers = vec![vec![1.0]; head.targets];
+    let mut note = |tree: &Item| covers.push(tree.get(COVERS).and_then(Item::numbers).unwrap_or_default().to_vec());
+    let forest = forest(&document, &head, objective, &mut note)?;
+    for (covers, tree) in covers.iter_mut().zip(&forest.trees) {
+        // Nodes that the file does not have are one with others, which have a cover.
+        covers.resize(covers.len().max(tree.nodes.len()), f64::NAN);
+    }
+    let space = match objective {
+        Objective::Logistic | Objective::Logit | Objective::Probabilities | Objective::Class => "log-odds",
+        Objective::Exp => "log",
+        Objective::Identity | Objective::Sorted => "value",
+        Objective::Hinge => "raw",
+    };
+    Ok((head, Explained { forest, covers: Some(covers), precision: Precision::F32, zeros: Vec::new(), space }))
+}
+
+/// The trees, each of which is shown to `note` as the file has it.
+fn forest(document: &Item, head: &Head, objective: Objective, note: &mut dyn FnMut(&Item)) -> Result<Forest, Refusal> {
+    let model = booster(document)?;
     let listed = model.get("trees").and_then(Item::items).ok_or_else(|| lacks("trees"))?;
     head.check_targets(listed.len())?;
     let groups = model.get("tree_info").and_then(Item::numbers).ok_or_else(|| lacks("tree_info"))?;
     if groups.len() != listed.len() {
         return Err(Refusal::Bad(format!("{} trees, and tree_info of {}", listed.len(), groups.len())));
     }
-    let drops = drops(&document, model, listed.len())?;
-    let mut trees = base_trees(&document, &head, objective)?;
+    let drops = drops(document, model, listed.len())?;
+    let mut trees = base_trees(document, head, objective)?;
     let mut words = Words::new();
     for (number, tree) in listed.iter().enumerate() {
         let told = |what: String| Refusal::Bad(format!("tree {number}: {what}"));
@@ -65,10 +97,9 @@ pub(super) fn read(file: &Bytes) -> Result<(Head, Scorer<f32>), Refusal> {
             other => other,
         })?;
         trees.push(lists.tree(group, weight, &mut words)?);
+        note(tree);
     }
-    let forest = Forest { columns: head.columns, targets: head.targets, trees, base: Vec::new() };
-    let ensemble = ensemble(forest, Precision::F32)?;
-    Ok((head, Scorer { ensemble, zeros: Vec::new(), link: objective.link() }))
+    Ok(Forest { columns: head.columns, targets: head.targets, trees, base: Vec::new() })
 }
 
 /// JSON or UBJSON, whatever the file is called: keys are quoted in one, and follow their length in the other.

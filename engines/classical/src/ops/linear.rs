@@ -3,8 +3,9 @@
 use tiltyard_runtime::engine::EngineError;
 use tiltyard_types::Shape;
 
+use super::raw::{Output, Raw, Sum, numbered, space_of};
 use super::scores::{Transform, best, probit};
-use crate::node::{Built, Node, bad_shape};
+use crate::node::{Built, Labels, Node, bad_shape};
 use crate::value::{Slice, Type, View};
 
 /// Lanes that sum one product side by side.
@@ -176,4 +177,40 @@ pub(super) fn regressor(node: &Node<'_>) -> Result<Built, EngineError> {
         }
         Ok(())
     })
+}
+
+/// The raw scores of both. Where one score stands for two classes, it speaks for the second.
+pub(super) fn raw(node: &Node<'_>) -> Result<Raw, EngineError> {
+    let coefficients: Vec<f64> = node.floats("coefficients").iter().map(|&weight| weight.into()).collect();
+    let intercepts: Vec<f64> = node.floats("intercepts").iter().map(|&intercept| intercept.into()).collect();
+    let transform = Transform::of(node)?;
+    if node.wire.op_type == "LinearRegressor" {
+        let targets = usize::try_from(node.int("targets", 1)).unwrap_or(0);
+        let base = if intercepts.len() == targets { &intercepts[..] } else { &[] };
+        let transform = if targets == 1 && transform != Transform::Probit { Transform::None } else { transform };
+        let outputs = numbered(targets, base);
+        return Ok(Raw { space: space_of(transform, "value"), outputs, sum: Sum::Columns { coefficients, targets } });
+    }
+    let labels: Vec<String> = match node.labels("classlabels_ints", "classlabels_strings")? {
+        Labels::Numbers(labels) => labels.iter().map(i64::to_string).collect(),
+        Labels::Texts(labels) => labels.iter().map(|label| String::from_utf8_lossy(label).into_owned()).collect(),
+    };
+    let targets = intercepts.len();
+    // Exporters write one score twice, the first time with the other sign.
+    let is_opposite = |pair: (&f64, &f64)| *pair.0 == -*pair.1;
+    let (first, second) = coefficients.split_at(coefficients.len() / 2);
+    if targets == 2
+        && labels.len() == 2
+        && matches!(transform, Transform::None | Transform::Logistic)
+        && is_opposite((&intercepts[0], &intercepts[1]))
+        && first.iter().zip(second).all(is_opposite)
+    {
+        let outputs = vec![Output { label: labels[1].clone(), target: 1, base: intercepts[1] }];
+        return Ok(Raw { space: space_of(transform, "raw"), outputs, sum: Sum::Columns { coefficients, targets } });
+    }
+    let labelled = if targets == 1 { labels.get(1..).unwrap_or_default() } else { &labels[..] };
+    let output =
+        |(target, (label, base)): (usize, (&String, &f64))| Output { label: label.clone(), target, base: *base };
+    let outputs = labelled.iter().zip(&intercepts).enumerate().map(output).collect();
+    Ok(Raw { space: space_of(transform, "raw"), outputs, sum: Sum::Columns { coefficients, targets } })
 }

@@ -5,6 +5,7 @@
 
 mod older;
 mod opset5;
+pub(super) mod raw;
 
 use tiltyard_runtime::engine::EngineError;
 use tiltyard_types::Shape;

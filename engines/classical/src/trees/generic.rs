@@ -2,7 +2,7 @@
 
 use super::leaves::Leaves;
 use super::scalar::Scalar;
-use super::{Forest, Node, Test};
+use super::{Forest, Node, Precision, Test};
 
 /// All trees as they were told.
 #[derive(Debug)]
@@ -58,6 +58,33 @@ impl<S: Scalar> Asked<S> {
                 .category()
                 .is_some_and(|category| words.get(category / 64).is_some_and(|word| word >> (category % 64) & 1 == 1)),
         }
+    }
+}
+
+/// A test as an ensemble of some precision asks it, of numbers that it would see.
+#[derive(Debug)]
+pub(crate) struct Question(Asked<f64>);
+
+impl Question {
+    pub(crate) fn new(test: &Test, precision: Precision) -> Question {
+        let rounded = |value: &f64| match precision {
+            Precision::F32 => f64::from(*value as f32),
+            Precision::F64 => *value,
+        };
+        Question(match Asked::<f64>::new(test) {
+            Asked::Leq(value) => Asked::Leq(rounded(&value)),
+            Asked::Lt(value) => Asked::Lt(rounded(&value)),
+            Asked::Gt(value) => Asked::Gt(rounded(&value)),
+            Asked::Geq(value) => Asked::Geq(rounded(&value)),
+            Asked::Eq(value) => Asked::Eq(rounded(&value)),
+            Asked::Neq(value) => Asked::Neq(rounded(&value)),
+            Asked::Member(values) => Asked::Member(values.iter().map(rounded).collect()),
+            Asked::In(words) => Asked::In(words),
+        })
+    }
+
+    pub(crate) fn is_true(&self, value: f64) -> bool {
+        self.0.is_true(value)
     }
 }
 

@@ -44,8 +44,8 @@ impl Attribute {
     /// Reads all but the lists, which are looked at to the end: nothing of an attribute that was read is malformed.
     pub(crate) fn read(bytes: &Bytes) -> Result<Attribute, Malformed> {
         let mut attribute = Attribute { bytes: bytes.clone(), ..Attribute::default() };
-        let mut rest = Fields(bytes);
-        while let Some(field) = rest.next() {
+        let rest = Fields(bytes);
+        for field in rest {
             match field? {
                 (1, Field::Bytes(name)) => {
                     attribute.name = String::from_utf8(name.to_vec()).map_err(|_| Malformed)?;

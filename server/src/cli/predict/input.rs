@@ -12,7 +12,7 @@ use crate::cli::cells::write_cell;
 use crate::cli::exit::Failure;
 
 /// The input, by the way it is sent.
-pub(super) enum Question {
+pub(in crate::cli) enum Question {
     /// A request of the protocol, sent as it is.
     Infer(Vec<u8>),
     /// A request for scores, sent as it is.
@@ -24,18 +24,18 @@ pub(super) enum Question {
 }
 
 /// CSV whose first line names the columns.
-pub(super) struct Csv {
+pub(in crate::cli) struct Csv {
     reader: csv::Reader<Box<dyn Read>>,
 }
 
 /// What the model says of its inputs, as far as it decides how a cell of CSV is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Columns {
+pub(in crate::cli) struct Columns {
     datatypes: BTreeMap<String, String>,
 }
 
 /// Reads a file: CSV by its name, else by how it begins.
-pub(super) fn read_file(path: &Path) -> Result<Question, Failure> {
+pub(in crate::cli) fn read_file(path: &Path) -> Result<Question, Failure> {
     let shown = path.display().to_string();
     let unreadable = |error: io::Error| Failure::failed(format!("cannot read {shown}: {error}"));
     let mut file = File::open(path).map_err(unreadable)?;
@@ -49,7 +49,7 @@ pub(super) fn read_file(path: &Path) -> Result<Question, Failure> {
 }
 
 /// Reads what may be JSON or CSV.
-pub(super) fn read(bytes: &[u8]) -> Result<Question, Failure> {
+pub(in crate::cli) fn read(bytes: &[u8]) -> Result<Question, Failure> {
     match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{' | b'[') => read_json(bytes),
         Some(_) => Ok(Question::Csv(Csv::new(Box::new(Cursor::new(bytes.to_vec()))))),
@@ -58,7 +58,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Question, Failure> {
 }
 
 /// Reads JSON: a request, rows, columns, or one row.
-pub(super) fn read_json(text: &[u8]) -> Result<Question, Failure> {
+pub(in crate::cli) fn read_json(text: &[u8]) -> Result<Question, Failure> {
     let wrong = |error: JsonError| Failure::failed(format!("the input is not JSON: {error}"));
     let mut reader = Reader::new(text);
     let kind = reader.peek_kind().map_err(wrong)?;
@@ -108,7 +108,7 @@ pub(super) fn read_json(text: &[u8]) -> Result<Question, Failure> {
 
 impl Columns {
     /// Reads a model's metadata. What is not there is not known.
-    pub(super) fn of(metadata: &[u8]) -> Columns {
+    pub(in crate::cli) fn of(metadata: &[u8]) -> Columns {
         let form: Value = serde_json::from_slice(metadata).unwrap_or_default();
         let inputs = form["inputs"].as_array().map_or(&[][..], Vec::as_slice);
         let entry = |input: &Value| Some((input["name"].as_str()?.to_owned(), input["datatype"].as_str()?.to_owned()));
@@ -131,7 +131,7 @@ impl Csv {
 
     /// The rows as JSON objects. Fails on a head that does not name each column once; a row fails that has more or
     /// fewer cells than the head.
-    pub(super) fn rows(
+    pub(in crate::cli) fn rows(
         mut self,
         columns: &Columns,
     ) -> Result<impl Iterator<Item = Result<String, Failure>> + use<>, Failure> {

@@ -35,8 +35,8 @@ fn call<'a>(method: &Method, path: &[&'a str]) -> Option<Call<'a>> {
         ["v1", "feedback"] => Call::Feedback,
         ["v2", "models", "stats"] | ["v2", "repository", "index"] | ["v2", "repository", _, "index"] => Call::SeeAll,
         ["v2", "models", model, rest @ ..] | ["v1", "models", model, rest @ ..] => match rest {
-            ["infer" | "score" | "generate" | "generate_stream"] => Call::Score(model),
-            ["versions", _, "infer" | "score" | "generate" | "generate_stream"] => Call::Score(model),
+            ["infer" | "score" | "explain" | "generate" | "generate_stream"] => Call::Score(model),
+            ["versions", _, "infer" | "score" | "explain" | "generate" | "generate_stream"] => Call::Score(model),
             [] | ["ready" | "config" | "stats"] => Call::See(model),
             ["versions", _] | ["versions", _, "ready" | "config" | "stats"] => Call::See(model),
             // Nothing can be changed there but to what it is.
@@ -70,6 +70,8 @@ mod tests {
         check("POST /v2/models/m/infer", Some(Call::Score("m")));
         check("POST /v2/models/m/versions/1/infer", Some(Call::Score("m")));
         check("POST /v1/models/m/score", Some(Call::Score("m")));
+        check("POST /v1/models/m/explain", Some(Call::Score("m")));
+        check("POST /v1/models/m/versions/2/explain", Some(Call::Score("m")));
         check("POST /v1/feedback", Some(Call::Feedback));
         check("GET /v2/models/m", Some(Call::See("m")));
         check("GET /v2/models/m/versions/1/stats", Some(Call::See("m")));

@@ -21,7 +21,7 @@ use tiltyard_types::{Error, ErrorKind, RequestId, Result};
 use super::body::{self, ReplyBody};
 use super::compression::{Encoding, compress};
 use super::reply::{Reply, failure};
-use super::{beside_the_loop, docs, parse_version, score};
+use super::{beside_the_loop, docs, explain, parse_version, score};
 use crate::admission::Room;
 use crate::arm::Arm;
 use crate::clock;
@@ -114,8 +114,12 @@ fn let_in(service: &Service, head: &Head<'_>, came_in: &CameIn) -> Result<Option
 /// The model that an inference is for.
 fn model_asked<'a>(head: &Head<'a>) -> Option<&'a str> {
     match head.path {
-        ["v1" | "v2", "models", model, "infer" | "score"] if *head.method == Method::POST => Some(model),
-        ["v1" | "v2", "models", model, "versions", _, "infer" | "score"] if *head.method == Method::POST => Some(model),
+        ["v1" | "v2", "models", model, "infer" | "score" | "explain"] if *head.method == Method::POST => Some(model),
+        ["v1" | "v2", "models", model, "versions", _, "infer" | "score" | "explain"]
+            if *head.method == Method::POST =>
+        {
+            Some(model)
+        }
         _ => None,
     }
 }
@@ -184,10 +188,17 @@ where
             headers::check_content_type(head.headers.get(CONTENT_TYPE))?;
             return score::score(service, head, model, version, body).await;
         }
+        (["v1", "models", model, rest @ ..], _, true) if matches!(rest, ["explain"] | ["versions", _, "explain"]) => {
+            let version = parse_version(if let [_, version, _] = rest { version } else { "" })?;
+            headers::check_content_type(head.headers.get(CONTENT_TYPE))?;
+            return explain::explain(service, head, model, version, body).await;
+        }
         (["v1", "feedback"], _, true) => return feedback::answer(service, head, body).await,
         (["v1", "feedback"], ..) => "POST",
         (["v2", "models", _, "infer"] | ["v2", "models", _, "versions", _, "infer"], ..) => "POST",
-        (["v1", "models", _, "score"] | ["v1", "models", _, "versions", _, "score"], ..) => "POST",
+        (["v1", "models", _, "score" | "explain"] | ["v1", "models", _, "versions", _, "score" | "explain"], ..) => {
+            "POST"
+        }
         (["v2", "models", _, .., "generate" | "generate_stream"], _, true) => {
             return Err(Error::unsupported("generate is not offered: it is for language models; use infer"));
         }

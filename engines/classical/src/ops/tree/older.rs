@@ -37,6 +37,22 @@ pub(super) fn weights(node: &Node<'_>, prefix: &str) -> Result<Vec<f64>, EngineE
     values(node, &format!("{prefix}_weights"))
 }
 
+/// How often rows came by each node of each tree when it was trained, as far as the file says so.
+pub(super) fn covers(node: &Node<'_>) -> Result<Option<Vec<Vec<f64>>>, EngineError> {
+    let rates = values(node, "nodes_hitrates")?;
+    if rates.is_empty() || rates.len() != lengths_of(node, "nodes_treeids").ints {
+        return Ok(None);
+    }
+    let (mut trees, mut last): (Vec<Vec<f64>>, _) = (Vec::new(), None);
+    for (tree, rate) in ints(node, "nodes_treeids").zip(rates) {
+        if last.replace(tree) != Some(tree) {
+            trees.push(Vec::new());
+        }
+        trees.last_mut().into_iter().for_each(|rates| rates.push(rate));
+    }
+    Ok(Some(trees))
+}
+
 /// Nodes of one tree, which lie together.
 struct Run {
     /// The tree's number.
