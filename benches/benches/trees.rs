@@ -1,14 +1,17 @@
-//! How fast are forests of trees scored, beside ONNX Runtime on the same files, on one thread?
+//! How fast are forests of trees scored, beside ONNX Runtime on the same files, on one thread and on all processors?
 //!
 //! `python benches/trees.py make`, then `cargo bench -p tiltyard-benches --bench trees [-- FOLDER [NAMES]]`, with ONNX Runtime's
 //! library where `ORT_DYLIB_PATH` or `VIRTUAL_ENV` say. One line per forest, batch and contender: rows/s, nanoseconds per tree
 //! and row, and the ratio to ONNX Runtime in the same run. Batches go through 8,192 different rows, so that no path through
 //! the trees is in the cache because the last batch took it. ONNX Runtime's time holds its own call, ours our ensemble's alone.
-//! Before that, both have answered the same, and the time that each took to load the file is told.
+//! Before that, both have answered the same, and the time that each took to load the file is told. On all processors each thread
+//! has batches of its own, and a session of its own of ONNX Runtime's.
 #![allow(clippy::print_stdout, reason = "the report is what a bench is for")]
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
@@ -183,6 +186,58 @@ fn bench(name: &str, folder: &Path, environment: &Environment, rows: &[f32]) {
             );
         }
     }
+    bench_all_processors(name, &ensemble, &file, environment, rows);
+}
+
+/// Rows a second of all threads together, each of which runs batches of its own for a while.
+fn together(threads: usize, batch: usize, run: impl Fn(usize, &mut usize) + Sync) -> f64 {
+    let (is_over, start) = (AtomicBool::new(false), Instant::now());
+    let runs: usize = std::thread::scope(|scope| {
+        let work = |thread: usize| {
+            let (mut runs, mut at) = (0, 0);
+            while !is_over.load(Relaxed) {
+                run(thread, &mut at);
+                runs += 1;
+            }
+            runs
+        };
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+        std::thread::sleep(4 * SLICE);
+        is_over.store(true, Relaxed);
+        threads.into_iter().map(|thread| thread.join().expect("a thread")).sum()
+    });
+    (runs * batch) as f64 / start.elapsed().as_secs_f64()
+}
+
+fn bench_all_processors(name: &str, ensemble: &Ensemble, file: &Path, environment: &Environment, rows: &[f32]) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let open = |_| Mutex::new(session(environment, file).expect("ONNX Runtime takes the file"));
+    let sessions: Vec<Mutex<Session>> = (0..threads).map(open).collect();
+    for batch in BATCHES {
+        let ours = |_: usize, at: &mut usize| {
+            let mut scores = vec![0.0; batch * ensemble.targets()];
+            ensemble.score_f32(next(rows, at, batch), &mut scores);
+        };
+        let theirs = |thread: usize, at: &mut usize| {
+            let input = TensorRef::from_array_view(([batch, COLUMNS], next(rows, at, batch))).expect("a shape of rows");
+            let inputs: [SessionInputValue<'_>; 1] = [input.into()];
+            let mut session = sessions[thread].lock().expect("nobody panics");
+            assert!(session.run(inputs).expect("it answers").len() > 0);
+        };
+        let mut rates: Vec<[f64; 2]> =
+            (0..ROUNDS).map(|_| [together(threads, batch, ours), together(threads, batch, theirs)]).collect();
+        let ours = median(&mut rates, |rates| rates[0]);
+        let theirs = median(&mut rates, |rates| rates[1]);
+        let ratio = median(&mut rates, |rates| rates[0] / rates[1]);
+        println!(
+            "{name:<14} batch {batch:>5} on {threads} threads: ours {ours:>12.0} rows/s, ONNX Runtime {theirs:>12.0}, {ratio:>6.2}x"
+        );
+    }
+}
+
+fn median(rates: &mut [[f64; 2]], of: impl Fn(&[f64; 2]) -> f64) -> f64 {
+    rates.sort_by(|a, b| of(a).total_cmp(&of(b)));
+    of(&rates[rates.len() / 2])
 }
 
 fn main() {

@@ -12,6 +12,7 @@ use http::{Request, Version};
 use http_body_util::Full;
 use prost::Message;
 use sha2::{Digest, Sha256};
+use tiltyard_capture::Record;
 use tiltyard_proto::inference::ModelInferRequest;
 use tiltyard_proto::inference::model_infer_request::InferInputTensor;
 use tiltyard_registry::{Entry, Lines};
@@ -52,6 +53,7 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "token", read: web_token, is_served: false },
     Decoder { name: "certificate", read: client_certificate, is_served: false },
     Decoder { name: "log", read: log_lines, is_served: false },
+    Decoder { name: "record", read: record, is_served: false },
     Decoder { name: "feedback", read: feedback_line, is_served: false },
     Decoder { name: "endpoint", read: endpoint_file, is_served: false },
     Decoder { name: "traceparent", read: traceparent, is_served: false },
@@ -215,6 +217,20 @@ fn log_lines(data: &[u8]) {
         let written =
             format!(r#""prev":"{previous}","seq":{sequence},"time_ms":{time_ms},"kind":"{kind}","data":{data}}}"#);
         assert_eq!(body, written.as_bytes(), "one entry has two forms");
+    }
+}
+
+/// What is captured of a request; one that is accepted has these bytes and no others, and so has each row of it.
+fn record(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    let Ok(read) = Record::read(&bytes) else { return };
+    let mut written = Vec::new();
+    read.write(&mut written);
+    assert_eq!(written, data, "one record has two forms");
+    for row in 0..read.rows.min(8) {
+        written.clear();
+        read.row(row).write(&mut written);
+        assert!(Record::read(&Bytes::copy_from_slice(&written)).is_ok(), "a row is no record");
     }
 }
 

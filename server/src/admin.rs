@@ -95,6 +95,7 @@ where
         }
         "/admin/rollouts" if is_get => (StatusCode::OK, "application/json", rollouts::list(&service).to_string()),
         "/admin/openapi.json" if is_get => (StatusCode::OK, "application/json", OPENAPI.to_owned()),
+        "/admin/drift" if is_get => (StatusCode::OK, "application/json", service.inference.drifts.form().to_string()),
         "/admin/status" if is_get => (StatusCode::OK, "application/json", status(&service).to_string()),
         "/admin/traffic" if is_get => (StatusCode::OK, "application/json", traffic::form(&service).to_string()),
         "/admin/changes" if is_get => changes(&service, &query).await,

@@ -1,11 +1,14 @@
 //! Who answers a request, and what does the answer tell of it?
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::Requests;
 use tiltyard_types::RequestId;
+
+use crate::capture::Captured;
+use crate::drift::Watched;
 
 /// The arm of an endpoint without a plan.
 pub const CHAMPION: &str = "champion";
@@ -19,12 +22,18 @@ static PREDICTION_ID: HeaderName = HeaderName::from_static("tiltyard-prediction-
 pub struct Arm {
     /// The part's name in answers and metrics.
     pub name: String,
+    /// The name that clients call.
+    pub endpoint: String,
     /// What answers.
     pub deployment: Arc<Deployment>,
     /// Its version as the protocols write it.
     pub version: String,
     /// Counts the requests that reach it in this part.
     pub requests: Arc<Requests>,
+    /// What of them is captured, once somebody asked; `None` inside where nothing can be.
+    pub(crate) captured: OnceLock<Option<Captured>>,
+    /// What watches it, once somebody asked; `None` inside where nothing does.
+    pub(crate) watched: OnceLock<Option<Arc<Watched>>>,
     headers: HeaderMap,
     grpc_headers: HeaderMap,
 }
@@ -52,8 +61,11 @@ impl Arm {
         grpc_headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         Arc::new(Arm {
             name: name.to_owned(),
+            endpoint: endpoint.to_owned(),
             version: identity.version.to_string(),
             requests: deployment.stats.way(endpoint, name),
+            captured: OnceLock::new(),
+            watched: OnceLock::new(),
             deployment: Arc::clone(deployment),
             headers,
             grpc_headers,

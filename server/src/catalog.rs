@@ -93,6 +93,14 @@ impl Catalog {
         self.endpoints.keys().filter_map(|name| Some((name.as_str(), self.speaker(name, None).ok()?)))
     }
 
+    /// Every arm that answers a name without a version.
+    pub fn arms(&self) -> impl Iterator<Item = Arc<Arm>> {
+        self.endpoints.values().flat_map(|endpoint| match endpoint {
+            Endpoint::Newest(arm) => vec![Arc::clone(arm)],
+            Endpoint::Planned(route) => route.seats().filter_map(Result::ok).cloned().collect(),
+        })
+    }
+
     fn pinned(&self, name: &str, number: u64) -> Result<Arc<Arm>> {
         let model = self.models.get(name).ok_or_else(|| match self.endpoints.contains_key(name) {
             true => Error::not_found(format!("endpoint {name:?} has no versions of its own: leave the version out")),

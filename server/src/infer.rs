@@ -19,8 +19,10 @@ use tiltyard_types::{
 
 use crate::admission::{Admission, Room};
 use crate::arm::Arm;
+use crate::capture::Captures;
 use crate::catalog::Catalog;
 use crate::clients::{Asker, Clients};
+use crate::drift::Drifts;
 use crate::logs::Seldom;
 use crate::reload::Live;
 use crate::rollouts::feedback::notes::{Asked, key_of_parameters};
@@ -41,6 +43,10 @@ pub struct Inference {
     pub admission: Arc<Admission>,
     /// How often each client may ask; `None` where that has no bound.
     pub clients: Option<Clients>,
+    /// Who puts requests on record; `None` where nobody asked for that.
+    pub captures: Option<Arc<Captures>>,
+    /// Who watches what models are asked.
+    pub drifts: Arc<Drifts>,
     /// Who shows live traffic to shadows.
     pub shadows: Arc<Shadows>,
     /// Who follows requests through their traces; `None` where nobody collects them.
@@ -196,9 +202,21 @@ impl Inference {
         if let Some(sample) = &mut sample {
             sample.pairing = choice.pairing(|| key_of_parameters(&request.parameters));
         }
+        let begin = |captures: &Arc<Captures>| captures.begin(&choice.arm, accepted, choice.evidence, &request.inputs);
+        let begun = self.captures.as_ref().and_then(begin);
+        let asked = self.drifts.asked(&choice.arm, choice.evidence, &request.inputs);
         let inputs = std::mem::take(&mut request.inputs);
         let mut watch = Watch { inference: self, choice: &choice, accepted, request, done: false };
-        let answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;
+        let mut answered = self.answer(request, inputs, &choice.arm.deployment, accepted, room).await;
+        if let Some(begun) = begun {
+            let ended = answered.as_ref().map(|(answer, wanted)| (answer, wanted.as_slice()));
+            if let Err(error) = begun.end(ended).await {
+                answered = Err(error);
+            }
+        }
+        if let (Some(asked), Ok((answer, wanted))) = (asked, &answered) {
+            self.drifts.answered(asked, &answer.outputs, wanted);
+        }
         let ended = match &answered {
             Ok((answer, wanted)) => watch.succeeded(answer, wanted),
             Err(error) => watch.failed(error),

@@ -3,6 +3,8 @@
 mod admin;
 pub mod admission;
 pub mod arm;
+#[cfg_attr(not(feature = "record"), path = "capture/absent.rs")]
+pub mod capture;
 pub mod catalog;
 pub mod cli;
 pub mod clients;
@@ -13,6 +15,7 @@ mod deadlines;
 pub mod describe;
 mod descriptors;
 pub mod drain;
+pub mod drift;
 pub mod endpoints;
 pub mod engines;
 pub mod explain;

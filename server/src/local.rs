@@ -8,7 +8,7 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Collected, Full};
 use tokio::runtime::Runtime;
 
-use crate::config::{Config, LogFormat, LogLevel, ModelControl};
+use crate::config::{CaptureMode, Config, DriftMode, LogFormat, LogLevel, ModelControl};
 use crate::listen::CameIn;
 use crate::logs::Logs;
 use crate::mirror::{self, Brought};
@@ -43,6 +43,9 @@ impl Local {
             oidc_issuer: None,
             oidc_audience: Vec::new(),
             oidc_jwks: None,
+            // What is asked in this process is nobody's traffic.
+            capture: CaptureMode::Off,
+            drift: DriftMode::Off,
             ..config.clone()
         };
         let logs = Logs::start(LogFormat::Human, LogLevel::Error);

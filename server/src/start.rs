@@ -11,10 +11,12 @@ use tiltyard_runtime::queue::QueuePolicy;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
+use crate::capture::Captures;
 use crate::catalog::Catalog;
 use crate::clients::Clients;
 use crate::config::{Amount, Config};
 use crate::drain::Phase;
+use crate::drift::Drifts;
 use crate::endpoints::folder::Folder;
 use crate::endpoints::journal::Journal;
 use crate::engines::{self, Engines};
@@ -126,6 +128,8 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
         catalog: ArcSwap::from_pointee(Catalog::default()),
         pool,
         admission: Admission::new(config.requests_max, bytes_in_flight(config)),
+        captures: Captures::start(config)?,
+        drifts: Arc::new(Drifts::new(config)),
         shadows,
         live: Arc::clone(&live),
         traces: Traces::start(config)?,
@@ -133,6 +137,7 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
             .client_rate
             .map(|rate| Clients::new(rate, config.client_burst.or(rate), config.client_key.clone())),
     });
+    inference.drifts.start().map_err(text)?;
     let measurer = Measurer::new(clock::now);
     let loader = loader(config, engines.found, threads, &measurer);
     let mirror = mirror::follow(config, &live)?;

@@ -1,5 +1,8 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
+#[cfg(feature = "record")]
+mod capture;
+mod drift;
 mod explain;
 mod feedback;
 mod live;
@@ -78,6 +81,9 @@ pub(crate) fn render(service: &Service, form: Form) -> Vec<u8> {
     live::families(&mut page);
     service.inference.traces.iter().for_each(|traces| live::traces(&mut page, &traces.counts));
     feedback::families(&mut page, &service.rollouts.feedback);
+    #[cfg(feature = "record")]
+    service.inference.captures.iter().for_each(|captures| capture::families(&mut page, captures));
+    drift::families(&mut page, &service.inference.drifts);
     explain::families(&mut page, &service.explainers.counts);
     if config.triton_metrics {
         triton::families(&mut page, &catalog, &lines);

@@ -663,6 +663,8 @@ impl State {
         let on_failure = self.plan.on_failure;
         catalog.resolve(&self.plans.current(), on_failure);
         let catalog = Arc::new(catalog);
+        self.inference.captures.iter().for_each(|captures| captures.prepare(&catalog));
+        self.inference.drifts.prepare(&catalog);
         self.inference.catalog.store(Arc::clone(&catalog));
         let trouble = |name: &str, number| {
             let tracked = self.tracked.get(&(name.to_owned(), number));

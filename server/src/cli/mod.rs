@@ -3,12 +3,15 @@
 mod apply;
 mod backtest;
 mod bench;
+#[cfg(feature = "record")]
+mod capture;
 mod cells;
 mod check;
 mod completions;
 mod config;
 mod credentials;
 mod demo;
+mod drift;
 mod endpoints;
 mod engine;
 pub mod exit;
@@ -59,6 +62,7 @@ Examples:
   tiltyard backtest --rows history.csv …        two versions on rows whose labels are known
   tiltyard rollout plan --preview --rate 100    how long it takes to judge a challenger
   tiltyard feedback labels.csv --endpoint risk  say what became of rows that were answered
+  tiltyard drift baseline risk --file val.csv   watch whether traffic is what a model was made for
   tiltyard demo compete                         see models compete, in a minute or two
   tiltyard token new app scorer:risk            a token for a caller of one model
 
@@ -84,7 +88,7 @@ Examples:
 fn command() -> Command {
     // The flags of `serve` are taken without its name as well, but told only in its own help: there are many.
     let flags = command_flags().into_iter().map(|flag| flag.hide(true));
-    Command::new("tiltyard")
+    let command = Command::new("tiltyard")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .override_usage("tiltyard [FLAGS OF SERVE]\n       tiltyard COMMAND [OPTIONS]")
@@ -106,13 +110,17 @@ fn command() -> Command {
         .subcommand(backtest::command())
         .subcommand(demo::command())
         .subcommand(feedback::command())
+        .subcommand(drift::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
         .subcommand(config::command())
         .subcommand(token::command())
         .subcommand(completions::command())
-        .after_help(HELP_END)
+        .after_help(HELP_END);
+    #[cfg(feature = "record")]
+    let command = command.subcommand(capture::command());
+    command
 }
 
 fn serve_command() -> Command {
@@ -162,6 +170,9 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("rollout", matches)) => rollout::run(matches).map(done),
         Some(("backtest", matches)) => backtest::run(matches).map(Into::into),
         Some(("demo", matches)) => demo::run(matches),
+        #[cfg(feature = "record")]
+        Some(("capture", matches)) => capture::run(matches).map(Into::into),
+        Some(("drift", matches)) => drift::run(matches).map(Into::into),
         Some(("feedback", matches)) => feedback::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),

@@ -183,7 +183,7 @@ fn score(target: &dyn Target, model: &ModelName, body: Vec<u8>, first_row: usize
 }
 
 /// Sends rows, many in a request, and gathers the answers. Fails at the first request that does.
-fn score_rows(
+pub(super) fn score_rows(
     target: &dyn Target,
     model: &ModelName,
     total: Option<u64>,

@@ -226,6 +226,8 @@ impl Life {
     fn end(&self) -> ExitCode {
         // What ended last is traced like the rest, unless the collector is slow.
         self.service.inference.traces.iter().for_each(|traces| traces.flush(TRACES_FLUSHED_MAX));
+        self.service.inference.captures.iter().for_each(|captures| captures.end());
+        self.service.inference.drifts.end();
         // A connection whose event loop is stuck could not say what was under way.
         let (open, in_flight) = (self.service.totals.connections.count(), self.service.inference.admission.requests());
         let unsaid = if open > 0 { in_flight } else { 0 };

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tiltyard_runtime::repository::policy::VersionPolicy;
 
 use super::kinds::{
-    self, Algorithm, Amount, ClientAuth, Form, Host, LogFormat, LogLevel, ModelControl, OnFailure, OpenCall,
+    self, Algorithm, Amount, CaptureMode, ClientAuth, DriftMode, Form, Host, LogFormat, LogLevel, ModelControl,
+    OnFailure, OpenCall,
 };
 use super::{ConfigError, RawConfig};
 use crate::clients::ClientKey;
@@ -272,6 +273,29 @@ keys! {
             "What an hour of one processor costs, in any currency: with it metrics tell what the runs of each version cost.";
         price_device_hour: f64 = PRICE, Text("0"),
             "What an hour of one device costs, in the same currency.";
+    }
+    "Drift" {
+        drift: DriftMode = DRIFT_MODE, Text("baseline"),
+            "What the inputs and outputs of versions are compared with: off; baseline, for those that have one, made by `tiltyard \
+             drift baseline`; or traffic, where the first 20,000 rows of at least a day become one where there is none.";
+    }
+    "Capture" {
+        capture: CaptureMode = CAPTURE_MODE, Text("off"),
+            "Whether requests and answers are put on record, as rows in Parquet files: off; on, where no request waits for it and \
+             what finds no room is counted; or audit, where no answer goes out that is not on the disk.";
+        capture_dir: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The folder of the record, which one process at a time has. Where it is not said, capture in data_dir.";
+        capture_rules: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file with a table for each endpoint of which not everything is captured as it is: sample, columns, drop, redact, \
+             hash.";
+        capture_ring_bytes: usize = SIZE, Text("256MiB"),
+            "The file that holds what is in no segment yet. It is mapped into memory, and made as large as this at once.";
+        capture_segment_time: Duration = DURATION_ABOVE_ZERO, Text("60s"),
+            "A segment is written so long after the first row that is for it, or sooner where 64MiB wait.";
+        capture_age_max: Duration = DURATION, Text("0"),
+            "Segments that are older are removed; 0 keeps all.";
+        capture_bytes_max: Amount = AMOUNT_OF_BYTES, Text("0"),
+            "The oldest segments are removed where all take more; 0 keeps all.";
     }
     "Files" {
         config: Option<PathBuf> = OPTIONAL_PATH, Text(""),

@@ -288,6 +288,30 @@ choice! {
 }
 
 choice! {
+    /// Whether requests and answers are put on record.
+    CaptureMode, CAPTURE_MODE, "off|on|audit", "off, on or audit" {
+        /// They are not.
+        Off = "off",
+        /// They are where there is room, and counted where there is none: no request waits for it.
+        On = "on",
+        /// No answer goes out that is not on record, and on the disk.
+        Audit = "audit",
+    }
+}
+
+choice! {
+    /// Whether what models are asked is compared with what they were made for.
+    DriftMode, DRIFT_MODE, "off|baseline|traffic", "off, baseline or traffic" {
+        /// It is not.
+        Off = "off",
+        /// Where there is a baseline.
+        Baseline = "baseline",
+        /// Where there is none, first traffic becomes one.
+        Traffic = "traffic",
+    }
+}
+
+choice! {
     /// Who answers for a version that is out of service.
     OnFailure, ON_FAILURE, "previous|refuse", "previous or refuse" {
         /// The newest version before it that is loaded and answers.

@@ -19,7 +19,9 @@ use clap::ArgMatches;
 
 pub use keys::Config;
 pub(crate) use kinds::parse_duration;
-pub use kinds::{Algorithm, Amount, ClientAuth, Host, LogFormat, LogLevel, ModelControl, OnFailure, OpenCall};
+pub use kinds::{
+    Algorithm, Amount, CaptureMode, ClientAuth, DriftMode, Host, LogFormat, LogLevel, ModelControl, OnFailure, OpenCall,
+};
 pub use live::{Change, changes};
 pub use reference::{command_flags, reference_markdown};
 

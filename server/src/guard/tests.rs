@@ -128,6 +128,8 @@ impl Scene {
         }
         catalog.resolve(&BTreeMap::new(), on_failure);
         let inference = Arc::new(Inference {
+            captures: None,
+            drifts: Arc::new(crate::drift::Drifts::new(&Config::default())),
             catalog: ArcSwap::from_pointee(catalog),
             pool: Pool::start(1, now).unwrap(),
             admission: Admission::new(100, 1 << 20),

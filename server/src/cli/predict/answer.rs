@@ -59,7 +59,7 @@ fn shortened(reader: &mut Reader<'_>) -> Result<String, JsonError> {
 
 /// The answers to all requests for scores together, as if there had been one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Answers {
+pub(in crate::cli) struct Answers {
     /// What is not a list of one thing per row, such as the model's name, as the first answer has it.
     about: Vec<(String, String)>,
     /// The lists by key, each item as text.

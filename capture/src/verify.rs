@@ -1,0 +1,106 @@
+//! Are the segments what was written, to the byte?
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use tiltyard_types::Digest;
+
+use crate::drain;
+use crate::manifest::{self, REMOVED, WRITTEN};
+use crate::retention::Kept;
+use crate::segment::Facts;
+use crate::{Error, Result};
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Verified {
+    /// Segments that are what was written.
+    pub whole: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Segments that were taken away by age or budget, and are gone.
+    pub removed: u64,
+    /// What is wrong, a line for each: a segment that is changed, missing, or that nobody wrote.
+    pub faults: Vec<String>,
+}
+
+/// Checks the manifest's chain and every segment's bytes in a capture's folder. Fails where the manifest itself is not
+/// what was written. A server may go on capturing meanwhile.
+pub fn verify(folder: &Path) -> Result<Verified> {
+    // In this order: a segment is named by the commit until it is in the manifest, and has its name only then.
+    let there: Vec<String> = Kept::find(&folder.join("segments")).into_files().collect();
+    let on_their_way = drain::on_their_way(folder);
+    let (written, mut removed) = read(folder)?;
+    let mut found = Verified::default();
+    for (file, facts) in &written {
+        let path = folder.join("segments").join(file);
+        match digest(&path) {
+            Ok((bytes, sha256)) if (bytes, &sha256) == (facts.bytes, &facts.sha256) => {
+                found.whole += 1;
+                found.rows += facts.rows;
+            }
+            Ok((bytes, _)) => {
+                found
+                    .faults
+                    .push(format!("{file}: changed since it was written ({bytes} bytes, {} then)", facts.bytes));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !removed.contains(file) {
+                    // It may have been removed since, and the manifest says so first.
+                    removed = read(folder)?.1;
+                }
+                match removed.contains(file) {
+                    true => found.removed += 1,
+                    false => found.faults.push(format!("{file}: missing, and nobody removed it")),
+                }
+            }
+            Err(error) => found.faults.push(format!("{file}: {error}")),
+        }
+    }
+    let is_strange = |file: &&String| !written.contains_key(*file) && !on_their_way.contains(*file);
+    found.faults.extend(there.iter().filter(is_strange).map(|file| format!("{file}: not in the manifest")));
+    found.faults.sort();
+    Ok(found)
+}
+
+/// What the manifest says was written, and what was removed.
+fn read(folder: &Path) -> Result<(BTreeMap<String, Facts>, HashSet<String>)> {
+    #[derive(Deserialize)]
+    struct Gone {
+        file: String,
+    }
+    let path = folder.join("segments.jsonl");
+    let (mut written, mut removed, mut unread) = (BTreeMap::new(), HashSet::new(), None);
+    manifest::read(&path, |line| match line.kind {
+        WRITTEN => match serde_json::from_str::<Facts>(line.data.get()) {
+            Ok(facts) => drop(written.insert(facts.file.clone(), facts)),
+            Err(error) => unread = Some(error.to_string()),
+        },
+        REMOVED => match serde_json::from_str::<Gone>(line.data.get()) {
+            Ok(gone) => _ = removed.insert(gone.file),
+            Err(error) => unread = Some(error.to_string()),
+        },
+        _ => {}
+    })?;
+    match unread {
+        Some(why) => Err(Error::broken(&path, why)),
+        None => Ok((written, removed)),
+    }
+}
+
+fn digest(path: &Path) -> io::Result<(u64, String)> {
+    let (mut file, mut hash, mut bytes) = (File::open(path)?, Sha256::new(), 0);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((bytes, Digest::new(hash.finalize().into()).to_string()));
+        }
+        hash.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}

@@ -1,0 +1,127 @@
+//! What may be captured of which endpoint?
+//!
+//! One file, a table for each endpoint, so that it belongs to the endpoint and outlives its versions and plans:
+//!
+//! ```toml
+//! [risk]
+//! sample = 0.1                       # the share of requests, by their ids
+//! columns = ["input_age", "output_probability"]
+//! hash = ["input_customer"]
+//! redact = ["input_note"]
+//! drop = ["input_name"]
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+use tiltyard_capture::{Action, Rules};
+
+const MILLION: f64 = 1e6;
+
+/// The rules of endpoints.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    of: BTreeMap<String, Rules>,
+    /// Those of all others: everything, as it is.
+    others: Rules,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    sample: Option<f64>,
+    columns: Option<BTreeSet<String>>,
+    #[serde(default)]
+    drop: Vec<String>,
+    #[serde(default)]
+    redact: Vec<String>,
+    #[serde(default)]
+    hash: Vec<String>,
+}
+
+impl Book {
+    /// Reads the file, where there is one. `key` is asked for the key of hashes where something is to be hashed.
+    pub(super) fn open(file: Option<&Path>, key: impl Fn() -> Result<[u8; 32], String>) -> Result<Book, String> {
+        let Some(path) = file else { return Ok(Book::default()) };
+        let of_file = |what: String| format!("capture_rules: {}: {what}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| of_file(error.to_string()))?;
+        Book::read(&text, key).map_err(of_file)
+    }
+
+    fn read(text: &str, key: impl Fn() -> Result<[u8; 32], String>) -> Result<Book, String> {
+        let tables: BTreeMap<String, Written> = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut book = Book::default();
+        for (endpoint, written) in tables {
+            let rules = rules(&endpoint, written, &key)?;
+            book.of.insert(endpoint, rules);
+        }
+        Ok(book)
+    }
+
+    pub(super) fn of(&self, endpoint: &str) -> &Rules {
+        self.of.get(endpoint).unwrap_or(&self.others)
+    }
+}
+
+fn rules(endpoint: &str, written: Written, key: impl Fn() -> Result<[u8; 32], String>) -> Result<Rules, String> {
+    let sample = written.sample.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&sample) {
+        return Err(format!("[{endpoint}] sample: expected a share from 0 to 1, got {sample}"));
+    }
+    let mut actions = BTreeMap::new();
+    for (action, names) in
+        [(Action::Drop, written.drop), (Action::Redact, written.redact), (Action::Hash, written.hash)]
+    {
+        for name in names {
+            if actions.insert(name.clone(), action).is_some() {
+                return Err(format!(
+                    "[{endpoint}] column {name:?} is named twice: expected one of drop, redact and hash"
+                ));
+            }
+        }
+    }
+    let hashes = actions.values().any(|action| *action == Action::Hash);
+    Ok(Rules {
+        sample_per_million: (sample * MILLION).round() as u32,
+        columns: written.columns,
+        actions,
+        key: hashes.then(key).transpose()?,
+    })
+}
+
+/// Whether all columns are captured as they are.
+pub(super) fn keeps_all(rules: &Rules) -> bool {
+    rules.columns.is_none() && rules.actions.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Book, String> {
+        Book::read(text, || Ok([7; 32]))
+    }
+
+    #[test]
+    fn an_endpoint_has_its_own_rules_and_others_none() {
+        let book = read("[risk]\nsample = 0.25\ncolumns = [\"input_age\"]\nhash = [\"input_age\"]").expect("rules");
+        let risk = book.of("risk");
+        assert_eq!(risk.sample_per_million, 250_000);
+        assert_eq!(risk.actions.get("input_age"), Some(&Action::Hash));
+        assert_eq!((risk.key, keeps_all(risk)), (Some([7; 32]), false));
+        assert!(keeps_all(book.of("other")) && book.of("other").sample_per_million == 1_000_000);
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (text, told) in [
+            ("[risk]\nsamples = 1", "samples"),
+            ("[risk]\nsample = 2.0", "from 0 to 1, got 2"),
+            ("[risk]\ndrop = [\"a\"]\nhash = [\"a\"]", "\"a\" is named twice"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(told), "{error}");
+        }
+    }
+}
