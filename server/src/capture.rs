@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tiltyard_capture::{Capture, Counters, Limits, Outcome, Reason, Record, Selection, State, Threads, Ticket, Value};
+use tiltyard_capture::{
+    Capture, Counters, Limits, Outcome, Reason, Record, Selection, State, Threads, Ticket, Unfit, Value,
+};
 use tiltyard_runtime::job::Answer;
 use tiltyard_types::{Error, ErrorKind, NamedTensor, Result};
 
@@ -96,12 +98,17 @@ impl Captures {
         let find = || {
             let layout = columns::of(&arm.deployment);
             let rules = self.book.of(&arm.endpoint);
-            let found = rules.select(&layout).map_err(|error| error.to_string()).and_then(|selection| {
-                let layout = self.capture.note(selection.layout().clone()).map_err(|error| error.to_string())?;
-                Ok(Captured { selection, keeps_all: book::keeps_all(rules), layout })
+            let (endpoint, version) = (&arm.endpoint, &arm.version);
+            let found = rules.select(&layout).map(|selection| {
+                // Without it, records say themselves what their columns are: a full disk is no reason to capture nothing.
+                let layout = self.capture.note(selection.layout().clone()).unwrap_or_else(|error| {
+                    tracing::warn!(endpoint, version, %error, "columns are not named as they might be");
+                    0
+                });
+                Captured { selection, keeps_all: book::keeps_all(rules), layout }
             });
-            let told = |why: &String| {
-                let (endpoint, version) = (&arm.endpoint, &arm.version);
+            let told = |why: &Unfit| {
+                let why = why.to_string();
                 tracing::error!(endpoint, version, why, "nothing is captured here: the rules cannot be followed");
             };
             found.inspect_err(told).ok()
@@ -109,7 +116,8 @@ impl Captures {
         arm.captured.get_or_init(find).as_ref()
     }
 
-    /// Begins the record of a request that goes to an arm; `None` where it is not captured, which is counted.
+    /// Begins the record of a request that goes to an arm; `None` where it is not captured, which is counted. In `audit` mode only
+    /// those are not captured that the rules do not draw.
     pub fn begin(
         self: &Arc<Self>,
         arm: &Arc<Arm>,
@@ -120,7 +128,10 @@ impl Captures {
         let captured = self.of(arm);
         if !captured.is_some_and(|captured| captured.selection.draws(accepted.id)) {
             self.capture.drop_counted(Reason::NotSampled);
-            return None;
+            // Whom no rules fit must not be answered where every answer is to be on record.
+            if captured.is_some() || !self.audits {
+                return None;
+            }
         }
         let (captures, arm) = (Arc::clone(self), Arc::clone(arm));
         Some(Begun { captures, arm, accepted, key, inputs: inputs.to_vec(), is_open: true })
@@ -198,7 +209,7 @@ impl Begun {
         };
         let ticket = match offered {
             Ok(ticket) => ticket,
-            Err(Reason::NotSampled) => return Ok(()),
+            Err(Reason::NotSampled) => return Err(refused(&"its rules cannot be followed, and the log says why")),
             Err(reason) => return Err(refused(&reason.name())),
         };
         let capture = Arc::clone(&self.captures.capture);

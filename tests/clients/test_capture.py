@@ -134,3 +134,16 @@ def test_a_changed_byte_is_found(tmp_path):
     segment.write_bytes(content)
     done = serving.run_binary(*verify)
     assert done.returncode == 1 and "WRONG" in done.stdout and segment.name in done.stdout, done
+
+
+def test_in_audit_rules_that_cannot_be_followed_let_no_answer_out(tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[risk]\ncolumns = ["input_radius"]\n')
+    models = serving.link_models(tmp_path / "models", serving.SAMPLES / "risk")
+    for mode, kind in (("audit", "not_ready"), ("on", None)):
+        flags = ["--capture", mode, "--capture-ring-bytes", "16MiB", "--capture-rules", str(rules)]
+        with serving.Server(models, tmp_path / mode, *flags) as server:
+            assert asking.ask_json(server, risk(2)).kind == kind
+            assert "there is no column" in server.log_text() and "input_radius" in server.log_text()
+            served, captured, dropped = counters(server)
+            assert (served, captured, sum(dropped.values())) == (1, 0, 1)
