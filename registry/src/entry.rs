@@ -38,7 +38,7 @@ pub struct Head {
     pub hash: Digest,
 }
 
-fn as_text<S: serde::Serializer>(hash: &Digest, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_text<S: serde::Serializer>(hash: &Digest, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(hash)
 }
 
@@ -97,6 +97,12 @@ impl Entry {
             return Err("it is not written as entries are: docs/log.md has the form".into());
         }
         Ok(Entry { sequence: seq, time_ms, kind: kind.to_owned(), data: data.to_owned(), previous, hash })
+    }
+
+    /// The line that it is, without its end: there is one form only.
+    pub fn line(&self) -> String {
+        let body = written_body(self.previous, self.sequence, self.time_ms, &self.kind, self.data.get());
+        format!("{{\"hash\":\"{}\",{body}", self.hash)
     }
 
     /// The chain with this entry as its last.
@@ -163,6 +169,7 @@ mod tests {
         let entry = Entry::read(text.trim_end().as_bytes()).expect("it is whole");
         assert_eq!((entry.head(), entry.gap(Head::START)), (head, None));
         assert_eq!((entry.kind.as_str(), entry.data.get()), ("a.b_1", r#"{"x":[1,"ü\n"]}"#));
+        assert_eq!(entry.line(), text.trim_end());
         let (again, _) = line(Head::START, entry.time_ms, &entry.kind, &entry.data).expect("an entry");
         assert_eq!(again, text);
         let (second, _) = line(head, 0, "a", &()).expect("an entry");

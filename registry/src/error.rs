@@ -42,6 +42,46 @@ pub enum Error {
     /// An earlier write failed in a way that leaves unknown what is on the disk.
     #[error("the log takes no more entries since a write failed and could not be taken back: {0}; open it anew")]
     Stopped(Arc<Error>),
+    /// What was signed, and what is there, are not the same.
+    #[error("{} does not prove the log: {what}", place.display())]
+    Unproved {
+        /// The file that says otherwise.
+        place: PathBuf,
+        /// What does not agree.
+        what: String,
+    },
+    /// Bytes that were kept are not there any more, or are others.
+    #[error("{0}")]
+    Lost(String),
+    /// The database is not there, or does not answer. The same may be tried again later.
+    #[error("the registry's database {database} cannot be reached: {what}")]
+    Unreachable {
+        /// Where it is, without a password.
+        database: String,
+        /// What was seen.
+        what: String,
+    },
+    /// The database answers, and says no.
+    #[error("the registry's database {database} refuses to {doing}: {what} ({code})")]
+    Refused {
+        /// Where it is, without a password.
+        database: String,
+        /// What was asked of it.
+        doing: &'static str,
+        /// What it says.
+        what: String,
+        /// The five characters of SQLSTATE.
+        code: String,
+    },
+    /// Others have appended since that head: look at what they said, and decide again.
+    #[error("others have appended to the log since entry {after}: read on from there, and decide again")]
+    Moved {
+        /// The entry that was the last one when it was decided.
+        after: u64,
+    },
+    /// Only who leads may append this, and this process does not.
+    #[error("another replica leads: it alone appends what was gathered")]
+    NotLeading,
 }
 
 impl Error {

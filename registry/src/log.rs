@@ -1,21 +1,20 @@
-//! How does a fact get on the record for good?
+//! How does a fact get on the record for good, in a folder or in a database that several replicas share?
 //!
-//! [`Log::append`] puts an entry in line and gives a ticket; [`Log::wait`] comes back when the disk has it. Who waits first
-//! writes for all that are in line, with one sync for the whole group; the others find it done. A group is on the disk as
-//! a whole or not at all.
+//! [`Log::append`] puts an entry in line and gives a ticket; [`Log::wait`] comes back when it is safe, and [`Log::record`] does
+//! both. Who decides by what stands in the log says up to where it has read it: [`Log::record_after`] is refused where others have
+//! appended since. Both keep the same lines with the same hashes: `docs/log.md` has them.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::Result;
-use crate::disk::{Disk, Lock, make_folder};
-use crate::entry::{Head, line};
-use crate::reader::{Entries, segments};
-
-/// Bytes in line from which on an append waits for the disk itself.
-const GROUP_BYTES_MAX: usize = 4 << 20;
+use crate::entry::Head;
+use crate::folder::FolderLog;
+use crate::reader::Entries;
+use crate::remote::{Address, Remote};
+use crate::{Error, Result};
 
 /// The sizes of a log.
 #[derive(Clone, Copy, Debug)]
@@ -41,38 +40,14 @@ pub struct Cut {
     pub after: u64,
 }
 
-/// An append-only log in a folder, of which this is the only writer.
-#[derive(Debug)]
-pub struct Log {
-    folder: PathBuf,
-    cut: Option<Cut>,
-    queue: Mutex<Queue>,
-    disk: Mutex<Disk>,
-    _lock: Lock,
-}
-
-/// What waits for the disk. Taken after `disk` where both are.
-#[derive(Debug)]
-struct Queue {
-    head: Head,
-    group: Group,
-}
-
-/// Entries that one sync will make safe.
-#[derive(Debug, Default)]
-struct Group {
-    lines: Vec<u8>,
-    outcome: Outcome,
-}
-
-type Outcome = Arc<OnceLock<Result<()>>>;
+pub(crate) type Outcome = Arc<OnceLock<Result<()>>>;
 
 /// An entry that is in line. [`Log::wait`] says what became of it.
 #[derive(Clone, Debug)]
 #[must_use = "an entry is on the record only when Log::wait says so"]
 pub struct Ticket {
-    sequence: u64,
-    outcome: Outcome,
+    pub(crate) sequence: u64,
+    pub(crate) outcome: Outcome,
 }
 
 impl Ticket {
@@ -82,79 +57,100 @@ impl Ticket {
     }
 }
 
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What shall be appended.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What it is about, such as `rollout.event`.
+    pub kind: String,
+    /// What it says.
+    pub data: Box<RawValue>,
+}
+
+impl Draft {
+    /// Writes `data` down. Fails where that is no JSON.
+    pub fn new(time_ms: u64, kind: &str, data: &impl Serialize) -> Result<Draft> {
+        let written = serde_json::value::to_raw_value(data);
+        let data = written.map_err(|error| Error::Unfit(format!("an entry of kind {kind:?}: {error}")))?;
+        Ok(Draft { time_ms, kind: kind.to_owned(), data })
+    }
+}
+
+/// An append-only log: in a folder, of which this is the only writer, or in a database, which has any number of them.
+#[derive(Debug)]
+pub struct Log(Place);
+
+#[derive(Debug)]
+enum Place {
+    Folder(Box<FolderLog>),
+    Remote(Remote),
 }
 
 impl Log {
     /// Opens the log in `folder`, or begins one there, and reads all of it. A last line without an end is cut off, which
     /// [`Log::cut`] tells; anything else that is not as it was written is an error, and nothing is changed.
     pub fn open(folder: &Path, limits: Limits) -> Result<Log> {
-        make_folder(folder)?;
-        let lock = Lock::take(folder)?;
-        let last = segments(folder)?.pop().map(|(_, path)| path);
-        let mut entries = Entries::open(folder, 1)?;
-        entries.by_ref().try_for_each(|entry| entry.map(drop))?;
-        let head = entries.head().unwrap_or(Head::START);
-        let bytes = entries.unfinished();
-        let cut = last.clone().filter(|_| bytes > 0).map(|segment| Cut { segment, bytes, after: head.sequence });
-        let last = last.map(|path| (path, entries.whole()));
-        let disk = Mutex::new(Disk::resume(folder, limits.segment_bytes, last, head)?);
-        let queue = Mutex::new(Queue { head, group: Group::default() });
-        Ok(Log { folder: folder.to_owned(), cut, queue, disk, _lock: lock })
+        FolderLog::open(folder, limits).map(|log| Log(Place::Folder(Box::new(log))))
+    }
+
+    /// Connects to the log in a database, or begins one there. Reads nothing yet: [`Log::entries`] checks what it gives.
+    pub fn connect(address: &Address) -> Result<Log> {
+        Remote::connect(address).map(|log| Log(Place::Remote(log)))
+    }
+
+    /// The database; none where it is a folder.
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.0 {
+            Place::Folder(_) => None,
+            Place::Remote(remote) => Some(remote),
+        }
     }
 
     /// What had to be cut off when it was opened.
     pub fn cut(&self) -> Option<&Cut> {
-        self.cut.as_ref()
+        match &self.0 {
+            Place::Folder(log) => log.cut(),
+            Place::Remote(_) => None,
+        }
     }
 
-    /// The last entry that is on the disk.
+    /// The last entry that is safe; of a database, as far as this process knows.
     pub fn head(&self) -> Head {
-        hold(&self.disk).head()
+        match &self.0 {
+            Place::Folder(log) => log.head(),
+            Place::Remote(log) => log.head(),
+        }
     }
 
-    /// The entries on the disk, from this sequence on.
+    /// The entries that are safe, from this sequence on.
     pub fn entries(&self, from: u64) -> Result<Entries> {
-        Entries::open(&self.folder, from)
+        match &self.0 {
+            Place::Folder(log) => log.entries(from),
+            Place::Remote(log) => log.entries(from),
+        }
     }
 
-    /// Puts an entry in line. Where the group before it cannot be written, this one cannot either: it follows it.
+    /// Puts an entry in line. Where the group before it cannot be written, this one cannot either: it follows it. A database has
+    /// it when this comes back.
     pub fn append(&self, time_ms: u64, kind: &str, data: &impl Serialize) -> Result<Ticket> {
-        let (ticket, is_much) = {
-            let mut queue = hold(&self.queue);
-            let (line, head) = line(queue.head, time_ms, kind, data)?;
-            queue.head = head;
-            queue.group.lines.extend_from_slice(line.as_bytes());
-            let ticket = Ticket { sequence: head.sequence, outcome: queue.group.outcome.clone() };
-            (ticket, queue.group.lines.len() >= GROUP_BYTES_MAX)
-        };
-        if is_much {
-            self.wait(&ticket)?;
+        match &self.0 {
+            Place::Folder(log) => log.append(time_ms, kind, data),
+            Place::Remote(log) => {
+                let head = log.record(&[Draft::new(time_ms, kind, data)?])?;
+                let outcome = Outcome::from(OnceLock::from(Ok(())));
+                Ok(Ticket { sequence: head.sequence, outcome })
+            }
         }
-        Ok(ticket)
     }
 
-    /// Comes back when the disk has the entry, or cannot have it: then nothing of its group is on the record, and where
-    /// room was missing it may be appended again later.
+    /// Comes back when the entry is safe, or cannot be: then nothing of its group is on the record, and where room was missing
+    /// it may be appended again later.
     pub fn wait(&self, ticket: &Ticket) -> Result<()> {
-        let mut disk = hold(&self.disk);
-        if let Some(outcome) = ticket.outcome.get() {
-            return outcome.clone();
+        match &self.0 {
+            Place::Folder(log) => log.wait(ticket),
+            Place::Remote(_) => ticket.outcome.get().cloned().unwrap_or(Ok(())),
         }
-        let (group, head) = {
-            let mut queue = hold(&self.queue);
-            (std::mem::take(&mut queue.group), queue.head)
-        };
-        let outcome = disk.write(&group.lines, head);
-        if let Err(error) = &outcome {
-            // Those who came meanwhile follow what is not there.
-            let mut queue = hold(&self.queue);
-            settle(&std::mem::take(&mut queue.group), Err(error.clone()));
-            queue.head = disk.head();
-        }
-        settle(&group, outcome.clone());
-        outcome
     }
 
     /// Appends an entry and waits for it. Returns its sequence.
@@ -162,10 +158,14 @@ impl Log {
         let ticket = self.append(time_ms, kind, data)?;
         self.wait(&ticket).map(|()| ticket.sequence())
     }
-}
 
-/// Tells all who wait for the group. Nobody else does: a group is taken once.
-fn settle(group: &Group, outcome: Result<()>) {
-    let is_first = group.outcome.set(outcome).is_ok();
-    debug_assert!(is_first, "a group has one outcome");
+    /// Appends entries right after `head`, all or none, and waits for them. Returns the new head. Fails with [`Error::Moved`] where
+    /// others have appended since: what they said may change what is to be said. After [`Error::Unreachable`] they may be there:
+    /// who reads on finds out.
+    pub fn record_after(&self, head: Head, drafts: &[Draft]) -> Result<Head> {
+        match &self.0 {
+            Place::Folder(log) => log.record_after(head, drafts),
+            Place::Remote(log) => log.record_after(head, drafts, None),
+        }
+    }
 }

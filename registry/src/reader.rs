@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::entry::{Entry, Head};
 use crate::lines::Lines;
+use crate::remote::Pages;
 use crate::{Break, Error, Result};
 
 /// Digits of a segment's name: enough for any sequence, and names sort as numbers do.
@@ -43,6 +44,10 @@ pub(crate) fn segments(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub struct Entries {
     waiting: VecDeque<(u64, PathBuf)>,
     segment: Option<Lines<BufReader<File>>>,
+    /// Where they are in a database instead.
+    pages: Option<Pages>,
+    /// Those that need not be read.
+    known: VecDeque<Entry>,
     /// Earlier ones are read, and not told of.
     from: u64,
     head: Option<Head>,
@@ -59,14 +64,47 @@ impl Entries {
             waiting.pop_front();
             head = None;
         }
-        Ok(Entries { waiting, segment: None, from, head, is_over: false })
+        Ok(Entries { waiting, segment: None, pages: None, from, head, known: VecDeque::new(), is_over: false })
+    }
+
+    /// Entries that were read before.
+    pub(crate) fn known(known: VecDeque<Entry>) -> Entries {
+        Entries { waiting: VecDeque::new(), segment: None, pages: None, from: 0, head: None, known, is_over: false }
     }
 
     /// The entries in one file: a segment, or several one behind the other, wherever they begin.
     pub fn of_file(path: &Path) -> Result<Entries> {
         let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
         let segment = Some(Lines::new(BufReader::new(file), name(path), None));
-        Ok(Entries { waiting: VecDeque::new(), segment, from: 0, head: None, is_over: false })
+        Ok(Entries {
+            waiting: VecDeque::new(),
+            segment,
+            pages: None,
+            from: 0,
+            head: None,
+            known: VecDeque::new(),
+            is_over: false,
+        })
+    }
+
+    #[cfg(feature = "sql")]
+    pub(crate) fn of_pages(pages: Pages, from: u64) -> Entries {
+        let head = (from <= 1).then_some(Head::START);
+        Entries {
+            waiting: VecDeque::new(),
+            segment: None,
+            pages: Some(pages),
+            from,
+            head,
+            known: VecDeque::new(),
+            is_over: false,
+        }
+    }
+
+    /// The entries in a folder that has a part of a log: it may begin anywhere.
+    pub fn part(folder: &Path) -> Result<Entries> {
+        let waiting = VecDeque::from(segments(folder)?);
+        Ok(Entries { waiting, segment: None, pages: None, from: 0, head: None, known: VecDeque::new(), is_over: false })
     }
 
     /// The last entry that was read, or what was before the first.
@@ -85,6 +123,17 @@ impl Entries {
     }
 
     fn read(&mut self) -> Result<Option<Entry>> {
+        if let Some(entry) = self.known.pop_front() {
+            self.head = Some(entry.head());
+            return Ok(Some(entry));
+        }
+        while let Some(pages) = &mut self.pages {
+            let Some(entry) = pages.next(self.head)? else { return Ok(None) };
+            self.head = Some(entry.head());
+            if entry.sequence >= self.from {
+                return Ok(Some(entry));
+            }
+        }
         loop {
             if let Some(lines) = &mut self.segment
                 && let Some(entry) = lines.next().transpose()?
