@@ -154,7 +154,7 @@ fn main() {
         // As the rollouts' thread does now and then.
         if told % 1024 == 0 {
             let (ends, _) = observer.take();
-            gatherer.add(observer.share, &ends);
+            gatherer.add(tiltyard_server::rollouts::gatherer::OWN, observer.share, &ends);
         }
         1
     }));

@@ -40,6 +40,7 @@ fn record<'a>(number: u32, features: &'a Tensor, score: &'a Tensor) -> Record<'a
         headers: vec![],
         inputs: vec![Value::of("features", features)],
         outputs: vec![Value::of("score", score)],
+        subjects: vec![],
     }
 }
 

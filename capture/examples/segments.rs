@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ],
         outputs: vec![field("score", DataType::Fp64, 1, Form::One), field("is_fraud", DataType::Bool, 1, Form::One)],
         headers: vec!["x-tenant".into()],
+        is_sealed: false,
     })?;
     for request in 0..REQUESTS {
         // From ten in the evening on, a little more than two hours: there are two days.
@@ -68,6 +69,7 @@ fn offer(capture: &Capture, request: u64, unix_us: u64, layout: u64) -> Result<(
         headers: vec![("x-tenant".into(), request.is_multiple_of(2).then(|| "blue".into()))],
         inputs: vec![Value::of("features", &features), Value::of("country", &country), Value::of("tokens", &tokens)],
         outputs,
+        subjects: vec![],
     };
     if let Err(reason) = capture.offer(&record) {
         println!("request {request} was dropped: {}", reason.name());

@@ -14,10 +14,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::keys::Keys;
 use crate::layout::Layouts;
 use crate::manifest::{Head, Manifest, WRITTEN};
 use crate::record::Record;
 use crate::ring::{Mark, Place, Ring};
+use crate::seal::Sealer;
 use crate::segment::{Facts, Group};
 use crate::{Error, Result, disk};
 
@@ -59,25 +61,40 @@ pub(crate) struct Drain {
     pub(crate) folder: PathBuf,
     pub(crate) node: String,
     pub(crate) manifest: Manifest,
+    /// Where rows of subjects may be encrypted.
+    keys: Option<Keys>,
 }
 
 impl Drain {
     /// Opens the folder: a cycle that has happened is brought to its end, the remains of one that has not are thrown away.
-    pub(crate) fn open(folder: &Path, node: String, ring: &Ring) -> Result<Drain> {
+    pub(crate) fn open(folder: &Path, node: String, ring: &Ring, keys: Option<Keys>) -> Result<Drain> {
         disk::make_folder(&folder.join("making")).map_err(|error| Error::io("make the folder", folder, error))?;
         let manifest = Manifest::open(folder.join("segments.jsonl"))?;
-        let mut drain = Drain { folder: folder.to_owned(), node, manifest };
+        let mut drain = Drain { folder: folder.to_owned(), node, manifest, keys };
         let path = drain.commit_path();
         match fs::read(&path) {
             Ok(text) => {
                 let commit = serde_json::from_slice(&text).map_err(|error| Error::broken(&path, error.to_string()))?;
-                drain.finish(ring, &commit, usize::MAX)?;
+                // What is drained is wiped below.
+                drain.finish(ring, &commit, usize::MAX, false)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io("read", &path, error)),
         }
         drain.sweep();
+        if drain.keys.is_some() {
+            ring.wipe_drained().map_err(|error| Error::io("sync", &folder.join("ring"), error))?;
+        }
         Ok(drain)
+    }
+
+    /// Has on the record where a copy of a segment lies.
+    pub(crate) fn note_stored(&mut self, file: &str, at: &str, now_ms: u64) -> Result<()> {
+        // A cycle that happened and is not at its end knows where its lines begin: none may come between.
+        if self.commit_path().exists() {
+            return Err(Error::broken(&self.commit_path(), "a cycle is not at its end: later"));
+        }
+        self.manifest.append_stored(file, at, now_ms)
     }
 
     fn commit_path(&self) -> PathBuf {
@@ -94,13 +111,40 @@ impl Drain {
 
     /// Takes what is committed into segments. Memory for about `bytes_max` bytes of columns.
     pub(crate) fn cycle(&mut self, ring: &Ring, layouts: &Layouts, now_us: u64, bytes_max: usize) -> Result<Drained> {
+        let Some(mut keys) = self.keys.take() else { return self.cycle_with(ring, layouts, now_us, bytes_max, None) };
+        // Nobody erases until the segments have happened, or have not.
+        let drained = keys.locked(|keys| {
+            keys.refresh()?;
+            self.cycle_with(ring, layouts, now_us, bytes_max, Some(keys))
+        });
+        self.keys = Some(keys);
+        drained
+    }
+
+    fn cycle_with(
+        &mut self,
+        ring: &Ring,
+        layouts: &Layouts,
+        now_us: u64,
+        bytes_max: usize,
+        mut keys: Option<&mut Keys>,
+    ) -> Result<Drained> {
+        let wipes = keys.is_some();
         // Only a cycle that happened and did not come to its end leaves one: it failed, for want of room perhaps.
         if let Ok(text) = fs::read(self.commit_path()) {
             let path = self.commit_path();
             let commit = serde_json::from_slice(&text).map_err(|error| Error::broken(&path, error.to_string()))?;
-            self.finish(ring, &commit, usize::MAX)?;
+            self.finish(ring, &commit, usize::MAX, wipes)?;
         }
-        let taken = take(ring, layouts, bytes_max);
+        if let Some(keys) = &keys {
+            for (slot, erasure) in keys.unrecorded()? {
+                self.manifest.append_erasure(&erasure, now_us / 1000)?;
+                keys.recorded(slot)?;
+            }
+        }
+        let taken = take(ring, layouts, bytes_max, keys.as_deref_mut())?;
+        // Before a segment needs them.
+        keys.map_or(Ok(()), Keys::save)?;
         if taken.groups.is_empty() && !taken.has_moved {
             return Ok(Drained::default());
         }
@@ -112,7 +156,7 @@ impl Drain {
                 return Err(error);
             }
         };
-        self.finish(ring, &commit, usize::MAX)?;
+        self.finish(ring, &commit, usize::MAX, wipes)?;
         let rows = commit.lines.iter().map(|facts| facts.rows).sum();
         Ok(Drained { rows, segments: commit.lines, has_more: taken.has_more })
     }
@@ -159,7 +203,7 @@ impl Drain {
     }
 
     /// Does what a commit says, all of it or up to a step. Each step may have been done before.
-    fn finish(&mut self, ring: &Ring, commit: &Commit, steps: usize) -> Result<()> {
+    fn finish(&mut self, ring: &Ring, commit: &Commit, steps: usize, wipes: bool) -> Result<()> {
         let mut steps = 0..steps;
         for (making, file) in &commit.files {
             if steps.next().is_none() {
@@ -191,7 +235,7 @@ impl Drain {
             .map(|&(shard, position, ordinal, lost)| (shard, Mark { place: Place { position, ordinal }, lost }));
         // Somebody may have taken the ring away since.
         if commit.ring == ring.id() {
-            let advanced = ring.advance(&marks.collect::<Vec<_>>());
+            let advanced = ring.advance(&marks.collect::<Vec<_>>(), wipes);
             advanced.map_err(|error| Error::io("sync", &self.folder.join("ring"), error))?;
         }
         if steps.next().is_none() {
@@ -224,20 +268,28 @@ struct Taken {
 
 impl Taken {
     /// The group that a record belongs to.
-    fn group(&mut self, record: &Record<'_>, layouts: &Layouts) -> &mut Group {
+    fn group(&mut self, record: &Record<'_>, layouts: &Layouts, keys: Option<&Keys>) -> Result<&mut Group> {
         let (layout, day) = (layouts.of(record), record.unix_us / DAY_US);
         let is_its = |(of, group): &(u64, Group)| *of == day && group.is_of(record) && *group.layout() == layout;
         if !self.groups.get(self.last).is_some_and(is_its) {
-            self.last = self.groups.iter().position(is_its).unwrap_or_else(|| {
-                self.groups.push((day, Group::like(record, layout)));
-                self.groups.len() - 1
-            });
+            self.last = match self.groups.iter().position(is_its) {
+                Some(found) => found,
+                None => {
+                    let sealer = match (record.subjects.is_empty(), keys) {
+                        (true, _) => None,
+                        (false, Some(keys)) => Some(Sealer::new(keys)?),
+                        (false, None) => return Err(Error::NoKeys),
+                    };
+                    self.groups.push((day, Group::like(record, layout, sealer)));
+                    self.groups.len() - 1
+                }
+            };
         }
-        &mut self.groups[self.last].1
+        Ok(&mut self.groups[self.last].1)
     }
 }
 
-fn take(ring: &Ring, layouts: &Layouts, bytes_max: usize) -> Taken {
+fn take(ring: &Ring, layouts: &Layouts, bytes_max: usize, mut keys: Option<&mut Keys>) -> Result<Taken> {
     let mut taken = Taken::default();
     let (mut payload, mut bytes) = (Vec::new(), 0);
     for span in ring.pending() {
@@ -254,9 +306,9 @@ fn take(ring: &Ring, layouts: &Layouts, bytes_max: usize) -> Taken {
                 continue;
             };
             record.rows = record.rows.max(1);
-            let group = taken.group(&record, layouts);
+            let group = taken.group(&record, layouts, keys.as_deref())?;
             bytes -= group.bytes();
-            group.push(sequence, &record, &payload);
+            group.push(sequence, &record, &payload, keys.as_deref_mut())?;
             bytes += group.bytes();
             mark = next;
             taken.has_more = bytes >= bytes_max || taken.groups.len() >= GROUPS_MAX;
@@ -264,7 +316,7 @@ fn take(ring: &Ring, layouts: &Layouts, bytes_max: usize) -> Taken {
         taken.has_moved |= mark != span.from;
         taken.marks.push((span.shard, mark));
     }
-    taken
+    Ok(taken)
 }
 
 /// The day, counted from 1970, as `2026-11-29`.

@@ -30,6 +30,12 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Rows that were declared to be somebody's, and no keys.
+    #[error("rows that are to be encrypted wait in the ring, and there are no keys: give the master key's file again")]
+    NoKeys,
+    /// A segment whose rows are encrypted, and no keys.
+    #[error("{} holds encrypted rows: expected the master key's file, and the file of keys beside the segments", .0.display())]
+    Sealed(PathBuf),
     /// A segment cannot be written or read as Parquet.
     #[error("cannot {what} {}: {error}", path.display())]
     Parquet {

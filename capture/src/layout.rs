@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tiltyard_types::{DataType, Tensor};
 
 use crate::record::{Record, Value};
+use crate::seal::SEALED;
 use crate::{Error, Result, disk};
 
 /// How the elements of a tensor become columns.
@@ -97,9 +98,18 @@ pub struct Layout {
     pub outputs: Vec<Field>,
     /// The headers that are kept.
     pub headers: Vec<String>,
+    /// Rows are encrypted, and the one input is what they are in that form.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_sealed: bool,
 }
 
 impl Layout {
+    /// That of rows which are encrypted.
+    pub(crate) fn sealed() -> Layout {
+        let sealed = Field { name: SEALED.to_owned(), dtype: DataType::Bytes, axes: 1, form: Form::One };
+        Layout { inputs: vec![sealed], is_sealed: true, ..Layout::default() }
+    }
+
     /// What a record's tensors become when nobody said it.
     fn found(record: &Record<'_>) -> Layout {
         let fields = |values: &[Value<'_>]| {
@@ -116,6 +126,7 @@ impl Layout {
             inputs: fields(&record.inputs),
             outputs: fields(&record.outputs),
             headers: record.headers.iter().map(|(name, _)| name.to_string()).collect(),
+            is_sealed: false,
         }
     }
 

@@ -26,7 +26,7 @@
 //! let layout = capture.note(Layout {
 //!     inputs: vec![Field { name: "features".into(), dtype: DataType::Fp32, axes: 2, form: columns }],
 //!     outputs: vec![Field { name: "score".into(), dtype: DataType::Fp32, axes: 1, form: Form::One }],
-//!     headers: vec![],
+//!     ..Layout::default()
 //! })?;
 //!
 //! let features = Tensor::from_slice([1, 2], &[41f32, 52_000.0])?;
@@ -48,6 +48,7 @@
 //!     headers: vec![],
 //!     inputs: vec![Value::of("features", &features)],
 //!     outputs: vec![Value::of("score", &score)],
+//!     subjects: vec![],
 //! });
 //! assert!(offered.is_ok(), "dropped: {offered:?}");
 //!
@@ -62,12 +63,14 @@
 mod disk;
 mod drain;
 mod error;
+mod keys;
 mod layout;
 mod manifest;
 pub mod record;
 mod retention;
 mod ring;
 mod rules;
+mod seal;
 mod segment;
 mod threads;
 mod verify;
@@ -80,6 +83,7 @@ use std::time::Duration;
 use drain::Drain;
 pub use drain::Drained;
 pub use error::{Error, Result};
+pub use keys::{Erasure, Key, Keys};
 use layout::Layouts;
 pub use layout::{Field, Form, Layout};
 pub use record::{Outcome, Record, Value};
@@ -88,9 +92,11 @@ pub use retention::Removed;
 use ring::Ring;
 pub use ring::{Counters, Reason, Ticket};
 pub use rules::{Action, Rules, Selection, Unfit};
-pub use segment::Facts;
+pub use seal::Opened;
+pub use segment::read::{Proof, Row, Rows, Segment, joined};
+pub use segment::{Facts, write_plain};
 pub use threads::Threads;
-pub use verify::{Verified, verify};
+pub use verify::{Listed, Verified, listing, verify};
 
 /// How much of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,12 +201,19 @@ impl Capture {
     /// Opens the capture in `folder`, or begins one. What a kill interrupted is brought to its end first. Fails where another
     /// process has the folder, or the system does not give what is asked.
     pub fn open(folder: &Path, limits: &Limits) -> Result<Capture> {
+        Capture::open_with(folder, limits, None)
+    }
+
+    /// The same where rows may be somebody's ([`Record::subjects`]): they are encrypted under keys that `master` wraps, in the
+    /// file `keys` of the folder, and what is drained of the ring is written over with zeros.
+    pub fn open_with(folder: &Path, limits: &Limits, master: Option<&Key>) -> Result<Capture> {
         disk::make_folder(folder).map_err(|error| Error::io("make the folder", folder, error))?;
         let shards = limits.shards.max(1);
         let area_bytes = limits.ring_bytes / shards as u64;
         let ring = Ring::open(&folder.join("ring"), shards, area_bytes, limits.record_bytes_max)?;
         let node = node(folder)?;
-        let drain = Drain::open(folder, node, &ring)?;
+        let keys = master.map(|master| Keys::open(folder, master)).transpose()?;
+        let drain = Drain::open(folder, node, &ring, keys)?;
         let layouts = Layouts::open(folder.join("layouts"))?;
         let kept = Mutex::new(Kept::find(&folder.join("segments")));
         let watch = Mutex::default();
@@ -312,6 +325,16 @@ impl Capture {
         }
         self.note_failure(DRAIN, drained.as_ref().err().map(Error::to_string));
         drained
+    }
+
+    /// How many lines the manifest has. Waits for a cycle that is on its way.
+    pub fn lines(&self) -> u64 {
+        lock(&self.drain).manifest.head().sequence
+    }
+
+    /// Has on the record that a copy of a segment lies elsewhere. Fails where that cannot be written now.
+    pub fn note_stored(&self, file: &str, at: &str, now_ms: u64) -> Result<()> {
+        lock(&self.drain).note_stored(file, at, now_ms)
     }
 
     /// Makes segments of all that is committed now.

@@ -3,6 +3,7 @@
 //! `segments.jsonl` has a line for each, in the form of the registry's log (`docs/log.md`): each line has its own hash and
 //! that of the line before, so `registry/verify.py` reads it too.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,12 +13,18 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::Digest;
 
+use crate::keys::Erasure;
 use crate::{Error, Result};
 
 /// A segment was written.
 pub(crate) const WRITTEN: &str = "capture.segment";
 /// A segment was taken away: too old, or no room within the budget.
 pub(crate) const REMOVED: &str = "capture.removed";
+
+/// A segment was copied elsewhere.
+pub(crate) const STORED: &str = "capture.stored";
+/// A subject's keys were destroyed.
+pub(crate) const ERASED: &str = "capture.erased";
 
 /// Bytes before what a line hashes: `{"hash":"`, 64 digits and `",`.
 const BODY_AT: usize = 75;
@@ -36,9 +43,9 @@ pub(crate) struct Head {
 /// What a line says.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Line<'a> {
-    hash: &'a str,
+    pub(crate) hash: &'a str,
     prev: &'a str,
-    seq: u64,
+    pub(crate) seq: u64,
     pub(crate) kind: &'a str,
     #[serde(borrow)]
     pub(crate) data: &'a RawValue,
@@ -48,13 +55,28 @@ pub(crate) struct Line<'a> {
 pub(crate) struct Manifest {
     path: PathBuf,
     head: Head,
+    /// Erasures that it has.
+    erased: HashSet<(String, u64)>,
+}
+
+/// What a line says of an erasure.
+#[derive(Debug, Serialize, Deserialize)]
+struct Erased {
+    commitment: String,
+    erased_ms: u64,
+    keys: u64,
 }
 
 impl Manifest {
     /// Opens the manifest, or begins one. A line without an end, which a writer leaves that dies, is cut off.
     pub(crate) fn open(path: PathBuf) -> Result<Manifest> {
-        let head = read(&path, |_| {})?;
-        let manifest = Manifest { path, head };
+        let mut erased = HashSet::new();
+        let head = read(&path, |line| {
+            if let (ERASED, Ok(found)) = (line.kind, serde_json::from_str::<Erased>(line.data.get())) {
+                erased.insert((found.commitment, found.erased_ms));
+            }
+        })?;
+        let manifest = Manifest { path, head, erased };
         manifest.cut()?;
         Ok(manifest)
     }
@@ -71,6 +93,26 @@ impl Manifest {
             file.sync_all()
         });
         cut.and_then(|()| crate::disk::sync_folder_of(&self.path)).map_err(|error| Error::io("cut", &self.path, error))
+    }
+
+    /// Has on the record where a copy of a segment lies.
+    pub(crate) fn append_stored(&mut self, file: &str, at: &str, now_ms: u64) -> Result<()> {
+        let line = serde_json::json!({ "file": file, "at": at }).to_string();
+        let head = self.head.clone();
+        self.append_at(&head, &[(STORED.to_owned(), line)], now_ms)
+    }
+
+    /// Has an erasure on the record, once.
+    pub(crate) fn append_erasure(&mut self, erasure: &Erasure, now_ms: u64) -> Result<()> {
+        let Erasure { commitment, erased_ms, keys } = erasure.clone();
+        if self.erased.contains(&(commitment.clone(), erased_ms)) {
+            return Ok(());
+        }
+        let line = Erased { commitment: commitment.clone(), erased_ms, keys };
+        let head = self.head.clone();
+        self.append_at(&head, &[(ERASED.to_owned(), serde_json::to_string(&line).unwrap_or_default())], now_ms)?;
+        self.erased.insert((commitment, erased_ms));
+        Ok(())
     }
 
     /// Goes back to an earlier head, and appends lines there. Doing so twice is doing so once.

@@ -78,6 +78,9 @@ pub struct Record<'a> {
     pub inputs: Vec<Value<'a>>,
     /// What was answered.
     pub outputs: Vec<Value<'a>>,
+    /// Whose data it is, where that was declared: one for all rows or one for each. Then what was asked and answered is encrypted
+    /// in segments, for each of them under a key of its own.
+    pub subjects: Vec<Cow<'a, str>>,
 }
 
 /// Bytes that are no record.
@@ -92,7 +95,8 @@ impl Record<'_> {
             Outcome::Answered => (0, ""),
             Outcome::Failed(kind, why) => (1 + kind_number(*kind), why.as_ref()),
         };
-        out.extend_from_slice(&[FORM, outcome, u8::from(self.key.is_some()), 0]);
+        let is_private = u8::from(!self.subjects.is_empty());
+        out.extend_from_slice(&[FORM, outcome, u8::from(self.key.is_some()), is_private]);
         out.extend_from_slice(&self.rows.to_le_bytes());
         out.extend_from_slice(&self.first_row.to_le_bytes());
         out.extend_from_slice(&self.request.bits().to_be_bytes());
@@ -117,12 +121,16 @@ impl Record<'_> {
                 write_tensor(&value.tensor, out);
             }
         }
+        if is_private == 1 {
+            out.extend_from_slice(&u32::try_from(self.subjects.len()).unwrap_or(u32::MAX).to_le_bytes());
+            self.subjects.iter().for_each(|subject| write_text(subject, out));
+        }
     }
 
     /// Reads a record; texts and elements are parts of `bytes`. Fails on anything that [`Record::write`] does not write.
     pub fn read(bytes: &Bytes) -> Result<Record<'_>, NoRecord> {
         let mut reader = Reader { bytes, at: 0 };
-        let [form, outcome, has_key, zero] = reader.array()?;
+        let [form, outcome, has_key, is_private] = reader.array()?;
         if form != FORM {
             return Err(NoRecord("of an unknown form"));
         }
@@ -140,13 +148,18 @@ impl Record<'_> {
                 Outcome::Failed(*kind, why)
             }
         };
-        if zero != 0 || has_key > 1 || (has_key == 0 && key != 0) {
+        if is_private > 1 || has_key > 1 || (has_key == 0 && key != 0) {
             return Err(NoRecord("flags that nobody sets"));
         }
         let key = (has_key == 1).then_some(key);
         let headers = (0..reader.u16()?).map(|_| reader.header()).collect::<Result<_, _>>()?;
         let inputs = (0..reader.u16()?).map(|_| reader.value()).collect::<Result<_, _>>()?;
         let outputs = (0..reader.u16()?).map(|_| reader.value()).collect::<Result<_, _>>()?;
+        let count = if is_private == 1 { reader.u32()? } else { 0 };
+        let subjects = (0..count).map(|_| reader.text()).collect::<Result<Vec<_>, _>>()?;
+        if is_private == 1 && subjects.is_empty() {
+            return Err(NoRecord("of somebody, and of nobody"));
+        }
         if reader.at != bytes.len() {
             return Err(NoRecord("bytes behind its end"));
         }
@@ -167,14 +180,15 @@ impl Record<'_> {
             headers,
             inputs,
             outputs,
+            subjects,
         };
         Ok(record)
     }
 
-    /// The record of row `row` alone, counted from this record's first. Tensors that have no row for each of the record's
-    /// stand in its first row only.
-    pub fn row(&self, row: u32) -> Record<'_> {
-        let cut = |values: &'_ [Value<'_>]| -> Vec<Value<'_>> {
+    /// The record of row `row` alone, counted from this record's first, without whose data it is. Tensors that have no row for each
+    /// of the record's stand in its first row only.
+    pub fn row(&self, row: u32) -> Record<'static> {
+        let cut = |values: &[Value<'_>]| -> Vec<Value<'static>> {
             let cut = |value: &Value<'_>| {
                 let at = row as usize;
                 let tensor = match self.is_by_row(&value.tensor) {
@@ -186,21 +200,31 @@ impl Record<'_> {
             };
             values.iter().filter_map(cut).collect()
         };
-        let borrowed = |text: &'_ Cow<'_, str>| Cow::Owned(text.to_string());
+        let owned = |text: &Cow<'_, str>| Cow::Owned(text.to_string());
         Record {
             rows: 1,
             first_row: self.first_row.wrapping_add(row),
-            endpoint: borrowed(&self.endpoint),
-            model: borrowed(&self.model),
-            arm: borrowed(&self.arm),
+            endpoint: owned(&self.endpoint),
+            model: owned(&self.model),
+            arm: owned(&self.arm),
             outcome: match &self.outcome {
                 Outcome::Answered => Outcome::Answered,
-                Outcome::Failed(kind, why) => Outcome::Failed(*kind, borrowed(why)),
+                Outcome::Failed(kind, why) => Outcome::Failed(*kind, owned(why)),
             },
-            headers: self.headers.iter().map(|(name, value)| (borrowed(name), value.as_ref().map(borrowed))).collect(),
+            headers: self.headers.iter().map(|(name, value)| (owned(name), value.as_ref().map(owned))).collect(),
             inputs: cut(&self.inputs),
             outputs: cut(&self.outputs),
+            subjects: Vec::new(),
             ..*self
+        }
+    }
+
+    /// Whose data a row is, where that was declared. Where some rows say it and this one does not, nobody's.
+    pub(crate) fn subject(&self, row: u32) -> Option<&str> {
+        match self.subjects.as_slice() {
+            [] => None,
+            [one] => Some(one),
+            each => Some(each.get(row as usize).map_or("", AsRef::as_ref)),
         }
     }
 

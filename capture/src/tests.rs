@@ -75,6 +75,7 @@ fn rows_have_typed_columns_and_nulls() {
                 field("image", DataType::Uint8, 3, Form::List),
             ],
             headers: vec!["tenant".into()],
+            is_sealed: false,
         })
         .expect("it is noted");
     let features = Tensor::from_slice([2, 2], &[41f32, f32::NAN, -0.0, 1.5]).expect("four");

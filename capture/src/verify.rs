@@ -67,6 +67,49 @@ pub fn verify(folder: &Path) -> Result<Verified> {
     Ok(found)
 }
 
+/// A segment that the manifest says was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// What the manifest says of it.
+    pub facts: Facts,
+    /// The number of the manifest's line.
+    pub line: u64,
+    /// The hash of that line, which those behind it stand on.
+    pub line_hash: String,
+    /// It was taken away since, by its age or for room.
+    pub is_removed: bool,
+}
+
+impl Listed {
+    /// Whether the file is what was written: its length and its SHA-256. Fails where it cannot be read.
+    pub fn is_whole(&self, folder: &Path) -> Result<bool> {
+        let path = folder.join("segments").join(&self.facts.file);
+        let (bytes, sha256) = digest(&path).map_err(|error| Error::io("read", &path, error))?;
+        Ok((bytes, &sha256) == (self.facts.bytes, &self.facts.sha256))
+    }
+}
+
+/// The segments that were written into a capture's folder by its manifest, in that order. Fails where the manifest is
+/// not what was written.
+pub fn listing(folder: &Path) -> Result<Vec<Listed>> {
+    let removed = read(folder)?.1;
+    let (mut listed, mut unread) = (Vec::new(), None);
+    let path = folder.join("segments.jsonl");
+    manifest::read(&path, |line| {
+        if line.kind != WRITTEN {
+            return;
+        }
+        match serde_json::from_str::<Facts>(line.data.get()) {
+            Ok(facts) => {
+                let is_removed = removed.contains(&facts.file);
+                listed.push(Listed { facts, line: line.seq, line_hash: line.hash.to_owned(), is_removed });
+            }
+            Err(error) => unread = Some(error.to_string()),
+        }
+    })?;
+    unread.map_or(Ok(listed), |why| Err(Error::broken(&path, why)))
+}
+
 /// What the manifest says was written, and what was removed.
 fn read(folder: &Path) -> Result<(BTreeMap<String, Facts>, HashSet<String>)> {
     #[derive(Deserialize)]

@@ -24,6 +24,8 @@ use tiltyard_types::{Digest, RequestId, Tensor};
 const FOLDER: &str = "TILTYARD_KILL_FOLDER";
 const ROUND: &str = "TILTYARD_KILL_ROUND";
 const THREADS: u64 = 2;
+/// Of the keys that rows of one endpoint are encrypted under.
+const MASTER: [u8; 32] = [5; 32];
 
 fn limits() -> Limits {
     Limits {
@@ -53,7 +55,7 @@ fn now_us() -> u64 {
 
 /// Answers until it is killed.
 fn answer(folder: &Path, round: u64) {
-    let capture = Arc::new(Capture::open(folder, &limits()).expect("the folder opens"));
+    let capture = Arc::new(Capture::open_with(folder, &limits(), Some(&MASTER)).expect("the folder opens"));
     let _threads = Threads::start(&capture, now_us, || {}).expect("threads start");
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -89,6 +91,7 @@ fn answer_one(capture: &Capture, id: u64) {
         headers: vec![],
         inputs: vec![Value::of("x", &features)],
         outputs: vec![],
+        subjects: if id % 3 == 1 { vec![format!("person-{}", id % 7).into()] } else { vec![] },
     };
     let (word, is_full) = match capture.offer(&record) {
         Ok(_) => ("c", false),
@@ -206,7 +209,7 @@ impl Rows {
 }
 
 fn check(folder: &Path, heard: &Heard, rows: &mut Rows, kills: u64) {
-    let capture = Capture::open(folder, &limits()).expect("the folder opens");
+    let capture = Capture::open_with(folder, &limits(), Some(&MASTER)).expect("the folder opens");
     capture.flush(now_us()).expect("all is drained");
     rows.read(folder);
     for (id, is_captured) in heard {
@@ -232,7 +235,7 @@ fn check(folder: &Path, heard: &Heard, rows: &mut Rows, kills: u64) {
 fn full_disk() {
     let folder = tempfile::tempdir().expect("a folder");
     // The ring has its room already: only what grows meets the limit.
-    drop(Capture::open(folder.path(), &limits()).expect("the folder opens"));
+    drop(Capture::open_with(folder.path(), &limits(), Some(&MASTER)).expect("the folder opens"));
     let mut command = Command::new("sh");
     // 1 or 2 KiB, as the shell counts: no segment has so little. The program hears of an error, not of a signal.
     command

@@ -23,7 +23,7 @@ use crate::distinct::Distinct;
 use crate::numbers::rate_bounds;
 use crate::span::Span;
 use crate::statistics::{Distance, distance, numeric_distance};
-use crate::windows::Window;
+use crate::windows::{Window, Windows};
 
 pub use reason::moment;
 
@@ -348,6 +348,27 @@ impl Watch {
         self.tracks[feature][span as usize].reading.as_deref()
     }
 
+    /// How things stand by nothing but the windows that are kept: of several replicas, put together.
+    pub fn replay(rule: Rule, windows: &Windows) -> Watch {
+        let mut all: Vec<Window> = Span::ALL.into_iter().flat_map(|span| windows.closed(span)).collect();
+        all.sort_by_key(|window| (window.to_ms(), window.span));
+        let mut watch = Watch::new(windows.baseline(), rule);
+        all.iter().for_each(|window| drop(watch.take(window)));
+        watch
+    }
+
+    /// Finds again what was found last of the features that alarm, after a restart.
+    pub fn recall(&mut self, windows: &Windows) {
+        let mut closed: [Option<Vec<Window>>; 3] = Default::default();
+        for feature in 0..self.tracks.len() {
+            let (_, Some((_, span))) = self.worst(feature) else { continue };
+            let closed = closed[span as usize].get_or_insert_with(|| windows.closed(span).collect());
+            let last = readings(&self.baseline, &self.rule, feature, closed).pop();
+            let track = &mut self.tracks[feature][span as usize];
+            track.reading = track.reading.take().or(last.map(Box::new));
+        }
+    }
+
     /// The worst of all features of a role: while the inputs are in ALERT, a promotion is held.
     pub fn level(&self, role: Role) -> Level {
         let of_role = self.baseline.features().iter().enumerate().filter(|(_, feature)| feature.role == role);
@@ -487,6 +508,26 @@ impl Waiting {
             _ => 1.0,
         }
     }
+}
+
+/// What was found of a feature in windows that followed each other: where rows were few, of several together.
+pub fn readings(baseline: &Baseline, rule: &Rule, feature: usize, windows: &[Window]) -> Vec<Reading> {
+    let (mut found, mut waiting) = (Vec::new(), None::<Waiting>);
+    for window in windows.iter().filter(|window| window.features.len() == baseline.features().len()) {
+        let counts = &window.features[feature];
+        let together = match waiting.take() {
+            None => Waiting::of(window, counts),
+            Some(mut waiting) => {
+                waiting.add(window, counts);
+                waiting
+            }
+        };
+        match together.is_enough(&baseline.features()[feature], rule) {
+            true => found.push(read(baseline, rule, feature, &together, window.span, window.to_ms())),
+            false => waiting = Some(together),
+        }
+    }
+    found
 }
 
 /// What is to be said of what was found.

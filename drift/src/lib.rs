@@ -57,6 +57,7 @@ pub mod distinct;
 mod exact;
 pub mod newcomers;
 mod numbers;
+pub mod projections;
 pub mod shard;
 pub mod span;
 pub mod statistics;

@@ -3,7 +3,7 @@
 //! One hour, day and week are open; those that closed are kept as few bytes: 24 hours, 14 days, 8 weeks. A window is the same whether
 //! it was counted in one place or put together of many, and whether or not the process was killed meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::Digest;
@@ -219,6 +219,36 @@ impl Windows {
             sum.take_in(part);
             Some(sum)
         })
+    }
+
+    /// Takes in what another place counted with the same baseline, as of `unix_ms`: windows that are over by then are closed in both first.
+    /// Fails where it is another baseline.
+    pub fn merge(&mut self, mut other: Windows, unix_ms: u64) -> Result<(), String> {
+        if self.baseline.digest() != other.baseline.digest() {
+            let (ours, theirs) = (self.baseline.digest(), other.baseline.digest());
+            return Err(format!("counted by the baseline {}, and not by {}", theirs.short(), ours.short()));
+        }
+        for windows in [&mut *self, &mut other] {
+            windows.advance(unix_ms);
+        }
+        for span in Span::ALL {
+            let at = span as usize;
+            let mut all: BTreeMap<u64, Window> = self.closed(span).map(|window| (window.first, window)).collect();
+            for window in other.closed(span) {
+                match all.get_mut(&window.first) {
+                    Some(ours) => ours.take_in(&window),
+                    None => drop(all.insert(window.first, window)),
+                }
+            }
+            let surplus = all.len().saturating_sub(span.kept());
+            self.closed[at] = all.values().skip(surplus).map(|window| window.write().into_boxed_slice()).collect();
+            match (&mut self.open[at], other.open[at].take()) {
+                // Where a clock runs ahead, that hour is counted as ours.
+                (Some(ours), Some(theirs)) => ours.take_in(&theirs),
+                (open, theirs) => *open = open.take().or(theirs),
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that are held, about.

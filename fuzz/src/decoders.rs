@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tiltyard_capture::Record;
 use tiltyard_proto::inference::ModelInferRequest;
 use tiltyard_proto::inference::model_infer_request::InferInputTensor;
+use tiltyard_registry::book::Fact;
 use tiltyard_registry::{Entry, Lines};
 use tiltyard_runtime::engine::{CompileOptions, Engine, EngineError, ModelFile};
 use tiltyard_runtime::{golden, onnx, repository::pbtxt};
@@ -54,6 +55,8 @@ pub(crate) const DECODERS: &[Decoder] = &[
     Decoder { name: "certificate", read: client_certificate, is_served: false },
     Decoder { name: "log", read: log_lines, is_served: false },
     Decoder { name: "record", read: record, is_served: false },
+    Decoder { name: "fact", read: fact, is_served: false },
+    Decoder { name: "mlmodel", read: mlmodel, is_served: false },
     Decoder { name: "feedback", read: feedback_line, is_served: false },
     Decoder { name: "endpoint", read: endpoint_file, is_served: false },
     Decoder { name: "traceparent", read: traceparent, is_served: false },
@@ -92,6 +95,21 @@ fn config_pbtxt(data: &[u8]) {
 
 fn onnx_facts(data: &[u8]) {
     drop(onnx::Graph::read(&Bytes::copy_from_slice(data)));
+}
+
+/// A fact of the registry, its kind in the first line: one that is read is the same after it was written and read again.
+fn fact(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (kind, said) = text.split_once('\n').unwrap_or((&text, ""));
+    let Some(Ok(fact)) = Fact::read(kind, said) else { return };
+    let written = serde_json::to_string(&fact).expect("a fact is JSON");
+    let again = Fact::read(fact.kind(), &written);
+    assert_eq!(again, Some(Ok(fact)), "{written}");
+}
+
+/// What MLflow says of a model.
+fn mlmodel(data: &[u8]) {
+    drop(tiltyard_registry::mlflow::folder::Model::read(&String::from_utf8_lossy(data)));
 }
 
 /// A model of trees and what goes with them; one that compiles takes rows and gives what its signature says.

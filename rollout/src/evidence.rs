@@ -225,6 +225,18 @@ pub struct Pairs {
     pub values: BTreeMap<String, Moments>,
 }
 
+impl Pairs {
+    /// Both together.
+    #[must_use]
+    pub fn plus(mut self, other: Pairs) -> Pairs {
+        for (metric, moments) in other.values {
+            let held = self.values.entry(metric).or_default();
+            *held = held.plus(moments);
+        }
+        Pairs { sampled: self.sampled + other.sampled, dropped: self.dropped + other.dropped, ..self }
+    }
+}
+
 /// Units of one share whose labels are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -314,9 +326,7 @@ impl Block {
         merge_maps(&mut self.bins, other.bins, |a, b| {
             (a.len() == b.len()).then(|| a.into_iter().zip(b).map(|(a, b)| plus(a, b)).collect())
         })?;
-        self.pairs.sampled += other.pairs.sampled;
-        self.pairs.dropped += other.pairs.dropped;
-        merge_maps(&mut self.pairs.values, other.pairs.values, |a, b| Some(a.plus(b)))?;
+        self.pairs = self.pairs.plus(other.pairs);
         merge_maps(&mut self.labels, other.labels, |a, b| Some(a.merge(b)))?;
         Ok(self)
     }

@@ -22,6 +22,7 @@ use crate::engine::{CompiledModel, EngineBuild, EngineError, OutputClasses};
 use crate::explain::Explaining;
 use crate::health::Health;
 use crate::job::{Demand, Held, Job, Pending, Reply};
+use crate::made::Made;
 use crate::onnx::Graph;
 use crate::pool::Pool;
 use crate::providers::Placement;
@@ -129,6 +130,8 @@ pub struct Deployment {
     outlook: Outlook,
     /// What it takes to explain its answers; `None` where nobody asks that of it.
     pub(crate) explaining: Option<Explaining>,
+    /// What is known of who made it, where somebody asked.
+    pub made: Option<Made>,
     _live: Option<Live>,
     /// Of a lane, whose model it runs: the last to go, so that whoever frees models frees this one too.
     _model: Option<Arc<Deployment>>,
@@ -195,6 +198,7 @@ impl Deployment {
             waiting: Mutex::new(Waiting { queue: Queue::new(parts.policy), workers: 0 }),
             outlook: Outlook::default(),
             explaining: None,
+            made: None,
             _live: Some(Live::new(Kind::Deployments)),
             _model: None,
         }

@@ -18,6 +18,8 @@ pub mod health;
 pub mod job;
 mod join;
 pub mod load;
+pub mod lock;
+pub mod made;
 pub mod measure;
 pub mod memory;
 pub mod onnx;

@@ -13,13 +13,15 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tiltyard_types::{Digest, Dim, Signature, Tensor, TensorSpec};
 
-use crate::artifact::{Artifact, Reading};
+use crate::artifact::{Artifact, Files, Reading};
 use crate::batch::{Extent, Layout, Pad};
 use crate::choose::{Candidate, Contest};
 use crate::deployment::{BatchAxis, Deployment, Identity, Padding, Parts};
 use crate::engine::{CompileOptions, CompiledModel, Engine, EngineError, Format, ModelFile};
 use crate::explain::{Explaining, Source};
 use crate::golden::Golden;
+use crate::lock::Locks;
+use crate::made::{Ask, Made, Read, SIGNATURE_BYTES_MAX, SIGNATURE_FILE};
 use crate::measure::idle::{Measurer, Task, settle};
 use crate::measure::{self, Curve};
 use crate::memory;
@@ -43,6 +45,10 @@ pub struct Loader {
     pub profiles: Option<PathBuf>,
     /// Bounds for models whose settings name none.
     pub defaults: QueuePolicy,
+    /// What versions must be run with, where that is laid down.
+    pub locks: Arc<Locks>,
+    /// Who is asked who made a version; nobody where that is all the same.
+    pub made: Option<Arc<Ask>>,
     /// The process's clock.
     pub clock: Clock,
     /// How the cost of runs is measured and what may follow from it; `None` leaves it at a first look.
@@ -101,6 +107,8 @@ pub struct Understood {
     pub goldens: Vec<Golden>,
     /// Where it lay, for explanations of its answers.
     pub source: Source,
+    /// What stands in the file that signs the others.
+    pub signature: Option<Bytes>,
 }
 
 impl Loader {
@@ -152,10 +160,11 @@ impl Loader {
         &self,
         model: &str,
         version: u64,
-        understood: Understood,
+        mut understood: Understood,
         progress: &Progress<'_>,
     ) -> Result<Arc<Deployment>, LoadError> {
         let started = (self.clock)();
+        let made = self.allow(model, version, &mut understood)?;
         if let Some(name) = understood.settings.name.as_ref().filter(|name| *name != model) {
             return Err(LoadError::new(format!(
                 "config.pbtxt: its name is {name:?}, but the folder is {model:?}: they must agree"
@@ -215,10 +224,21 @@ impl Loader {
             learns_rows,
             compiled,
         });
+        deployment.made = made;
         deployment.explaining = Some(Explaining::new(engine, understood.source));
         let deployment = Arc::new(deployment);
         self.learn_cost(&deployment, threads);
         Ok(deployment)
+    }
+
+    /// Asks who made the version, where that is asked, and holds it to what it must be run with.
+    fn allow(&self, model: &str, version: u64, understood: &mut Understood) -> Result<Option<Made>, LoadError> {
+        let read = Read { files: &understood.artifact.files, signature: understood.signature.as_deref() };
+        let made = self.made.as_ref().map(|ask| ask(read)).transpose().map_err(LoadError::new)?;
+        if let Some(lock) = (self.locks)(model, version, &understood.artifact.digest) {
+            lock.hold(&mut understood.settings, &self.engines).map_err(LoadError::new)?;
+        }
+        Ok(made)
     }
 
     /// Recalls what runs of the deployment cost, or has a first look and leaves the rest to idle time.
@@ -577,12 +597,24 @@ fn understand_files(found: &FoundVersion, engines: &[Arc<dyn Engine>]) -> Result
         external.insert(location.clone(), read);
         places.insert(location.clone(), (name, path));
     }
+    let signature = signature(&found.files, &mut reading)?;
     let goldens = Golden::read_all(&found.files, &mut reading).map_err(LoadError::new)?;
     let source = Source::new(&mut reading, &found.files, (&name, &path), places).map_err(LoadError::new)?;
     let artifact = reading.finish().map_err(|error| LoadError::new(format!("cannot be read: {error}")))?;
     let file = ModelFile { path, bytes, external, graph };
     file.check_external_files().map_err(|error| LoadError::new(error.to_string()))?;
-    Ok(Understood { file, artifact, settings, goldens, source })
+    Ok(Understood { file, artifact, settings, goldens, source, signature })
+}
+
+/// What stands in the file that signs the others, where there is one.
+fn signature(files: &Files, reading: &mut Reading<'_>) -> Result<Option<Bytes>, LoadError> {
+    let Some(path) = files.place(SIGNATURE_FILE) else { return Ok(None) };
+    let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if size > SIGNATURE_BYTES_MAX {
+        return Err(LoadError::new(format!("{SIGNATURE_FILE}: {size} bytes; at most {SIGNATURE_BYTES_MAX} are read")));
+    }
+    let read = reading.take(SIGNATURE_FILE).transpose();
+    read.map_err(|error| LoadError::new(format!("{SIGNATURE_FILE}: {error}")))
 }
 
 /// The name in the digest of what a model's file of the name `model` calls `location`.

@@ -1,8 +1,11 @@
 //! What does the admin port answer? Metrics, health, what is loaded, and who answers whom.
 
+mod alerts;
 pub(crate) mod endpoints;
+mod mlflow;
 mod pages;
-mod rollouts;
+mod registry;
+pub(crate) mod rollouts;
 mod traffic;
 
 use std::net::IpAddr;
@@ -16,6 +19,7 @@ use http_body::Body;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tiltyard_runtime::deployment::{BatchAxis, Padding};
+use tiltyard_runtime::made::Made;
 use tiltyard_types::{Error, Result};
 
 use crate::catalog::Version;
@@ -63,16 +67,13 @@ where
     let (method, version) = (request.method().clone(), request.version());
     let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
     let may_change = came_in.on.is_some_and(|address| covers(&admin_host, address));
-    if let Some(named) = endpoints::parts(&path).filter(|_| may_change) {
-        let answered = match named {
-            Ok((endpoint, verb)) => {
-                let (caller, body) = (caller.as_deref(), request.into_body());
-                endpoints::answer(&service, caller, &method, (&endpoint, verb), &query, body).await
-            }
-            Err(error) => Err(error),
-        };
-        return dated(answered.map_or_else(|error| refusal(&error), |form| json_of(StatusCode::OK, &form)), version);
-    }
+    let request = match may_change {
+        true => match beyond(&service, caller.as_deref(), (&path, &query), request).await {
+            Ok(answered) => return dated(answered, version),
+            Err(request) => request,
+        },
+        false => request,
+    };
     let is_get = method == Method::GET || method == Method::HEAD;
     if is_get && path == "/metrics" {
         let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -95,17 +96,13 @@ where
         }
         "/admin/rollouts" if is_get => (StatusCode::OK, "application/json", rollouts::list(&service).to_string()),
         "/admin/openapi.json" if is_get => (StatusCode::OK, "application/json", OPENAPI.to_owned()),
-        "/admin/drift" if is_get => (StatusCode::OK, "application/json", service.inference.drifts.form().to_string()),
+        "/admin/drift" if is_get => {
+            (StatusCode::OK, "application/json", service.inference.drifts.form(&query).to_string())
+        }
         "/admin/status" if is_get => (StatusCode::OK, "application/json", status(&service).to_string()),
         "/admin/traffic" if is_get => (StatusCode::OK, "application/json", traffic::form(&service).to_string()),
         "/admin/changes" if is_get => changes(&service, &query).await,
-        "/admin/reload" if method == Method::POST => {
-            let (status, form) = match reload.now() {
-                Ok(report) => (StatusCode::OK, report.form()),
-                Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "error": error })),
-            };
-            (status, "application/json", form.to_string())
-        }
+        "/admin/reload" if method == Method::POST => reloaded(&reload),
         path => {
             let error = json!({ "error": format!("nothing is at {method} {path}") });
             (StatusCode::NOT_FOUND, "application/json", error.to_string())
@@ -115,6 +112,51 @@ where
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     dated(response, version)
+}
+
+/// Answers requests whose bodies are read, and those to whole trees of paths; gives others back.
+async fn beyond<B>(
+    service: &Service,
+    caller: Option<&Caller>,
+    (path, query): (&str, &str),
+    request: Request<B>,
+) -> Result<Response<Full<Bytes>>, Request<B>>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let method = request.method().clone();
+    let form =
+        |answered: Result<Value>| answered.map_or_else(|error| refusal(&error), |form| json_of(StatusCode::OK, &form));
+    if let Some(named) = endpoints::parts(path) {
+        let answered = match named {
+            Ok((endpoint, verb)) => {
+                endpoints::answer(service, caller, &method, (&endpoint, verb), query, request.into_body()).await
+            }
+            Err(error) => Err(error),
+        };
+        return Ok(form(answered));
+    }
+    if path.starts_with(registry::PREFIX) {
+        let answered = registry::answer(service, caller, (&method, path, query), request.into_body()).await;
+        return Ok(answered.map_or_else(|error| refusal(&error), registry::Answer::into_response));
+    }
+    if path.starts_with(mlflow::PREFIX) {
+        let headers = request.headers().clone();
+        return Ok(mlflow::answer(service, caller, (&method, path, query, &headers), request.into_body()).await);
+    }
+    if path.starts_with("/admin/alerts") {
+        return Ok(form(alerts::answer(&service.alerts, caller, &method, path, request.into_body()).await));
+    }
+    Err(request)
+}
+
+fn reloaded(reload: &Reload) -> (StatusCode, &'static str, String) {
+    let (status, form) = match reload.now() {
+        Ok(report) => (StatusCode::OK, report.form()),
+        Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, json!({ "error": error })),
+    };
+    (status, "application/json", form.to_string())
 }
 
 fn metrics(service: &Service, form: Form) -> Response<Full<Bytes>> {
@@ -147,6 +189,8 @@ fn call(method: &Method, path: &str) -> Call<'static> {
     match path {
         "/metrics" => Call::Metrics,
         "/health/live" | "/v2/health/live" | "/health/ready" | "/v2/health/ready" => Call::Health,
+        path if path.starts_with(registry::PREFIX) => registry::call(method),
+        path if path.starts_with(mlflow::PREFIX) => mlflow::call(method),
         path if path.starts_with("/admin") => match *method {
             Method::GET | Method::HEAD => Call::SeeAll,
             _ => Call::ChangeSettings,
@@ -179,7 +223,7 @@ fn status(service: &Service) -> Value {
     let store = service.store.as_ref().map(|figures| figures.form());
     json!({
         "ready": service.is_ready(), "draining": draining, "sequence": sequence, "versions": versions, "store": store,
-        "endpoints": endpoints::list(service),
+        "endpoints": endpoints::list(service), "fleet": service.rollouts.told().fleet,
     })
 }
 
@@ -250,6 +294,14 @@ fn model_form(name: &str, number: u64, version: &Version) -> Value {
             "loaded": identity.loaded.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             "load_seconds": identity.load_time.as_secs_f64(),
             "goldens": identity.goldens,
+            "made_by": match &deployment.made {
+                Some(Made::By(maker)) => Some(maker),
+                _ => None,
+            },
+            "made_by_nobody": match &deployment.made {
+                Some(Made::Unknown(why)) => Some(why),
+                _ => None,
+            },
             "runs_stuck": deployment.health.runs_stuck(),
             "out_of_service": deployment.health.out().map(|_| deployment.health.reason()),
         });

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::Requests;
@@ -30,8 +31,8 @@ pub struct Arm {
     pub version: String,
     /// Counts the requests that reach it in this part.
     pub requests: Arc<Requests>,
-    /// What of them is captured, once somebody asked; `None` inside where nothing can be.
-    pub(crate) captured: OnceLock<Option<Captured>>,
+    /// What of them is captured, once somebody asked, until the rules are read again.
+    pub(crate) captured: ArcSwapOption<Captured>,
     /// What watches it, once somebody asked; `None` inside where nothing does.
     pub(crate) watched: OnceLock<Option<Arc<Watched>>>,
     headers: HeaderMap,
@@ -64,7 +65,7 @@ impl Arm {
             endpoint: endpoint.to_owned(),
             version: identity.version.to_string(),
             requests: deployment.stats.way(endpoint, name),
-            captured: OnceLock::new(),
+            captured: ArcSwapOption::empty(),
             watched: OnceLock::new(),
             deployment: Arc::clone(deployment),
             headers,

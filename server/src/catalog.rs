@@ -30,6 +30,8 @@ pub struct Catalog {
 pub struct Model {
     /// By number.
     pub versions: BTreeMap<u64, Version>,
+    /// Those that came into the registry: they answer only where a plan says so, or who asks names them.
+    pub pushed: BTreeSet<u64>,
 }
 
 /// Whom a request without a version reaches under one name.
@@ -190,7 +192,9 @@ impl Catalog {
 impl Model {
     /// The newest version that answers; none where the newest of all is out of service and shall be answered for by nobody.
     fn newest(&self, on_failure: OnFailure) -> Option<&Arc<Deployment>> {
-        let mut loaded = self.versions.values().rev().filter(|version| version.deployment.is_some());
+        let own =
+            self.versions.iter().rev().filter(|(number, _)| !self.pushed.contains(number)).map(|(_, version)| version);
+        let mut loaded = own.filter(|version| version.deployment.is_some());
         match on_failure {
             OnFailure::Previous => loaded.find_map(Version::answering),
             OnFailure::Refuse => loaded.next().and_then(Version::answering),

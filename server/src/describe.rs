@@ -76,6 +76,24 @@ pub fn model_metadata(name: &str, model: &Model, deployment: &Deployment) -> pb:
     }
 }
 
+/// What a deployment takes and gives, for the record.
+pub fn signature(deployment: &Deployment) -> serde_json::Value {
+    let tensors = |specs: &[TensorSpec]| -> Vec<serde_json::Value> {
+        let form = |spec: &TensorSpec| {
+            let optional = spec.optional.then_some(true);
+            let mut form =
+                serde_json::json!({ "name": spec.name, "datatype": spec.dtype.to_string(), "shape": spec.wire_dims() });
+            if let (Some(optional), Some(form)) = (optional, form.as_object_mut()) {
+                form.insert("optional".to_owned(), optional.into());
+            }
+            form
+        };
+        specs.iter().map(form).collect()
+    };
+    let signature = &deployment.signature;
+    serde_json::json!({ "inputs": tensors(&signature.inputs), "outputs": tensors(&signature.outputs) })
+}
+
 /// The configuration a Triton user would have had to write. A model whose rows are batched has `max_batch_size` above
 /// 0 and dims without the batch axis.
 pub fn model_config(name: &str, deployment: &Deployment, default_policy: &VersionPolicy) -> pb::ModelConfig {

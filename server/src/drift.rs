@@ -12,11 +12,11 @@
 //! A baseline belongs to an artifact: whoever answers with these bytes is watched by it, and new bytes want a new one.
 
 mod features;
-mod told;
+pub(crate) mod told;
 mod watched;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -24,10 +24,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tiltyard_drift::baseline::Baseline;
-use tiltyard_types::{NamedTensor, Tensor};
+use tiltyard_runtime::deployment::Deployment;
+use tiltyard_types::{Digest, NamedTensor, Tensor};
 
 pub(crate) use self::told::Levels;
 pub(crate) use self::watched::Watched;
+use crate::alerts::conditions::Drifting;
 use crate::arm::{Arm, PINNED};
 use crate::catalog::Catalog;
 use crate::config::{Config, DriftMode};
@@ -191,11 +193,27 @@ impl Drifts {
     }
 
     /// How everything stands, for programs.
-    pub fn form(&self) -> Value {
+    /// `query` may say windows=raw, and model=NAME.
+    pub fn form(&self, query: &str) -> Value {
         if self.mode != DriftMode::Off {
             self.keep(false);
         }
-        Value::Array(self.all().iter().map(|watched| watched.form()).collect())
+        let said = |name: &str| query.split('&').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+        let (is_raw, model) = (said("windows") == Some("raw"), said("model"));
+        let all = self.all();
+        let wanted = all.iter().filter(|watched| model.is_none_or(|model| watched.is_of(model)));
+        Value::Array(wanted.map(|watched| watched.form(is_raw)).collect())
+    }
+
+    /// Whether there is a baseline for what a deployment is. It reads the disk.
+    pub(crate) fn has_baseline(&self, deployment: &Deployment) -> bool {
+        self.mode != DriftMode::Off
+            && watched::folder_of(&self.folder, deployment).join(watched::BASELINE_FILE).exists()
+    }
+
+    /// Who drifts, and by which columns.
+    pub(crate) fn drifting(&self) -> Vec<Drifting> {
+        self.all().iter().filter_map(|watched| watched.drifting()).collect()
     }
 
     /// How everything stands, in figures.
@@ -204,10 +222,16 @@ impl Drifts {
     }
 }
 
-/// A baseline of what a recorder saw of one deployment. Fails where nothing can be made of it.
-pub fn baseline_of(seen: &[Seen]) -> Result<Baseline, String> {
+/// A baseline of what a recorder saw of one deployment, in which some input columns matter so much beside others. Fails where nothing can
+/// be made of it.
+pub fn baseline_of(seen: &[Seen], importance: &BTreeMap<String, f64>) -> Result<Baseline, String> {
     let first = seen.first().ok_or("no row was answered: there is nothing to make a baseline of")?;
-    features::Features::of(&first.arm.deployment).baseline(seen)
+    features::Features::of(&first.arm.deployment).baseline(seen, importance)
+}
+
+/// Where an artifact's baseline is kept.
+pub fn baseline_place(data_dir: &Path, model: &str, artifact: &Digest) -> PathBuf {
+    watched::folder_for(&data_dir.join("drift"), model, artifact).join(watched::BASELINE_FILE)
 }
 
 /// Where the baseline of an arm's artifact is kept.

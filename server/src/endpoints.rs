@@ -317,8 +317,12 @@ impl Endpoints {
             let shown: String = endpoint.chars().take(200).collect();
             let known = self.held.iter().filter(|(_, held)| !held.revisions.is_empty());
             let known: Vec<String> = known.take(12).map(|(name, _)| format!("{name:?}")).collect();
-            let known = if known.is_empty() { "no endpoint has one".to_owned() } else { known.join(", ") };
-            Error::not_found(format!("endpoint {shown:?} has no plan: there are {known}"))
+            let known = if known.is_empty() {
+                "no endpoint has one".to_owned()
+            } else {
+                format!("there are {}", known.join(", "))
+            };
+            Error::not_found(format!("endpoint {shown:?} has no plan: {known}"))
         })
     }
 

@@ -189,20 +189,22 @@ impl Inference {
     }
 
     /// Answers a request by whom the protocol resolved when it decoded. Takes the inputs out of it. `room` is what it takes in
-    /// memory, and is given back with its job.
+    /// memory, and is given back with its job; `headers` are those it came with, or its metadata.
     pub async fn infer(
         &self,
         request: &mut InferRequest,
         choice: Choice,
         accepted: Accepted,
         room: Room,
+        headers: &HeaderMap,
     ) -> Result<Outcome> {
         choice.count_apart();
         let mut sample = self.shadows.pick(choice.shadows(), accepted.id, accepted.bytes, &request.inputs);
         if let Some(sample) = &mut sample {
             sample.pairing = choice.pairing(|| key_of_parameters(&request.parameters));
         }
-        let begin = |captures: &Arc<Captures>| captures.begin(&choice.arm, accepted, choice.evidence, &request.inputs);
+        let begin =
+            |captures: &Arc<Captures>| captures.begin(&choice.arm, accepted, choice.evidence, &request.inputs, headers);
         let begun = self.captures.as_ref().and_then(begin);
         let asked = self.drifts.asked(&choice.arm, choice.evidence, &request.inputs);
         let inputs = std::mem::take(&mut request.inputs);

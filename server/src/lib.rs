@@ -2,10 +2,12 @@
 
 mod admin;
 pub mod admission;
+pub mod alerts;
 pub mod arm;
 #[cfg_attr(not(feature = "record"), path = "capture/absent.rs")]
 pub mod capture;
 pub mod catalog;
+pub mod chain;
 pub mod cli;
 pub mod clients;
 mod clock;
@@ -33,11 +35,13 @@ pub mod manage;
 pub mod mirror;
 mod protocol;
 pub mod reaper;
+pub mod registry;
 pub mod reload;
 pub mod rollouts;
 pub mod route;
 pub mod service;
 pub mod shadow;
+mod signing;
 pub mod start;
 pub mod state;
 pub mod states;

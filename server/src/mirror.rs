@@ -22,6 +22,8 @@ mod plan;
 mod source;
 #[cfg(feature = "stores")]
 mod sums;
+#[cfg(all(feature = "stores", feature = "record"))]
+pub(crate) mod writing;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -97,9 +97,10 @@ impl Reload {
 
     /// Reads the settings and takes in what may change. Logs what came of it, and says it.
     pub fn now(&self) -> Result<Report, String> {
-        let loaded = (self.read)().inspect_err(|error| {
-            tracing::error!(error, "the settings cannot be read anew: nothing is changed");
-        })?;
+        let refused = |error: &String| tracing::error!(error, "the settings cannot be read anew: nothing is changed");
+        let loaded = (self.read)().inspect_err(refused)?;
+        let captures = self.service.inference.captures.as_ref();
+        let rules = captures.map(|captures| captures.read(&loaded.config)).transpose().inspect_err(refused)?;
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
@@ -114,6 +115,9 @@ impl Reload {
         }
         drop(held);
         self.take_in(&loaded.config, is_changed("log_level"));
+        if let (Some(captures), Some(rules)) = (captures, rules) {
+            captures.take(rules, &self.service.inference.catalog.load());
+        }
         for Change { key, from, to } in &changed {
             tracing::info!(key, from, to, "a setting was changed");
         }

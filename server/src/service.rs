@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use tiltyard_runtime::load::Loader;
 use tiltyard_runtime::measure::idle::Measurer;
 use tokio::sync::watch;
 
+use crate::alerts::Alerts;
 use crate::config::ModelControl;
 use crate::drain::Phase;
 use crate::explain::Explainers;
@@ -14,6 +16,7 @@ use crate::ledger::Ledger;
 use crate::locks::access::Access;
 use crate::logs::Logs;
 use crate::mirror::figures::Figures;
+use crate::registry::Registry;
 use crate::reload::Live;
 use crate::rollouts::Rollouts;
 use crate::state::StateFolder;
@@ -31,6 +34,12 @@ pub struct Service {
     pub writer: Writer,
     /// Has versions compete.
     pub rollouts: Rollouts,
+    /// Versions, environments, approvals and history.
+    pub registry: Arc<Registry>,
+    /// Loads versions that are to be tried.
+    pub loader: Arc<Loader>,
+    /// Tells when something is not as it should be, once it is told to begin.
+    pub alerts: Arc<Alerts>,
     /// Measures in idle time what runs cost, once it is told to begin.
     pub measurer: Arc<Measurer>,
     /// Levels of logging that clients may ask for and, under explicit control, change.

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tiltyard_runtime::engine::Engine;
 use tiltyard_runtime::load::{Loader, Measuring};
+use tiltyard_runtime::lock::Locks;
 use tiltyard_runtime::measure::idle::Measurer;
 use tiltyard_runtime::pool::Pool;
 use tiltyard_runtime::queue::QueuePolicy;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
+use crate::alerts::Alerts;
 use crate::capture::Captures;
 use crate::catalog::Catalog;
+use crate::chain::Chain;
 use crate::clients::Clients;
 use crate::config::{Amount, Config};
 use crate::drain::Phase;
@@ -27,8 +30,10 @@ use crate::locks::access::Access;
 use crate::logs::Logs;
 use crate::mirror;
 use crate::reaper::Reaper;
+use crate::registry::{Registry, Shelf};
 use crate::reload::Live;
 use crate::rollouts::Rollouts;
+use crate::rollouts::fleet::Shared;
 use crate::rollouts::hooks::Hook;
 use crate::service::Service;
 use crate::shadow::Shadows;
@@ -37,7 +42,7 @@ use crate::states::States;
 use crate::telemetry::Totals;
 use crate::traces::Traces;
 use crate::writer::{Following, Plan, PlanSources, Writer};
-use crate::{clock, cores, guard};
+use crate::{clock, cores, guard, signing};
 
 /// Rows in one batch where neither model nor operator says.
 const BATCH_ROWS_MAX: usize = 64;
@@ -91,25 +96,49 @@ pub fn plans(config: &Config) -> Result<PlanSources, String> {
 }
 
 /// Who loads versions, and keeps what was learned of them where that can be kept.
-fn loader(config: &Config, engines: Vec<Arc<dyn Engine>>, threads: usize, measurer: &Arc<Measurer>) -> Loader {
+fn loader(
+    config: &Config,
+    engines: Vec<Arc<dyn Engine>>,
+    threads: usize,
+    measurer: &Arc<Measurer>,
+    locks: Arc<Locks>,
+) -> Result<Loader, String> {
     let profiles = config.data_dir.join("profiles");
     let writable = std::fs::create_dir_all(&profiles);
     if let Err(error) = &writable {
         let folder = config.data_dir.display();
         tracing::warn!(%folder, %error, "the data folder cannot be written: choices of engines and costs of runs are not kept");
     }
-    Loader {
+    Ok(Loader {
         first_engine_wins: !config.engines.is_empty(),
         engines,
         profiles: writable.is_ok().then_some(profiles),
         defaults: queue_defaults(config, threads),
+        locks,
+        made: signing::ask(config)?,
         clock: clock::now,
         measuring: Some(Measuring {
             measurer: Arc::clone(measurer),
             learns_rows: config.batch_rows_max == Amount::Auto,
             cores: cores::granted(),
         }),
-    }
+    })
+}
+
+/// What answers inference requests, of which nothing can be answered yet.
+fn inference(config: &Config, pool: Arc<Pool>, shadows: Arc<Shadows>, live: &Arc<Live>) -> Result<Inference, String> {
+    let clients = |rate| Clients::new(rate, config.client_burst.or(rate), config.client_key.clone());
+    Ok(Inference {
+        catalog: ArcSwap::from_pointee(Catalog::default()),
+        pool,
+        admission: Admission::new(config.requests_max, bytes_in_flight(config)),
+        captures: Captures::start(config)?,
+        drifts: Arc::new(Drifts::new(config)),
+        shadows,
+        live: Arc::clone(live),
+        traces: Traces::start(config)?,
+        clients: config.client_rate.map(clients),
+    })
 }
 
 /// Starts everything but the listeners. The first look at the repository begins at once.
@@ -124,25 +153,16 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
     // Half of the processors for each shadow: the rest is there for whoever serves, whatever shadows do.
     let (held, runs) = (config.shadow_bytes_max, threads.div_ceil(2));
     let shadows = Shadows::start(held, runs, config.run_timeout, clock::now).map_err(text)?;
-    let inference = Arc::new(Inference {
-        catalog: ArcSwap::from_pointee(Catalog::default()),
-        pool,
-        admission: Admission::new(config.requests_max, bytes_in_flight(config)),
-        captures: Captures::start(config)?,
-        drifts: Arc::new(Drifts::new(config)),
-        shadows,
-        live: Arc::clone(&live),
-        traces: Traces::start(config)?,
-        clients: config
-            .client_rate
-            .map(|rate| Clients::new(rate, config.client_burst.or(rate), config.client_key.clone())),
-    });
+    let inference = Arc::new(inference(config, pool, shadows, &live)?);
     inference.drifts.start().map_err(text)?;
     let measurer = Measurer::new(clock::now);
-    let loader = loader(config, engines.found, threads, &measurer);
+    let shelf = Shelf::open(&config.data_dir, config.registry_store.as_deref());
+    let loader = Arc::new(loader(config, engines.found, threads, &measurer, shelf.locks())?);
     let mirror = mirror::follow(config, &live)?;
     let plan = Plan {
-        root: mirror.root,
+        root: mirror.root.clone(),
+        pushed: Some(shelf.pushed.clone()),
+        pushed_waits: plans.journal.is_some(),
         begin: mirror.begin,
         control: config.model_control,
         load_models: config.load_model.clone(),
@@ -150,14 +170,22 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
         on_failure: config.on_failure,
         loader_threads: threads,
     };
+    let alerts = Arc::new(Alerts::new(config)?);
     let state = plans.journal.as_ref().map(|journal| Arc::clone(&journal.folder));
     let ledger = Arc::new(Ledger::default());
     let states = Arc::new(States::default());
     let reaper = Reaper::start(Arc::clone(&ledger), Arc::clone(&states)).map_err(text)?;
-    let writer =
-        Writer::start(plan, plans, loader, Arc::clone(&inference), reaper, Arc::clone(&states)).map_err(text)?;
-    let (state_folder, rows_max) = (state.as_deref(), config.feedback_rows_max);
-    let rollouts = Rollouts::start(state_folder, Hook::of(config)?, &writer, &inference, rows_max).map_err(text)?;
+    let writer = Writer::start(plan, plans, Arc::clone(&loader), Arc::clone(&inference), reaper, Arc::clone(&states))
+        .map_err(text)?;
+    let shared = Shared::of(config, state.as_deref())?;
+    let chain = state.as_ref().map(|state| Arc::new(Chain::of(state.path.join("log"), shared.as_ref())));
+    let rows_max = config.feedback_rows_max;
+    let rollouts =
+        Rollouts::start(chain.clone(), shared, Hook::of(config)?, &writer, &inference, rows_max).map_err(text)?;
+    let places = (mirror.root, config);
+    let chain = chain.zip(state.as_ref().map(|state| state.path.clone()));
+    let registry = Arc::new(Registry::start(shelf, chain, places, &writer, &inference, &rollouts)?);
+    alerts.hear(Box::new(Arc::clone(&registry)));
     let loop_hangs = guard::start(Arc::clone(&inference), writer.clone(), config.run_timeout).map_err(text)?;
     Ok(Arc::new(Service {
         inference,
@@ -165,6 +193,9 @@ pub fn start(config: &Config, plans: PlanSources, logs: Logs) -> Result<Arc<Serv
         loop_hangs,
         writer,
         rollouts,
+        registry,
+        loader,
+        alerts,
         measurer,
         logs,
         totals: Totals::default(),

@@ -1,5 +1,6 @@
 //! What do the figures look like to Prometheus? Each metric is declared here, once, with its unit and help.
 
+mod alerts;
 #[cfg(feature = "record")]
 mod capture;
 mod drift;
@@ -84,6 +85,7 @@ pub(crate) fn render(service: &Service, form: Form) -> Vec<u8> {
     #[cfg(feature = "record")]
     service.inference.captures.iter().for_each(|captures| capture::families(&mut page, captures));
     drift::families(&mut page, &service.inference.drifts);
+    alerts::families(&mut page, &service.alerts);
     explain::families(&mut page, &service.explainers.counts);
     if config.triton_metrics {
         triton::families(&mut page, &catalog, &lines);

@@ -73,14 +73,13 @@ impl Writer {
     pub fn start(
         plan: Plan,
         sources: PlanSources,
-        loader: Loader,
+        loader: Arc<Loader>,
         inference: Arc<Inference>,
         reaper: Reaper,
         states: Arc<States>,
     ) -> std::io::Result<Writer> {
         let (commands, incoming) = unbounded();
         let (jobs, job_queue) = unbounded::<LoadJob>();
-        let loader = Arc::new(loader);
         for number in 0..plan.loader_threads.max(1) {
             let (job_queue, loader, results) = (job_queue.clone(), Arc::clone(&loader), commands.clone());
             let states = Arc::clone(&states);
@@ -247,7 +246,7 @@ impl State {
     fn look(&mut self) -> Option<Moment> {
         let rests = self.look_at_plans();
         let rests = rests.into_iter().chain(self.plans.forget_removed(clock::now())).min();
-        let scan = match repository::scan(&self.plan.root) {
+        let scan = match repository::scan_with(&self.plan.root, self.plan.pushed.as_deref()) {
             Ok(scan) => scan,
             Err(error) => {
                 let message = format!("the model repository {} cannot be read: {error}", self.plan.root.display());
@@ -305,6 +304,10 @@ impl State {
             return None;
         }
         let entry = catalog.models.entry(name.to_owned()).or_default();
+        if self.plan.pushed_waits && entry.pushed != model.pushed {
+            entry.pushed.clone_from(&model.pushed);
+            self.changed = true;
+        }
         let mut planned = self.plans.versions(name);
         planned.retain(|number| model.versions.contains_key(number));
         if (!self.holds(name) && planned.is_empty()) || !self.is_armed(name) {
@@ -374,7 +377,9 @@ impl State {
     }
 
     fn wanted_versions(&self, name: &str, model: &FoundModel, known: &Model) -> Wanted {
-        let existing = model.versions.keys().copied().collect();
+        // What was pushed waits for a plan.
+        let waits = |number: &u64| self.plan.pushed_waits && model.pushed.contains(number);
+        let existing = model.versions.keys().filter(|number| !waits(number)).copied().collect();
         let fails = |number: u64| {
             let tried = self.tracked.get(&(name.to_owned(), number)).and_then(|tracked| tracked.tried.as_ref());
             let state = known.versions.get(&number).map(|version| &version.state);
@@ -450,7 +455,7 @@ impl State {
 
     /// Has a model's versions looked at for a client. False where there is no such model, which is answered at once.
     fn begin_load(&mut self, model: &str, answer: Answer) -> bool {
-        match repository::scan(&self.plan.root) {
+        match repository::scan_with(&self.plan.root, self.plan.pushed.as_deref()) {
             Ok(scan) if scan.unreadable.contains_key(model) => {
                 let message = format!("model {model:?} cannot be looked at: {}", scan.unreadable[model]);
                 drop(answer.send(Err(Error::new(ErrorKind::NotReady, message))));

@@ -1,5 +1,5 @@
 """Which store do the tests have? One in this process that speaks S3 and the XML interface of Google Cloud Storage, Azure Blob
-Storage, WebDAV and plain HTTP, each as far as reading goes.
+Storage, WebDAV and plain HTTP, each as far as reading goes; S3 takes objects too.
 
 It counts what is asked, and can be told to be down, slow, to cut connections, and to change an object at the wrong moment.
 """
@@ -151,6 +151,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_PROPFIND(self):
         self.answer()
+
+    def do_PUT(self):
+        """Takes an object, where nothing is in its place if that is asked."""
+        content = self.rfile.read(int(self.headers["content-length"]))
+        key = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).removeprefix(f"/{BUCKET}/")
+        request = Request("PUT", key, self.headers)
+        with self.store.lock:
+            is_taken = self.headers.get("if-none-match") == "*" and key in self.store.objects
+        if self.store.fails or is_taken:
+            self.reply(request, self.store.fails or 412, b"<Error><Code>PreconditionFailed</Code></Error>")
+        else:
+            self.store.put(key, content)
+            self.reply(request, 200, b"", {"ETag": self.store.tag(key)})
+        with self.store.lock:
+            self.store.requests.append(request)
 
     def answer(self):
         url = urllib.parse.urlsplit(self.path)

@@ -147,3 +147,51 @@ def test_in_audit_rules_that_cannot_be_followed_let_no_answer_out(tmp_path):
             assert "there is no column" in server.log_text() and "input_radius" in server.log_text()
             served, captured, dropped = counters(server)
             assert (served, captured, sum(dropped.values())) == (1, 0, 1)
+
+
+def test_chosen_headers_are_columns_over_rest_and_grpc(tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[risk]\nheaders = ["x-channel", "x-tenant"]\n')
+    with start(tmp_path, "--capture-rules", str(rules)) as server:
+        body = {"inputs": risk(1)["inputs"]}
+        for headers in ({"x-channel": "web", "x-tenant": "a"}, {"X-Channel": "app"}, {"x-other": "no"}):
+            assert server.post("/v2/models/risk/infer", body, headers).status == 200
+        server.stub.ModelInfer(asking.raw(risk(1)), metadata=[("x-channel", "grpc")], timeout=serving.ANSWER_SECONDS_MAX)
+        rows = {"rows": [dict.fromkeys(names(server), 1.0)]}
+        assert server.post("/v1/models/risk/score", rows, {"x-channel": "rows"}).status == 200
+    found = table(tmp_path)
+    assert sorted(found["header_x-channel"].to_pylist(), key=str) == sorted(["web", "app", None, "grpc", "rows"], key=str)
+    assert sorted(found["header_x-tenant"].to_pylist(), key=str) == ["None"] * 0 + sorted(["a"] + [None] * 4, key=str)
+
+
+def names(server):
+    """The columns of row scoring."""
+    answer = server.post("/v1/models/risk/score", {"rows": [{}]})
+    assert answer.status == 400
+    with open(serving.SAMPLES / "risk-history.csv", newline="") as file:
+        return next(csv.reader(file))[1:31]
+
+
+def test_rules_are_read_again_while_the_server_answers(tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[risk]\ncolumns = ["input_mean_radius"]\n')
+    with start(tmp_path, "--capture-rules", str(rules)) as server:
+        reload = lambda: serving.run_binary("reload", "--ports-file", server.ports_file)  # noqa: E731
+        assert asking.ask_json(server, risk(1)).kind is None
+        rules.write_text('[risk]\ncolumns = ["input_mean_texture"]\n')
+        assert reload().returncode == 0
+        assert asking.ask_json(server, risk(1)).kind is None
+        # A mistake changes nothing, and is told.
+        rules.write_text('[risk]\ncolums = ["input_mean_area"]\n')
+        refused = reload()
+        assert refused.returncode == 1 and "colums" in refused.stderr, refused
+        assert asking.ask_json(server, risk(1)).kind is None
+        # Rules that this version cannot follow are no mistake in the file: its requests are counted as such.
+        rules.write_text('[risk]\ncolumns = ["input_radius"]\n')
+        assert reload().returncode == 0
+        assert asking.ask_json(server, risk(1)).kind is None
+        served, captured, dropped = counters(server)
+        assert (served, captured) == (4, 3)
+        assert {name.split('"')[1]: count for name, count in dropped.items() if count} == {"unfit": 1}
+    rows = table(tmp_path)
+    assert rows["input_mean_radius"].null_count == 2 and rows["input_mean_texture"].null_count == 1

@@ -1,4 +1,4 @@
-"""Does the demo show models compete, and leave nothing behind, also when it is killed?"""
+"""Do the demos show models compete and a release on record, and leave nothing behind, also when they are killed?"""
 
 import json
 import os
@@ -14,11 +14,11 @@ DEMO = serving.ROOT / "server" / "demo"
 SECONDS_MAX = 240
 
 
-def demo(*arguments, variables=None, **more):
+def demo(*arguments, which="compete", variables=None, **more):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TILTYARD_")}
     # Settings of somebody's own server are nothing to the demo.
     environment |= {"TILTYARD_HTTP_PORT": "1", "TILTYARD_MODELS": "/nowhere", **(variables or {})}
-    line = [str(serving.BINARY), "demo", "compete", *map(str, arguments)]
+    line = [str(serving.BINARY), "demo", which, *map(str, arguments)]
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more)
 
 
@@ -107,3 +107,36 @@ def test_the_models_are_as_good_as_the_manifest_says(tmp_path):
     assert told["verdict"] == "promote" and told["rows"]["counted"] == manifest["rows"], told
     for loss, version in zip(told["all"]["loss"], manifest["versions"]):
         assert abs(loss - version["squared_error"]) < 2e-5, told
+
+
+# --- A release on record -----------------------------------------------------------------------------------------------
+
+
+def test_every_step_of_a_release_holds_and_is_on_record(tmp_path):
+    folder = tmp_path / "kept"
+    process = demo("--output", "json", "--folder", folder, which="record", cwd=tmp_path)
+    out, errors = process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode == 0, (out, errors)
+    told = json.loads(out)
+    assert told["held"] and len(told["steps"]) == 12, told
+    for step in told["steps"]:
+        assert step["held"] and step["commands"] and step["looks"] and all(look["is_so"] for look in step["looks"]), step
+    # What is kept says the same without the demo, and no token is anywhere but in its file.
+    record, segments = next((folder / "data" / "state").iterdir()), folder / "data"
+    for line in (["audit", "verify", record], ["capture", "verify", "--data-dir", segments]):
+        done = serving.run_binary(*line)
+        assert done.returncode == 0, done
+    log = "".join(file.read_text() for file in sorted((record / "log").glob("*.jsonl")))
+    kinds = [json.loads(line)["kind"] for line in log.splitlines()]
+    assert kinds.count("approval.approved") == 2 and {"promotion.begun", "promotion.ended", "model.baseline"} <= set(kinds), kinds
+    tokens = [(folder / f"{name}.token").read_text().strip() for name in ("ann", "ada", "app")]
+    written = out + errors + (folder / "server.log").read_text() + log
+    assert not any(token in written for token in tokens)
+
+
+def test_a_release_tells_people_each_step_and_leaves_nothing_behind(tmp_path):
+    process = demo(which="record", variables={"TMPDIR": str(tmp_path)})
+    out, errors = process.communicate(timeout=SECONDS_MAX)
+    assert process.returncode == 0, (out, errors)
+    assert "12 of 12 steps held" in out and "$ tiltyard promote flights@2" in out and "FAILED" not in out, out
+    assert not list(tmp_path.iterdir()), "what it had is left"

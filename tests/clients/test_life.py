@@ -153,8 +153,10 @@ def test_a_request_under_way_is_answered_with_connection_close(tmp_path):
         with connect(server.http_port) as other:
             other.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
             assert serving.read_answer(other).status == 200
-        terminate(server)
-        serving.until(lambda: is_refused(server.http_port), "the drain")
+            terminate(server)
+            serving.until(lambda: is_refused(server.http_port), "the drain")
+            # Connections are told to go after nobody is let in any more: this one has nothing to wait for.
+            assert other.recv(1) == b""
         connection.sendall(request[-10:])
         answer = serving.read_answer(connection)
         assert answer.status == 200 and answer.headers["connection"] == "close"

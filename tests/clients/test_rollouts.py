@@ -479,6 +479,7 @@ def test_a_file_that_changes_meanwhile_holds_once_the_rollout_has_ended(reposito
     flags = ["--endpoints", str(folder), "--poll-interval", "100ms", "--settle-time", "100ms"]
     with start(repository, tmp_path, *flags) as server:
         begin(server, tmp_path, 2)
+        serving.until(lambda: len(endpoints(server)["m"]["arms"]) == 2, "the rollout's plan to hold")
         (folder / "m.toml").write_text(toml(("champion", 3, 'role = "champion"')))
         serving.until(lambda: "a rollout goes on" in (endpoints(server)["m"]["trouble"] or ""), "the file to wait")
         command(server, "abort")

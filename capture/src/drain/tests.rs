@@ -45,11 +45,11 @@ fn check_whole(folder: &Path, requests: usize) {
 /// Ends a cycle after `steps`; `None` for before it has happened.
 fn broken_off(capture: &Capture, steps: Option<usize>) {
     let mut drain = crate::lock(&capture.drain);
-    let taken = take(&capture.ring, &capture.layouts, usize::MAX);
+    let taken = take(&capture.ring, &capture.layouts, usize::MAX, None).expect("nobody's rows");
     let commit = drain.prepare(&capture.ring, &taken, NOW_US).expect("it is written");
     match steps {
         None => fs::remove_file(drain.commit_path()).expect("it was there"),
-        Some(steps) => drain.finish(&capture.ring, &commit, steps).expect("so far it goes"),
+        Some(steps) => drain.finish(&capture.ring, &commit, steps, false).expect("so far it goes"),
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) fn records() -> impl Strategy<Value = Record<'static>> {
             headers: headers.into_iter().map(|(name, value)| (name.into(), value.map(Cow::Owned))).collect(),
             inputs,
             outputs,
+            subjects: if numbers.1 % 2 == 1 { vec!["ann".into(), "bob".into()] } else { vec![] },
         },
     )
 }
@@ -141,5 +142,6 @@ pub(crate) fn empty() -> Record<'static> {
         headers: vec![],
         inputs: vec![],
         outputs: vec![],
+        subjects: vec![],
     }
 }

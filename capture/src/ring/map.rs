@@ -58,9 +58,12 @@ impl Map {
 
     /// Appends `length` bytes from byte `at`, a multiple of 8, to `out`.
     pub(crate) fn read(&self, at: usize, length: usize, out: &mut Vec<u8>) {
-        let end = out.len() + length;
-        for word in &self.words()[at / 8..][..length.div_ceil(8)] {
-            out.extend_from_slice(&word.load(Relaxed).to_ne_bytes());
+        let (begin, end) = (out.len(), out.len() + length);
+        let words = &self.words()[at / 8..][..length.div_ceil(8)];
+        out.resize(begin + words.len() * 8, 0);
+        let (chunks, _) = out[begin..].as_chunks_mut::<8>();
+        for (chunk, word) in chunks.iter_mut().zip(words) {
+            *chunk = word.load(Relaxed).to_ne_bytes();
         }
         out.truncate(end);
     }

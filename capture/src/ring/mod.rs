@@ -49,12 +49,21 @@ pub enum Reason {
     /// It was captured, and its bytes were damaged before they came into a segment, by a loss of power or the disk; or Parquet
     /// cannot hold it.
     Lost,
+    /// The version that answered cannot follow the endpoint's rules.
+    Unfit,
 }
 
 impl Reason {
     /// All of them, in the order of their counters in the file.
-    pub const ALL: [Reason; 6] =
-        [Reason::Full, Reason::TooLarge, Reason::NotSampled, Reason::Busy, Reason::Interrupted, Reason::Lost];
+    pub const ALL: [Reason; 7] = [
+        Reason::Full,
+        Reason::TooLarge,
+        Reason::NotSampled,
+        Reason::Busy,
+        Reason::Interrupted,
+        Reason::Lost,
+        Reason::Unfit,
+    ];
 
     /// The name in metrics, such as `too_large`.
     pub const fn name(self) -> &'static str {
@@ -65,6 +74,7 @@ impl Reason {
             Reason::Busy => "busy",
             Reason::Interrupted => "interrupted",
             Reason::Lost => "lost",
+            Reason::Unfit => "unfit",
         }
     }
 }
@@ -281,12 +291,42 @@ impl Ring {
     }
 
     /// Notes on the disk that all before these marks is in segments, and gives the space back. Marks are absolute: noting them
-    /// twice is noting them once.
-    pub(crate) fn advance(&self, marks: &[(usize, Mark)]) -> io::Result<()> {
+    /// twice is noting them once. Where `wipes`, zeros are on the disk in its place before that.
+    pub(crate) fn advance(&self, marks: &[(usize, Mark)], wipes: bool) -> io::Result<()> {
         let marked = || marks.iter().filter_map(|(shard, mark)| Some((self.shards.get(*shard)?, *mark)));
         marked().for_each(|(shard, mark)| shard.write_mark(&self.map, mark));
         self.map.sync(0, CONTROL_BYTES * (1 + self.shards.len()))?;
+        if wipes {
+            for (shard, mark) in marked() {
+                let from = lock(&shard.state).mark.place.position;
+                self.wipe(shard, from, mark.place.position)?;
+            }
+        }
         marked().for_each(|(shard, mark)| shard.release(mark));
+        Ok(())
+    }
+
+    /// Writes zeros over all that is drained, for a process that ended before it did so.
+    pub(crate) fn wipe_drained(&self) -> io::Result<()> {
+        for shard in &self.shards {
+            let (mark, tail) = {
+                let state = lock(&shard.state);
+                (state.mark.place.position, state.tail.position)
+            };
+            self.wipe(shard, tail, mark + shard.area_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Nobody writes between these places meanwhile.
+    fn wipe(&self, shard: &Shard, from: u64, to: u64) -> io::Result<()> {
+        if to <= from {
+            return Ok(());
+        }
+        for (at, length) in shard.ranges(from, to) {
+            self.map.words()[at / 8..][..length / 8].iter().for_each(|word| word.store(0, Relaxed));
+            self.map.sync(at, length)?;
+        }
         Ok(())
     }
 

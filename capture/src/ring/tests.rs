@@ -58,7 +58,7 @@ fn drain(ring: &Ring, limit: usize) -> Vec<(u64, u64)> {
         }
         marks.push((span.shard, mark));
     }
-    ring.advance(&marks).expect("the marks are written");
+    ring.advance(&marks, false).expect("the marks are written");
     found
 }
 

@@ -12,7 +12,7 @@ fn layout() -> Layout {
             Field { name: "text".into(), dtype: DataType::Bytes, axes: 1, form: Form::One },
         ],
         outputs: vec![Field { name: "score".into(), dtype: DataType::Fp64, axes: 1, form: Form::One }],
-        headers: vec![],
+        ..Layout::default()
     }
 }
 

@@ -8,16 +8,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use half::{bf16, f16};
+use half::f16;
 use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::data_type::ByteArray;
 use parquet::errors::Result;
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
-use tiltyard_types::{DataType, Tensor, TensorData};
+use tiltyard_types::{DataType, RequestId, Tensor, TensorData};
 
 use crate::layout::{Field, Form, Layout};
 use crate::record::{Outcome, Record, Value};
+use crate::seal::SEALED;
 
 /// A column's values, without its nulls.
 #[derive(Debug)]
@@ -28,6 +28,11 @@ pub(super) enum Values {
     Float(Vec<f32>),
     Double(Vec<f64>),
     Bytes(Vec<ByteArray>),
+    /// Texts of which there are few: each once, and which of them rows have.
+    Few(Vec<ByteArray>, Vec<u32>),
+    /// Ids of requests, and of their rows: texts are made of them when they are written, for each would be memory of its own.
+    Requests(Vec<RequestId>),
+    Predictions(Vec<(RequestId, u32)>),
 }
 
 /// Where a column's nulls and lists are.
@@ -37,9 +42,12 @@ pub(super) enum Levels {
     Required,
     /// 1 for a value, 0 for a null.
     Optional(Vec<i16>),
-    /// 2 for an element, 1 for an empty list, 0 for a null; and 0 where a row begins, else 1.
-    List(Vec<i16>, Vec<i16>),
+    /// How many elements each row's list has, [`NO_LIST`] for a null.
+    List(Vec<u32>),
 }
+
+/// The length of a list that is not there.
+pub(super) const NO_LIST: u32 = u32::MAX;
 
 /// What a column's values mean beyond what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,14 +97,14 @@ impl Column {
 
     /// Its path in the file.
     pub(super) fn path(&self) -> ColumnPath {
-        let inner = matches!(self.levels, Levels::List(..)).then_some(["list", "element"]);
+        let inner = matches!(self.levels, Levels::List(_)).then_some(["list", "element"]);
         let names = std::iter::once(self.name.as_str()).chain(inner.into_iter().flatten());
         ColumnPath::new(names.map(str::to_owned).collect())
     }
 
     /// Whether its values are texts of which many are the same.
     pub(super) fn comes_again(&self) -> bool {
-        matches!(self.values, Values::Bytes(_)) && !["prediction_id", "request_id"].contains(&self.name.as_str())
+        matches!(self.values, Values::Bytes(_) | Values::Few(..)) && self.name != SEALED
     }
 
     /// Whether people ask for a part of its values.
@@ -112,7 +120,7 @@ impl Column {
             Values::Int64(_) => Physical::INT64,
             Values::Float(_) => Physical::FLOAT,
             Values::Double(_) => Physical::DOUBLE,
-            Values::Bytes(_) => Physical::BYTE_ARRAY,
+            Values::Bytes(_) | Values::Few(..) | Values::Requests(_) | Values::Predictions(_) => Physical::BYTE_ARRAY,
         };
         let logical = match self.meaning {
             Meaning::Integer(bits, is_signed) => Some(LogicalType::integer(bits, is_signed)),
@@ -127,7 +135,7 @@ impl Column {
         match self.levels {
             Levels::Required => of(&self.name, Repetition::REQUIRED),
             Levels::Optional(_) => of(&self.name, Repetition::OPTIONAL),
-            Levels::List(..) => {
+            Levels::List(_) => {
                 let element = of("element", Repetition::REQUIRED)?;
                 let list = Type::group_type_builder("list").with_repetition(Repetition::REPEATED);
                 let list = list.with_fields(vec![element]).build()?;
@@ -139,8 +147,16 @@ impl Column {
 
     /// Adds a text; `None` for a null.
     fn push_text(&mut self, text: Option<&ByteArray>) {
-        if let (Values::Bytes(values), Some(text)) = (&mut self.values, text) {
-            values.push(text.clone());
+        match (&mut self.values, text) {
+            (Values::Bytes(values), Some(text)) => values.push(text.clone()),
+            (Values::Few(texts, values), Some(text)) => {
+                let known = texts.iter().rposition(|known| known == text).unwrap_or_else(|| {
+                    texts.push(text.clone());
+                    texts.len() - 1
+                });
+                values.push(known as u32);
+            }
+            _ => {}
         }
         if let Levels::Optional(levels) = &mut self.levels {
             levels.push(i16::from(text.is_some()));
@@ -157,10 +173,7 @@ impl Column {
         match &mut self.levels {
             Levels::Required => {}
             Levels::Optional(levels) => levels.push(0),
-            Levels::List(levels, repeats) => {
-                levels.push(0);
-                repeats.push(0);
-            }
+            Levels::List(lengths) => lengths.push(NO_LIST),
         }
     }
 
@@ -169,14 +182,8 @@ impl Column {
         match &mut self.levels {
             Levels::Required => {}
             Levels::Optional(levels) => levels.push(1),
-            Levels::List(levels, repeats) => {
-                levels.extend(std::iter::repeat_n(2, elements.len()));
-                repeats.extend((0..elements.len()).map(|at| i16::from(at > 0)));
-                if elements.is_empty() {
-                    levels.push(1);
-                    repeats.push(0);
-                }
-            }
+            // A record has fewer elements than that.
+            Levels::List(lengths) => lengths.push(elements.len() as u32),
         }
         self.values.extend(tensor, elements, &mut self.meaning);
     }
@@ -209,13 +216,42 @@ impl Values {
             (Values::Int32(values), D::Uint16) => values.extend(each(bytes, |two| i32::from(u16::from_le_bytes(two)))),
             (Values::Int32(values), _) => values.extend(each(bytes, i32::from_le_bytes)),
             (Values::Int64(values), _) => values.extend(each(bytes, i64::from_le_bytes)),
-            (Values::Float(values), D::Fp16) => values.extend(each(bytes, |two| f16::from_le_bytes(two).to_f32())),
-            (Values::Float(values), D::Bf16) => values.extend(each(bytes, |two| bf16::from_le_bytes(two).to_f32())),
+            (Values::Float(values), D::Fp16) => values.extend(each(bytes, half_to_float)),
+            (Values::Float(values), D::Bf16) => values.extend(each(bytes, brain_to_float)),
             (Values::Float(values), _) => values.extend(each(bytes, f32::from_le_bytes)),
             (Values::Double(values), _) => values.extend(each(bytes, f64::from_le_bytes)),
-            (Values::Bytes(_), _) => {}
+            (Values::Bytes(_) | Values::Few(..) | Values::Requests(_) | Values::Predictions(_), _) => {}
         }
     }
+}
+
+/// A value of FP16 as one of FP32, to the bit: what is no number keeps which one it is, so that it comes back.
+fn half_to_float(two: [u8; 2]) -> f32 {
+    let half = f16::from_le_bytes(two);
+    if !half.is_nan() {
+        return half.to_f32();
+    }
+    let bits = u32::from(half.to_bits());
+    f32::from_bits((bits & 0x8000) << 16 | 0x7f80_0000 | (bits & 0x03ff) << 13)
+}
+
+/// The way back.
+pub(super) fn float_to_half(float: f32) -> [u8; 2] {
+    if !float.is_nan() {
+        return f16::from_f32(float).to_le_bytes();
+    }
+    let bits = float.to_bits();
+    ((bits >> 16 & 0x8000 | 0x7c00 | bits >> 13 & 0x03ff) as u16).to_le_bytes()
+}
+
+/// BF16 is the upper half of FP32.
+fn brain_to_float(two: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(two)) << 16)
+}
+
+/// The way back.
+pub(super) fn float_to_brain(float: f32) -> [u8; 2] {
+    ((float.to_bits() >> 16) as u16).to_le_bytes()
 }
 
 fn each<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> impl Iterator<Item = T> {
@@ -224,35 +260,38 @@ fn each<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> impl It
 
 /// The facts' columns, in their order.
 const REQUEST: usize = 2;
-const ROW: usize = 3;
-const TIME: usize = 4;
-const VERSION: usize = 6;
-const LATENCY: usize = 9;
-const KEY: usize = 11;
-const ERROR: usize = 12;
-const FACTS: usize = 13;
-/// Those that are texts and never null: request, model, digest, arm and outcome.
-const TEXTS: [usize; 5] = [REQUEST, 5, 7, 8, 10];
-
-/// Bytes of a UUID as text.
-const REQUEST_BYTES: usize = 36;
+pub(super) const ROW: usize = 3;
+pub(super) const TIME: usize = 4;
+pub(super) const VERSION: usize = 6;
+pub(super) const LATENCY: usize = 9;
+pub(super) const KEY: usize = 11;
+pub(super) const ERROR: usize = 12;
+pub(super) const FACTS: usize = 13;
+pub(super) const PREDICTION: usize = 1;
+pub(super) const DIGEST: usize = 7;
+pub(super) const ARM: usize = 8;
+pub(super) const OUTCOME: usize = 10;
+/// Those that are texts and never null, of which there are few: model, digest, arm and outcome.
+const TEXTS: [usize; 4] = [5, DIGEST, ARM, OUTCOME];
 
 fn facts() -> Vec<Column> {
     let optional = || Levels::Optional(Vec::new());
+    let few =
+        |name: &str| Column { values: Values::Few(Vec::new(), Vec::new()), ..Column::text(name, Levels::Required) };
     let mut row = Column::of("row".into(), DataType::Int32, Levels::Required);
     row.meaning = Meaning::Integer(32, true);
     vec![
         Column::int64("sequence", Meaning::Integer(64, true)),
-        Column::text("prediction_id", Levels::Required),
-        Column::text("request_id", Levels::Required),
+        Column { values: Values::Predictions(Vec::new()), ..Column::text("prediction_id", Levels::Required) },
+        Column { values: Values::Requests(Vec::new()), ..Column::text("request_id", Levels::Required) },
         row,
         Column::int64("time", Meaning::Time),
-        Column::text("model", Levels::Required),
+        few("model"),
         Column::int64("version", Meaning::Integer(64, true)),
-        Column::text("digest", Levels::Required),
-        Column::text("arm", Levels::Required),
+        few("digest"),
+        few("arm"),
         Column::int64("latency_ns", Meaning::Integer(64, true)),
-        Column::text("outcome", Levels::Required),
+        few("outcome"),
         Column::text("key_hash", optional()),
         Column::text("error", optional()),
     ]
@@ -261,7 +300,7 @@ fn facts() -> Vec<Column> {
 /// Rows of one layout, as columns.
 #[derive(Debug)]
 pub(crate) struct Columns {
-    layout: Arc<Layout>,
+    pub(super) layout: Arc<Layout>,
     /// The model and the digest, which are the same for all rows.
     texts: [ByteArray; 2],
     pub(super) columns: Vec<Column>,
@@ -281,6 +320,11 @@ impl Columns {
             for field in fields {
                 columns.extend(columns_of(side, field));
             }
+        }
+        if let (true, Some(sealed)) = (layout.is_sealed, columns.last_mut()) {
+            sealed.name = SEALED.to_owned();
+            // Never text, whatever its bytes look like.
+            sealed.meaning = Meaning::Text(false);
         }
         tell_apart(&mut columns);
         let texts = [record.model.as_ref(), &record.digest.to_string()].map(ByteArray::from);
@@ -334,14 +378,16 @@ impl Columns {
             let row = record.first_row.wrapping_add(row);
             let columns = &mut self.columns;
             columns[0].push_int64(sequence.cast_signed());
-            // The request's id is the beginning of the prediction's.
-            let prediction = Bytes::from(record.request.prediction(row as usize));
-            let request = ByteArray::from(prediction.slice(..REQUEST_BYTES));
-            columns[1].push_text(Some(&ByteArray::from(prediction)));
+            if let Values::Predictions(ids) = &mut columns[PREDICTION].values {
+                ids.push((record.request, row));
+            }
+            if let Values::Requests(ids) = &mut columns[REQUEST].values {
+                ids.push(record.request);
+            }
             if let Values::Int32(rows) = &mut columns[ROW].values {
                 rows.push(row.cast_signed());
             }
-            for (column, text) in TEXTS.into_iter().zip([&request, &model, &digest, &arm, &outcome]) {
+            for (column, text) in TEXTS.into_iter().zip([&model, &digest, &arm, &outcome]) {
                 columns[column].push_text(Some(text));
             }
             columns[TIME].push_int64(record.unix_us.cast_signed());
@@ -354,7 +400,7 @@ impl Columns {
 }
 
 /// How many columns a field has.
-fn width(field: &Field) -> usize {
+pub(super) fn width(field: &Field) -> usize {
     usize::from(field.has_shape())
         + match &field.form {
             Form::Columns(names) => names.len(),
@@ -363,7 +409,7 @@ fn width(field: &Field) -> usize {
 }
 
 fn columns_of(side: &str, field: &Field) -> Vec<Column> {
-    let list = || Levels::List(Vec::new(), Vec::new());
+    let list = || Levels::List(Vec::new());
     let name = format!("{side}_{}", field.name);
     let mut columns = match &field.form {
         Form::One => vec![Column::of(name.clone(), field.dtype, Levels::Optional(Vec::new()))],

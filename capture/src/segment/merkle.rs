@@ -15,8 +15,7 @@ pub(crate) struct Tree {
 impl Tree {
     /// Adds the next row.
     pub(crate) fn push(&mut self, row: &[u8]) {
-        let leaf = Sha256::new().chain_update([0]).chain_update(row);
-        let (mut size, mut hash) = (0, leaf.finalize().into());
+        let (mut size, mut hash) = (0, leaf(row));
         while let Some((_, left)) = self.peaks.pop_if(|(peak, _)| *peak == size) {
             hash = node(&left, &hash);
             size += 1;
@@ -30,6 +29,57 @@ impl Tree {
         let Some(last) = peaks.next() else { return Sha256::digest([]).into() };
         peaks.fold(last, |right, left| node(&left, &right))
     }
+}
+
+/// What stands for a row at the bottom of the tree.
+pub(crate) fn leaf(row: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update([0]).chain_update(row).finalize().into()
+}
+
+/// The hashes beside the way from leaf `at` up to the root, the lowest first: the audit path of RFC 6962.
+pub(crate) fn path(leaves: &[[u8; 32]], at: usize) -> Vec<[u8; 32]> {
+    if leaves.len() < 2 {
+        return Vec::new();
+    }
+    let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+    let (mut path, beside) = match at.checked_sub(left.len()) {
+        None => (path(left, at), right),
+        Some(at) => (path(right, at), left),
+    };
+    path.push(root(beside));
+    path
+}
+
+fn root(leaves: &[[u8; 32]]) -> [u8; 32] {
+    match leaves {
+        [] => Sha256::digest([]).into(),
+        [one] => *one,
+        _ => {
+            let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+            node(&root(left), &root(right))
+        }
+    }
+}
+
+/// The root that a leaf, its number, the number of all, and the hashes beside its way lead to; `None` where they do not fit.
+pub(crate) fn climb(leaf: [u8; 32], at: u64, count: u64, path: &[[u8; 32]]) -> Option<[u8; 32]> {
+    // As the verification of RFC 9162, 2.1.3.2.
+    let (mut at, mut last, mut hash) = (at, count.checked_sub(1).filter(|last| at <= *last)?, leaf);
+    for beside in path {
+        if last == 0 {
+            return None;
+        }
+        if at % 2 == 1 || at == last {
+            hash = node(beside, &hash);
+            while at.is_multiple_of(2) && at > 0 {
+                (at, last) = (at / 2, last / 2);
+            }
+        } else {
+            hash = node(&hash, beside);
+        }
+        (at, last) = (at / 2, last / 2);
+    }
+    (last == 0).then_some(hash)
 }
 
 fn node(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
@@ -58,6 +108,21 @@ mod tests {
         for count in 0..rows.len() {
             assert_eq!(tree.root(), by_definition(&rows[..count]), "{count} rows");
             tree.push(&rows[count]);
+        }
+    }
+
+    #[test]
+    fn each_row_has_a_way_to_the_root_and_no_other_row_has_it() {
+        let leaves: Vec<[u8; 32]> = (0..70u8).map(|row| leaf(&[row; 3])).collect();
+        for count in 1..=leaves.len() {
+            let all = &leaves[..count];
+            for at in 0..count {
+                let path = path(all, at);
+                let climbed = |leaf, at| climb(leaf, at as u64, count as u64, &path);
+                assert_eq!(climbed(all[at], at), Some(root(all)), "row {at} of {count}");
+                assert_ne!(climbed(leaf(b"other"), at), Some(root(all)), "another row at {at} of {count}");
+                assert!(count == 1 || climbed(all[at], (at + 1) % count) != Some(root(all)), "row {at} elsewhere");
+            }
         }
     }
 }

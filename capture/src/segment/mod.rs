@@ -5,26 +5,31 @@
 
 mod columns;
 pub(crate) mod merkle;
+pub(crate) mod read;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parquet::basic::Compression;
-use parquet::data_type::{BoolType, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type};
+use parquet::column::writer::ColumnWriterImpl;
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tiltyard_types::Digest;
+use tiltyard_types::{Digest, RequestId};
 
+use crate::keys::Keys;
 use crate::layout::Layout;
 use crate::record::Record;
+use crate::seal::Sealer;
 use crate::{Error, Result};
-use columns::{Column, Columns, Levels, Values};
+use columns::{Column, Columns, Levels, NO_LIST, Values};
 use merkle::Tree;
 
 /// The form that the footer names.
@@ -68,6 +73,10 @@ pub struct Facts {
 #[derive(Debug)]
 pub(crate) struct Group {
     layout: Arc<Layout>,
+    /// The layout's number in the rows' records.
+    layout_id: u64,
+    /// Encrypts the rows, where they are somebody's.
+    sealer: Option<Sealer>,
     columns: Columns,
     tree: Tree,
     sequences: (u64, u64),
@@ -83,10 +92,13 @@ pub(crate) struct Group {
 
 impl Group {
     /// No records yet of the kind that `record` is the first of.
-    pub(crate) fn like(record: &Record<'_>, layout: Arc<Layout>) -> Group {
+    pub(crate) fn like(record: &Record<'_>, layout: Arc<Layout>, sealer: Option<Sealer>) -> Group {
+        let shown = if sealer.is_some() { Arc::new(Layout::sealed()) } else { layout.clone() };
         Group {
-            columns: Columns::new(layout.clone(), record),
+            columns: Columns::new(shown, record),
             layout,
+            layout_id: record.layout,
+            sealer,
             tree: Tree::default(),
             sequences: (u64::MAX, 0),
             times: (u64::MAX, 0),
@@ -105,6 +117,8 @@ impl Group {
             && self.model == record.model
             && self.version == record.version
             && self.digest == record.digest
+            && self.layout_id == record.layout
+            && self.sealer.is_some() != record.subjects.is_empty()
     }
 
     pub(crate) fn layout(&self) -> &Arc<Layout> {
@@ -116,10 +130,39 @@ impl Group {
         &self.endpoint
     }
 
-    /// Adds the rows of a record, whose bytes are `written`.
-    pub(crate) fn push(&mut self, sequence: u64, record: &Record<'_>, written: &[u8]) {
-        self.columns.push(sequence, record);
+    /// Adds the rows of a record, whose bytes are `written`. Fails where they are to be encrypted and cannot be.
+    pub(crate) fn push(
+        &mut self,
+        sequence: u64,
+        record: &Record<'_>,
+        written: &[u8],
+        keys: Option<&mut Keys>,
+    ) -> Result<()> {
+        match (&self.sealer, keys) {
+            (Some(_), Some(keys)) => self.push_sealed(sequence, record, keys)?,
+            (Some(_), None) => return Err(Error::NoKeys),
+            (None, _) => self.push_open(sequence, record, written),
+        }
         self.records += 1;
+        self.sequences = (self.sequences.0.min(sequence), self.sequences.1.max(sequence));
+        self.times = (self.times.0.min(record.unix_us), self.times.1.max(record.unix_us));
+        Ok(())
+    }
+
+    fn push_sealed(&mut self, sequence: u64, record: &Record<'_>, keys: &mut Keys) -> Result<()> {
+        let Some(sealer) = &self.sealer else { return Ok(()) };
+        for row in 0..record.rows {
+            let sealed = sealer.seal(keys, record, row, self.columns.rows as u64)?;
+            self.columns.push(sequence, &sealed);
+            self.row_bytes.clear();
+            sealed.write(&mut self.row_bytes);
+            self.tree.push(&self.row_bytes);
+        }
+        Ok(())
+    }
+
+    fn push_open(&mut self, sequence: u64, record: &Record<'_>, written: &[u8]) {
+        self.columns.push(sequence, record);
         for row in 0..record.rows {
             // A record of one row is that row.
             if record.rows == 1 {
@@ -130,8 +173,6 @@ impl Group {
             record.row(row).write(&mut self.row_bytes);
             self.tree.push(&self.row_bytes);
         }
-        self.sequences = (self.sequences.0.min(sequence), self.sequences.1.max(sequence));
-        self.times = (self.times.0.min(record.unix_us), self.times.1.max(record.unix_us));
     }
 
     /// Bytes of memory that it takes, about.
@@ -168,7 +209,7 @@ impl Group {
     }
 
     fn footer(&self, facts: &Facts) -> Vec<KeyValue> {
-        let pairs = [
+        let mut pairs = vec![
             ("form", FORM.to_owned()),
             ("node", facts.node.clone()),
             ("endpoint", facts.endpoint.clone()),
@@ -179,10 +220,29 @@ impl Group {
             ("first_sequence", facts.first_sequence.to_string()),
             ("last_sequence", facts.last_sequence.to_string()),
             ("merkle_root", facts.merkle_root.clone()),
-            ("layout", self.layout.text()),
+            ("layout", self.columns.layout.text()),
+            ("layout_id", format!("{:016x}", self.layout_id)),
         ];
+        if let Some(sealer) = &self.sealer {
+            pairs.push(("salt", sealer.salt.iter().map(|byte| format!("{byte:02x}")).collect()));
+            pairs.push(("sealed_layout", self.layout.text()));
+        }
         pairs.into_iter().map(|(key, value)| KeyValue::new(format!("tiltyard.{key}"), value)).collect()
     }
+}
+
+/// Writes rows of one deployment, with their sequences, as a segment of this layout that is not encrypted, for those who have
+/// opened it. Fails where the file cannot be written.
+pub fn write_plain(path: &Path, layout: &Layout, rows: &[(u64, Record<'static>)]) -> Result<Facts> {
+    let Some((_, first)) = rows.first() else { return Err(Error::broken(path, "a segment of no rows")) };
+    let mut group = Group::like(first, Arc::new(layout.clone()), None);
+    for (sequence, record) in rows {
+        let mut written = Vec::new();
+        record.write(&mut written);
+        group.push(*sequence, record, &written, None)?;
+    }
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    group.write(path, name, "export")
 }
 
 fn hex(hash: &[u8; 32]) -> String {
@@ -239,21 +299,94 @@ fn write_columns(to: &mut Hashing<'_>, columns: &Columns, footer: Vec<KeyValue>)
     writer.close().map(drop)
 }
 
+/// Rows that are written at a time where texts or levels are made for it.
+const ROWS_AT_A_TIME: usize = 1024;
+
 fn write_column(to: &mut SerializedColumnWriter<'_>, column: &Column) -> Result<(), ParquetError> {
-    let (defs, reps) = match &column.levels {
-        Levels::Required => (None, None),
-        Levels::Optional(defs) => (Some(defs.as_slice()), None),
-        Levels::List(defs, reps) => (Some(defs.as_slice()), Some(reps.as_slice())),
+    let levels = &column.levels;
+    match &column.values {
+        Values::Bool(values) => write_values(to.typed::<BoolType>(), values, levels),
+        Values::Int32(values) => write_values(to.typed::<Int32Type>(), values, levels),
+        Values::Int64(values) => write_values(to.typed::<Int64Type>(), values, levels),
+        Values::Float(values) => write_values(to.typed::<FloatType>(), values, levels),
+        Values::Double(values) => write_values(to.typed::<DoubleType>(), values, levels),
+        Values::Bytes(values) => write_values(to.typed::<ByteArrayType>(), values, levels),
+        Values::Few(texts, values) => {
+            write_texts(to, values, |part| part.iter().map(|at| texts[*at as usize].clone()).collect())
+        }
+        Values::Requests(ids) => {
+            let text =
+                |id: &RequestId, out: &mut Vec<u8>| out.extend_from_slice(&id.first_prediction()[..REQUEST_BYTES]);
+            write_texts(to, ids, |part| texts_of(part, text))
+        }
+        Values::Predictions(ids) => {
+            let text = |(id, row): &(RequestId, u32), out: &mut Vec<u8>| {
+                out.extend_from_slice(&id.first_prediction()[..=REQUEST_BYTES]);
+                out.extend_from_slice(row.to_string().as_bytes());
+            };
+            write_texts(to, ids, |part| texts_of(part, text))
+        }
+    }
+}
+
+/// Bytes of a UUID as text; in a prediction's id a colon follows, and the row.
+const REQUEST_BYTES: usize = 36;
+
+/// Texts that share one piece of memory.
+fn texts_of<T>(values: &[T], write: impl Fn(&T, &mut Vec<u8>)) -> Vec<ByteArray> {
+    let (mut all, mut ends) = (Vec::new(), Vec::with_capacity(values.len()));
+    for value in values {
+        write(value, &mut all);
+        ends.push(all.len());
+    }
+    let (all, mut from) = (Bytes::from(all), 0);
+    let text = |to: usize| ByteArray::from(all.slice(std::mem::replace(&mut from, to)..to));
+    ends.into_iter().map(text).collect()
+}
+
+/// Writes a column of texts that are never null, and are made for it.
+fn write_texts<T>(
+    to: &mut SerializedColumnWriter<'_>,
+    values: &[T],
+    texts: impl Fn(&[T]) -> Vec<ByteArray>,
+) -> Result<(), ParquetError> {
+    let to = to.typed::<ByteArrayType>();
+    values.chunks(ROWS_AT_A_TIME).try_for_each(|part| to.write_batch(&texts(part), None, None).map(drop))
+}
+
+fn write_values<T: DataType>(
+    to: &mut ColumnWriterImpl<'_, T>,
+    values: &[T::T],
+    levels: &Levels,
+) -> Result<(), ParquetError> {
+    let lengths = match levels {
+        Levels::Required => return to.write_batch(values, None, None).map(drop),
+        Levels::Optional(defs) => return to.write_batch(values, Some(defs), None).map(drop),
+        Levels::List(lengths) => lengths,
     };
-    let written = match &column.values {
-        Values::Bool(values) => to.typed::<BoolType>().write_batch(values, defs, reps),
-        Values::Int32(values) => to.typed::<Int32Type>().write_batch(values, defs, reps),
-        Values::Int64(values) => to.typed::<Int64Type>().write_batch(values, defs, reps),
-        Values::Float(values) => to.typed::<FloatType>().write_batch(values, defs, reps),
-        Values::Double(values) => to.typed::<DoubleType>().write_batch(values, defs, reps),
-        Values::Bytes(values) => to.typed::<ByteArrayType>().write_batch(values, defs, reps),
-    };
-    written.map(drop)
+    // 2 for an element, 1 for an empty list, 0 for a null; and 0 where a row begins, else 1.
+    let (mut defs, mut reps, mut rest) = (Vec::new(), Vec::new(), values);
+    for part in lengths.chunks(ROWS_AT_A_TIME) {
+        defs.clear();
+        reps.clear();
+        let mut elements = 0;
+        for &length in part {
+            reps.push(0);
+            match length {
+                NO_LIST => defs.push(0),
+                0 => defs.push(1),
+                _ => {
+                    elements += length as usize;
+                    defs.resize(defs.len() + length as usize, 2);
+                    reps.resize(defs.len(), 1);
+                }
+            }
+        }
+        let (values, others) = rest.split_at(elements);
+        to.write_batch(values, Some(&defs), Some(&reps))?;
+        rest = others;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -40,7 +40,10 @@ pub(super) fn sentence(
     };
     let mut text = format!("{what} {}: ", feature.name);
     let Some(reading) = reading else {
-        text.push_str("too few rows yet to tell.");
+        text.push_str(match level {
+            Level::Ok => "too few rows yet to tell.",
+            _ => "it alarmed before a restart, and too few rows are known since to say more.",
+        });
         return text;
     };
     // Writing to a text cannot fail.

@@ -240,3 +240,52 @@ fn the_same_windows_give_the_same_alarms() {
     assert_eq!(told.len(), changes.len());
     assert!(Watch::read(&baseline, Rule::default(), b"TYWATCH1").is_err());
 }
+
+/// Half of the rows of each hour reach each of two replicas, whose clocks are a second apart.
+#[test]
+fn replicas_together_say_what_one_alone_would() {
+    let (mut whole, mut first, mut second) = (Played::new(), Played::new(), Played::new());
+    let part = |hour: &Hour, rest: usize| {
+        fn half<T: Copy>(all: &[T], rest: usize) -> Vec<T> {
+            all.iter().skip(rest).step_by(2).copied().collect()
+        }
+        Hour { x: half(&hour.x, rest), words: half(&hour.words, rest), y: half(&hour.y, rest), keys: None }
+    };
+    let moved = Hour::plain(500).with_x(|x| x * x);
+    for hour in 0..60 {
+        let at = hour * HOUR_MS;
+        for (played, asked) in
+            [(&mut whole, moved.clone()), (&mut first, part(&moved, 0)), (&mut second, part(&moved, 1))]
+        {
+            played.until(at);
+            played.ask(at, &asked);
+        }
+    }
+    let now_ms = 60 * HOUR_MS + 1_000;
+    whole.until(now_ms);
+    let mut merged = first.windows.clone();
+    merged.merge(second.windows.clone(), now_ms).unwrap();
+    assert!(merged.write() == whole.windows.write(), "to the byte");
+    let watch = Watch::replay(Rule::default(), &merged);
+    for feature in 0..3 {
+        assert_eq!(watch.standing(feature), whole.watch.standing(feature));
+    }
+    assert_eq!(watch.standing(0).level, Level::Alert);
+    let other = Windows::new(&Builder::new(0).finish().unwrap());
+    assert!(merged.merge(other, now_ms).unwrap_err().contains("baseline"));
+}
+
+#[test]
+fn why_it_alarms_is_known_again_after_a_restart() {
+    let mut played = Played::new();
+    let moved = Hour::plain(500).with_x(|x| x * x);
+    (0..4).for_each(|day| drop(played.day(day, &moved)));
+    let baseline = played.windows.baseline().clone();
+    let mut again = Watch::read(&baseline, Rule::default(), &played.watch.write()).unwrap();
+    assert!(again.standing(0).reading.is_none());
+    again.recall(&played.windows);
+    assert_eq!(again.standing(0), played.watch.standing(0));
+    let days: Vec<Window> = played.windows.closed(Span::Day).collect();
+    let found = readings(&baseline, &Rule::default(), 0, &days);
+    assert_eq!((found.len(), found.last()), (4, played.watch.reading(0, Span::Day)));
+}

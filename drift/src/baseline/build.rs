@@ -11,9 +11,10 @@ use crate::bins::{
     ABOVE_ALL, BELOW_ALL, Bins, CUTS_MAX, Categories, Category, DISTINCT_MAX, KINDS, NAN, NULL, Numeric, OTHERS_MAX,
     TOP_MAX,
 };
+use crate::code::{Broken, Reader, put, put_bytes, put_float};
 use crate::distinct::Distinct;
 use crate::span::{Span, hour};
-use crate::values::{Eye, Number, Values, text_identity, text_name};
+use crate::values::{Eye, NAME_MAX, Number, Values, text_identity, text_name};
 
 /// Distinct values whose names are remembered while the commonest are looked for.
 const NAMES_MAX: usize = 1 << 16;
@@ -198,6 +199,53 @@ impl Column {
     pub(super) fn new(names_max: usize) -> Column {
         let (items, names) = (Vec::new(), HashMap::default());
         Column { items, names, names_max, has_texts: false, has_numbers: false }
+    }
+
+    /// As bytes.
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.push(u8::from(self.has_texts) | u8::from(self.has_numbers) << 1);
+        for item in &self.items {
+            put_float(bytes, item.number);
+            bytes.extend_from_slice(&item.identity.to_le_bytes());
+        }
+        let mut names: Vec<(&u64, &String)> = self.names.iter().collect();
+        names.sort_unstable();
+        put(bytes, names.len() as u128);
+        for (identity, name) in names {
+            bytes.extend_from_slice(&identity.to_le_bytes());
+            put_bytes(bytes, name.as_bytes());
+        }
+    }
+
+    /// From bytes: so many values, and the names of `names_max` at most.
+    pub(super) fn read(names_max: usize, rows: usize, reader: &mut Reader<'_>) -> Result<Column, Broken> {
+        let kinds = reader.bytes(1)?[0];
+        let mut column = Column { has_texts: kinds & 1 != 0, has_numbers: kinds & 2 != 0, ..Column::new(names_max) };
+        let identity = |reader: &mut Reader<'_>| -> Result<u64, Broken> {
+            Ok(u64::from_le_bytes(reader.bytes(8)?.try_into().unwrap_or_default()))
+        };
+        for _ in 0..rows {
+            let item = Item { number: reader.float()?, identity: identity(reader)? };
+            let is_sound = if item.identity == 0 {
+                (0..KINDS).any(|kind| kind as f64 == item.number)
+            } else {
+                item.number.is_finite()
+            };
+            if !is_sound {
+                return Err(Broken(format!("{} is no value", item.number)));
+            }
+            column.items.push(item);
+        }
+        let names = reader.number()?;
+        if names > names_max as u64 {
+            return Err(Broken(format!("{names} names where at most {names_max} may be")));
+        }
+        for _ in 0..names {
+            let identity = identity(reader)?;
+            let name = String::from_utf8_lossy(reader.measured(2 * NAME_MAX)?).into_owned();
+            column.names.insert(identity, name);
+        }
+        Ok(column)
     }
 
     fn know(&mut self, identity: u64, name: impl FnOnce() -> String) {

@@ -3,6 +3,8 @@
 //! A sample of rows, spread over all of the time: a row is in it by a hash of its number alone, and where there is no more room the
 //! sample is thinned, as often as it takes. It is done after so many rows and so many hours, whichever comes later.
 
+mod keep;
+
 use super::build::Column;
 use super::{Baseline, Builder, LeftOut, Spec};
 use crate::span::HOUR_MS;
@@ -214,6 +216,31 @@ mod tests {
         }
         let Bins::Categories(categories) = &texts.bins else { panic!("categories") };
         assert_eq!(categories.top().len(), 3);
+    }
+
+    #[test]
+    fn what_was_gathered_outlives_a_restart_to_the_bit() {
+        let hour = |gathering: &mut Gathering, hour: u64| {
+            let numbers: Vec<u8> = (0..900u64).flat_map(|at| ((hour * 900 + at) as f64).to_le_bytes()).collect();
+            let texts: Vec<bytes::Bytes> = (0..900).map(|at| bytes::Bytes::from(format!("{}", at % 7))).collect();
+            let values = [Values::numbers(DataType::Fp64, &numbers).unwrap(), Values::texts(&texts)];
+            let keys: Vec<u64> = (0..900).collect();
+            gathering.add(hour * HOUR_MS, 900, Some(&keys), &values).unwrap();
+        };
+        let (mut whole, mut kept) = (Gathering::new(specs(2), 4 << 20), Gathering::new(specs(2), 4 << 20));
+        for at in 0..30 {
+            hour(&mut whole, at);
+            hour(&mut kept, at);
+            kept = Gathering::read(specs(2), 4 << 20, &kept.write()).unwrap();
+        }
+        assert!(kept.write() == whole.write());
+        assert_eq!(kept.wanted(), (0, 0));
+        let bytes = kept.write();
+        assert!(Gathering::read(specs(3), 4 << 20, &bytes).unwrap_err().to_string().contains("other features"));
+        for cut in (0..bytes.len()).step_by(bytes.len() / 50) {
+            assert!(Gathering::read(specs(2), 4 << 20, &bytes[..cut]).is_err());
+        }
+        assert_eq!(kept.finish().unwrap().digest(), whole.finish().unwrap().digest());
     }
 
     #[test]

@@ -22,6 +22,8 @@ fn load(name: &str, found: &FoundVersion) -> Result<Arc<Deployment>, String> {
         engines: vec![Arc::new(tiltyard_classical::engine())],
         first_engine_wins: true,
         profiles: None,
+        locks: tiltyard_runtime::lock::nobody(),
+        made: None,
         defaults: QueuePolicy::default(),
         clock: || Moment::from_nanos(0),
         measuring: None,

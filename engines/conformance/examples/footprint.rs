@@ -76,6 +76,8 @@ fn memory(engine: &Arc<dyn Engine>, count: usize, found: &FoundVersion) -> Outco
         engines: vec![Arc::clone(engine)],
         first_engine_wins: true,
         profiles: None,
+        locks: tiltyard_runtime::lock::nobody(),
+        made: None,
         defaults,
         clock: now,
         measuring: None,

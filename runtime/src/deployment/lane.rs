@@ -54,6 +54,7 @@ impl Deployment {
             waiting: Mutex::new(Waiting { queue, workers: 0 }),
             outlook: Outlook::default(),
             explaining: None,
+            made: None,
             _live: None,
             _model: Some(Arc::clone(self)),
         }

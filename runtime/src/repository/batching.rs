@@ -57,6 +57,11 @@ impl BatchingSettings {
         self.rows_max.is_none() && self.sizes.is_empty() && self.sizes_preferred.is_empty()
     }
 
+    /// Has runs have so many rows at most, whatever else would be allowed or learned. One row needs no saying.
+    pub(crate) fn lock_rows(&mut self, rows_max: usize) {
+        self.rows_max = (rows_max > 1).then_some(rows_max).or(self.rows_max);
+    }
+
     /// What `config.pbtxt` says. Fields that change nothing here are told in `ignored`.
     pub(super) fn of_pbtxt(
         rows_max: Option<u32>,

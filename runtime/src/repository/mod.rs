@@ -10,7 +10,7 @@ pub mod policy;
 pub mod rest;
 pub mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub struct FoundModel {
     pub settings_files: Files,
     /// The versions by number.
     pub versions: BTreeMap<u64, FoundVersion>,
+    /// Those of them that came into a registry: no policy chooses them, only plans do.
+    pub pushed: BTreeSet<u64>,
 }
 
 /// One version's files, unread.
@@ -174,11 +176,29 @@ pub fn scan(root: &Path) -> io::Result<Scan> {
     Ok(scan)
 }
 
+/// Looks at `root`, and at a folder beside it with versions that came into a registry. That they may lie there alone is no
+/// failure; where both have a version of the same number, the registry's is the one that there is.
+pub fn scan_with(root: &Path, pushed: Option<&Path>) -> io::Result<Scan> {
+    let Some(pushed) = pushed.filter(|folder| folder.is_dir()) else { return scan(root) };
+    let mut found = match scan(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Scan::default(),
+        found => found?,
+    };
+    for (name, folder) in subfolders(pushed)? {
+        match scan_model(pushed, &folder, &mut found) {
+            Ok(Some(model)) => found.add_pushed(name, model),
+            Ok(None) => {}
+            Err(error) => found.note_unreadable(name, Problem::unreadable(&folder, &error)),
+        }
+    }
+    Ok(found)
+}
+
 /// Looks at one model's folder. `None` where there is no version to serve.
 fn scan_model(root: &Path, folder: &Path, scan: &mut Scan) -> io::Result<Option<FoundModel>> {
     let mut settings = Listing::within([folder, root])?;
     list_settings(folder, "", &mut settings)?;
-    let mut model = FoundModel { settings_files: settings.files, versions: BTreeMap::new() };
+    let mut model = FoundModel { settings_files: settings.files, ..FoundModel::default() };
     for (name, version_folder) in subfolders(folder)? {
         match name.parse::<u64>() {
             Ok(number) if number > 0 && !name.starts_with('0') => {
@@ -216,6 +236,17 @@ impl Scan {
         self.problems.push(problem);
     }
 
+    fn add_pushed(&mut self, name: String, pushed: FoundModel) {
+        let model = self.models.entry(name).or_default();
+        for (number, version) in pushed.versions {
+            if let Some(other) = model.versions.insert(number, version) {
+                let message = format!("the registry has another version {number}, which holds: take another number");
+                self.problems.push(Problem::new(&other.folder, message));
+            }
+            model.pushed.insert(number);
+        }
+    }
+
     fn add_lone_file(&mut self, file: &Path) {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = file.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
@@ -238,7 +269,8 @@ impl Scan {
         match found {
             Ok((settings, version)) => {
                 let versions = BTreeMap::from([(1, version)]);
-                self.models.insert(name, FoundModel { settings_files: settings.files, versions });
+                self.models
+                    .insert(name, FoundModel { settings_files: settings.files, versions, ..FoundModel::default() });
             }
             Err(error) => self.note_unreadable(name, Problem::unreadable(folder, &error)),
         }
@@ -406,5 +438,21 @@ mod tests {
     #[test]
     fn a_root_that_is_not_there_is_an_error() {
         assert!(scan(Path::new("/nowhere/at/all")).is_err());
+    }
+
+    #[test]
+    fn a_registrys_versions_come_beside_those_of_the_folder() {
+        let (root, registry) =
+            (make(&["a/model.toml", "a/1/model.onnx", "a/2/model.onnx"]), make(&["a/2/model.onnx", "b/1/model.onnx"]));
+        let found = scan_with(root.path(), Some(registry.path())).unwrap();
+        let (a, b) = (&found.models["a"], &found.models["b"]);
+        assert_eq!((a.versions.len(), &a.pushed, &b.pushed), (2, &BTreeSet::from([2]), &BTreeSet::from([1])));
+        assert_eq!(a.versions[&2].folder, registry.path().join("a/2"), "the registry's holds");
+        assert_eq!(a.versions[&1].files.len(), 2);
+        assert_eq!(a.versions[&2].files.len(), 1, "settings of the folder are not part of what was pushed");
+        assert!(found.problems[0].message.contains("another version 2"), "{:?}", found.problems);
+        let alone = scan_with(Path::new("/nowhere/at/all"), Some(registry.path())).unwrap();
+        assert_eq!(alone.models.keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(scan_with(Path::new("/nowhere/at/all"), Some(Path::new("/nowhere/either"))).is_err());
     }
 }

@@ -14,6 +14,7 @@ use tiltyard_types::{Error, ErrorKind, Result};
 use crate::catalog::Endpoint;
 use crate::endpoints::file::{self, Said};
 use crate::locks::calls::{Call, Caller};
+use crate::registry::promote;
 use crate::service::Service;
 use crate::writer::Report;
 use crate::{clock, deadlines, shadow};
@@ -80,13 +81,18 @@ where
             may_deploy(caller, &draft)?;
             service.rollouts.may_change(endpoint).await?;
             let report = service.writer.apply(draft, dry_run).await?;
+            if !dry_run {
+                tell_others(service, caller, endpoint).await?;
+            }
             Ok(form(&report, dry_run))
         }
         (&Method::DELETE, "") => {
             let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
             held.map_or(Ok(()), |held| may_deploy(caller, &held))?;
             service.rollouts.may_change(endpoint).await?;
-            service.writer.remove_plan(endpoint).await.map(|report| form(&report, false))
+            let report = service.writer.remove_plan(endpoint).await?;
+            tell_others(service, caller, endpoint).await?;
+            Ok(form(&report, false))
         }
         (&Method::POST, "rollback") => {
             let to = revision(&read(body).await?)?;
@@ -98,13 +104,24 @@ where
             }
             let back = service.writer.plans.load().endpoints.back(endpoint, to)?;
             may_deploy(caller, &back)?;
+            service.rollouts.may_share()?;
             // By its number, so that it is the one that was asked about.
-            service.writer.roll_back(endpoint, Some(back.revision)).await.map(|report| form(&report, false))
+            let report = service.writer.roll_back(endpoint, Some(back.revision)).await?;
+            tell_others(service, caller, endpoint).await?;
+            promote::note_rollback(service, caller, endpoint).await;
+            Ok(form(&report, false))
         }
         _ => Err(Error::not_found(format!(
             "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, GET of …/shadows, or POST to …/rollback or …/rollout"
         ))),
     }
+}
+
+/// Tells the other replicas which plan somebody has made hold.
+pub(super) async fn tell_others(service: &Service, caller: Option<&Caller>, endpoint: &str) -> Result<()> {
+    let plan = service.writer.plans.load().endpoints.plan(endpoint).cloned();
+    let by = caller.map_or_else(|| "somebody".to_owned(), |caller| caller.name.clone());
+    service.rollouts.share(endpoint, plan.as_deref().cloned(), by).await
 }
 
 /// Fails where a caller may not change what answers for the models of a plan.
@@ -134,7 +151,8 @@ fn revision(body: &[u8]) -> Result<Option<u64>> {
     }
 }
 
-async fn read<B>(body: B) -> Result<Bytes>
+/// What was sent, within bounds of size and time.
+pub(super) async fn read<B>(body: B) -> Result<Bytes>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,

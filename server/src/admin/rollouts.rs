@@ -14,7 +14,7 @@ use crate::endpoints::{differences, file};
 use crate::locks::calls::{Call, Caller};
 use crate::rollouts::declared::{Begun, begun};
 use crate::rollouts::written::{Declared, Written};
-use crate::rollouts::{aim, begin};
+use crate::rollouts::{aim, begin, hold};
 use crate::service::Service;
 use crate::writer::Report;
 
@@ -77,8 +77,7 @@ pub(super) fn list(service: &Service) -> Value {
 async fn start(service: &Service, caller: Option<&Caller>, endpoint: &str, body: &[u8]) -> Result<Value> {
     let written: Written = file::parse(text_of(body)?)?;
     written.names(Some(endpoint))?;
-    let prepared = Prepared::of(service, caller, endpoint, &written).await?;
-    prepared.begin(service, None, named(caller)).await
+    begin_for(service, caller, endpoint, &written).await
 }
 
 /// Begins what is declared, where that has not begun yet, or tells what became of it.
@@ -116,6 +115,17 @@ fn applied(endpoint: &str, id: Value, (outcome, why): (&str, &str), report: &Rep
         "endpoint": endpoint, "rollout": id, "outcome": outcome, "why": why, "changes": changes, "loads": loads,
         "dry_run": dry_run,
     })
+}
+
+/// Begins a rollout for somebody, as far as they may. Answers how it stands.
+pub(crate) async fn begin_for(
+    service: &Service,
+    caller: Option<&Caller>,
+    endpoint: &str,
+    written: &Written,
+) -> Result<Value> {
+    let prepared = Prepared::of(service, caller, endpoint, written).await?;
+    prepared.begin(service, None, named(caller)).await
 }
 
 /// A rollout that could begin.
@@ -168,7 +178,11 @@ pub(super) async fn roll_back(
     // The rollout's thread asks for the same: whoever comes second finds it so.
     let ended = service.writer.apply(aim::before(&held), false).await?;
     let report = match to {
-        Some(to) => service.writer.roll_back(endpoint, Some(to)).await?,
+        Some(to) => {
+            let back = service.writer.roll_back(endpoint, Some(to)).await?;
+            super::endpoints::tell_others(service, caller, endpoint).await?;
+            back
+        }
         None => ended,
     };
     Ok(form(&Report { before: Some(held.revision), ..report }, false))
@@ -186,8 +200,13 @@ fn may_change(service: &Service, caller: Option<&Caller>, endpoint: &str) -> Res
 fn may_pass_gates(service: &Service, caller: Option<&Caller>, endpoint: &str, command: Command) -> Result<()> {
     let is_past = matches!(command, Command::Step | Command::Promote);
     match caller.filter(|_| is_past) {
-        Some(caller) if !gates(&service.rollouts.of(endpoint)?).is_empty() => caller.may(Call::Approve(endpoint)),
-        _ => Ok(()),
+        Some(caller) => {
+            let form = service.rollouts.of(endpoint)?;
+            // That of drift stands in nobody's way while it holds nobody.
+            let is_shut = |gate: &&str| **gate != *hold::GATE || !form["held"].is_null();
+            if gates(&form).iter().any(is_shut) { caller.may(Call::Approve(endpoint)) } else { Ok(()) }
+        }
+        None => Ok(()),
     }
 }
 

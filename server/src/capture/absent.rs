@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tiltyard_runtime::job::Answer;
 use tiltyard_types::{Error, NamedTensor, Result};
 
@@ -17,6 +18,9 @@ pub enum Captures {}
 #[derive(Debug)]
 pub enum Captured {}
 
+/// There are none.
+pub enum Rules {}
+
 /// There is none.
 pub enum Begun {}
 
@@ -30,12 +34,29 @@ impl Captures {
     }
 
     /// Never called.
+    pub fn read(&self, _config: &Config) -> Result<Rules, String> {
+        match *self {}
+    }
+
+    /// Never called.
+    pub fn take(&self, _rules: Rules, _catalog: &Catalog) {
+        match *self {}
+    }
+
+    /// Never called.
     pub fn prepare(&self, _catalog: &Catalog) {
         match *self {}
     }
 
     /// Never called.
-    pub fn begin(self: &Arc<Self>, _: &Arc<Arm>, _: Accepted, _: Option<u64>, _: &[NamedTensor]) -> Option<Begun> {
+    pub fn begin(
+        self: &Arc<Self>,
+        _: &Arc<Arm>,
+        _: Accepted,
+        _: Option<u64>,
+        _: &[NamedTensor],
+        _: &HeaderMap,
+    ) -> Option<Begun> {
         match **self {}
     }
 

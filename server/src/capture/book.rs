@@ -9,22 +9,35 @@
 //! hash = ["input_customer"]
 //! redact = ["input_note"]
 //! drop = ["input_name"]
+//! headers = ["x-channel"]            # columns header_x-channel
+//! subject = { header = "x-customer" }  # or { input = "customer" }: rows are encrypted, and can be erased
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION};
 use serde::Deserialize;
 use tiltyard_capture::{Action, Rules};
+
+use super::subject::Subject;
 
 const MILLION: f64 = 1e6;
 
 /// The rules of endpoints.
 #[derive(Debug, Default)]
-pub(super) struct Book {
-    of: BTreeMap<String, Rules>,
-    /// Those of all others: everything, as it is.
-    others: Rules,
+pub struct Book {
+    of: BTreeMap<String, Said>,
+    /// Of all others: everything, as it is.
+    others: Said,
+}
+
+/// What the file says of an endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    pub(super) rules: Rules,
+    pub(super) headers: Vec<HeaderName>,
+    pub(super) subject: Option<Subject>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,29 +51,57 @@ struct Written {
     redact: Vec<String>,
     #[serde(default)]
     hash: Vec<String>,
+    #[serde(default)]
+    headers: Vec<String>,
+    subject: Option<Subject>,
 }
 
 impl Book {
-    /// Reads the file, where there is one. `key` is asked for the key of hashes where something is to be hashed.
-    pub(super) fn open(file: Option<&Path>, key: impl Fn() -> Result<[u8; 32], String>) -> Result<Book, String> {
+    /// Reads the file, where there is one. `key` is asked for the key of hashes where something is to be hashed; `can_seal` says
+    /// whether there is a master key.
+    pub(super) fn open(
+        file: Option<&Path>,
+        can_seal: bool,
+        key: impl Fn() -> Result<[u8; 32], String>,
+    ) -> Result<Book, String> {
         let Some(path) = file else { return Ok(Book::default()) };
         let of_file = |what: String| format!("capture_rules: {}: {what}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| of_file(error.to_string()))?;
-        Book::read(&text, key).map_err(of_file)
+        Book::read(&text, can_seal, key).map_err(of_file)
     }
 
-    fn read(text: &str, key: impl Fn() -> Result<[u8; 32], String>) -> Result<Book, String> {
+    fn read(text: &str, can_seal: bool, key: impl Fn() -> Result<[u8; 32], String>) -> Result<Book, String> {
         let tables: BTreeMap<String, Written> = toml::from_str(text).map_err(|error| error.to_string())?;
         let mut book = Book::default();
         for (endpoint, written) in tables {
-            let rules = rules(&endpoint, written, &key)?;
-            book.of.insert(endpoint, rules);
+            if written.subject.is_some() && !can_seal {
+                return Err(format!(
+                    "[{endpoint}] subject: rows are encrypted for it, and there is no master key: set capture_key_file"
+                ));
+            }
+            let headers = written.headers.iter().map(|name| header(&endpoint, name)).collect::<Result<_, _>>()?;
+            let subject = written.subject.clone();
+            if let Some(Subject::Header(name)) = &subject {
+                header(&endpoint, name)?;
+            }
+            let said = Said { rules: rules(&endpoint, written, &key)?, headers, subject };
+            book.of.insert(endpoint, said);
         }
         Ok(book)
     }
 
-    pub(super) fn of(&self, endpoint: &str) -> &Rules {
+    pub(super) fn of(&self, endpoint: &str) -> &Said {
         self.of.get(endpoint).unwrap_or(&self.others)
+    }
+}
+
+/// A header that may be captured.
+fn header(endpoint: &str, name: &str) -> Result<HeaderName, String> {
+    let wrong = |why: &str| format!("[{endpoint}] header {name:?}: {why}");
+    let name: HeaderName = name.parse().map_err(|_| wrong("expected a name such as x-channel"))?;
+    match [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(&name) {
+        true => Err(wrong("holds credentials, which are never captured")),
+        false => Ok(name),
     }
 }
 
@@ -100,17 +141,18 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Book, String> {
-        Book::read(text, || Ok([7; 32]))
+        Book::read(text, false, || Ok([7; 32]))
     }
 
     #[test]
     fn an_endpoint_has_its_own_rules_and_others_none() {
         let book = read("[risk]\nsample = 0.25\ncolumns = [\"input_age\"]\nhash = [\"input_age\"]").expect("rules");
-        let risk = book.of("risk");
+        let risk = &book.of("risk").rules;
         assert_eq!(risk.sample_per_million, 250_000);
         assert_eq!(risk.actions.get("input_age"), Some(&Action::Hash));
         assert_eq!((risk.key, keeps_all(risk)), (Some([7; 32]), false));
-        assert!(keeps_all(book.of("other")) && book.of("other").sample_per_million == 1_000_000);
+        let other = &book.of("other").rules;
+        assert!(keeps_all(other) && other.sample_per_million == 1_000_000);
     }
 
     #[test]
@@ -119,6 +161,10 @@ mod tests {
             ("[risk]\nsamples = 1", "samples"),
             ("[risk]\nsample = 2.0", "from 0 to 1, got 2"),
             ("[risk]\ndrop = [\"a\"]\nhash = [\"a\"]", "\"a\" is named twice"),
+            ("[risk]\nheaders = [\"Cookie\"]", "credentials"),
+            ("[risk]\nheaders = [\"a b\"]", "expected a name"),
+            ("[risk]\nsubject = { header = \"x-customer\" }", "capture_key_file"),
+            ("[risk]\nsubject = { output = \"y\" }", "unknown variant"),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.contains(told), "{error}");

@@ -19,7 +19,7 @@ pub(super) fn of(deployment: &Deployment) -> Layout {
         field(spec, names)
     });
     let outputs = signature.outputs.iter().filter_map(|spec| field(spec, Vec::new()));
-    Layout { inputs: inputs.collect(), outputs: outputs.collect(), headers: Vec::new() }
+    Layout { inputs: inputs.collect(), outputs: outputs.collect(), ..Layout::default() }
 }
 
 /// `None` for a tensor of any number of axes: its records say it themselves.

@@ -6,7 +6,7 @@
 mod batch;
 mod columns;
 mod contender;
-mod dates;
+pub(super) mod dates;
 mod gate;
 mod history;
 mod options;

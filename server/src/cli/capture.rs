@@ -1,4 +1,8 @@
-//! Is what was captured still what was written?
+//! Is what was captured still what was written, how is it read by those who have the keys, and how is a person's part destroyed?
+
+mod erase;
+mod export;
+pub(super) mod source;
 
 use clap::{ArgMatches, Command};
 use serde_json::json;
@@ -22,12 +26,23 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(verify)
+        .subcommand(erase::command())
+        .subcommand(export::export_command())
+        .subcommand(export::read_command())
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
-    let Some(("verify", matches)) = matches.subcommand() else {
-        return Err(Failure::usage("expected `tiltyard capture verify`"));
-    };
+    let done = |()| Exit::Done;
+    match matches.subcommand() {
+        Some(("verify", matches)) => check(matches),
+        Some(("erase", matches)) => erase::run(matches).map(done),
+        Some(("export", matches)) => export::export(matches).map(done),
+        Some(("read", matches)) => export::read(matches).map(done),
+        _ => Err(Failure::usage("expected `tiltyard capture verify`, erase, export or read")),
+    }
+}
+
+fn check(matches: &ArgMatches) -> Result<Exit, Failure> {
     let loaded = settings::load(matches)?;
     settings::warn(&loaded);
     let folder = folder(&loaded.config);

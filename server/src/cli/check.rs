@@ -23,7 +23,7 @@ use crate::writer::PlanSources;
 use crate::{admin, start};
 
 /// The settings that decide what would be served.
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 12] = [
     "engines",
     "ort_lib",
     "data_dir",
@@ -34,6 +34,8 @@ const SETTINGS: [&str; 10] = [
     "batch_delay_max",
     "queue_rows_max",
     "strict",
+    "signing",
+    "signing_keys",
 ];
 
 /// How often is looked whether all is loaded.
@@ -123,6 +125,9 @@ impl Report {
             if version["state"] != "READY" {
                 report.problems.push((place, text(version, "reason")));
                 continue;
+            }
+            if let Some(why) = version["made_by_nobody"].as_str() {
+                report.notes.push((place.clone(), format!("nobody who is trusted has signed it: {why}")));
             }
             if version["batch_rows_max"].as_u64().is_some_and(|rows| rows <= 1) {
                 let reason = text(version, "batch_reason");

@@ -36,6 +36,11 @@ pub(crate) fn flags() -> impl Iterator<Item = Arg> {
 }
 
 impl Credentials {
+    /// A token, and the system's authorities.
+    pub(super) fn of_token(token: &str) -> Credentials {
+        Credentials { token: Some(token.trim().to_owned()), ..Credentials::default() }
+    }
+
     /// What flags and variables say. Fails on a file of a token that cannot be read.
     pub(crate) fn of(matches: &ArgMatches) -> Result<Credentials, Failure> {
         let [token_file, ca, certificate, key] = FLAGS.map(|(name, in_environment, _)| {

@@ -1,10 +1,16 @@
 //! What is a model's traffic compared with, and how does it stand?
 
+mod importance;
+mod page;
+mod replicas;
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use serde_json::Value;
+use tiltyard_drift::baseline::Baseline;
 
 use super::credentials::Credentials;
 use super::exit::{Exit, Failure};
@@ -14,7 +20,10 @@ use super::predict::{ModelName, parse_model, score_rows, start};
 use super::settings::{self, ENGINE_SETTINGS};
 use super::status::address;
 use super::target::{Http, Named, admin_flag, ask, server_flags};
+use crate::clock;
+use crate::config::Config;
 use crate::drift::{baseline_file, baseline_of};
+use crate::local::Local;
 
 const EXAMPLES: &str = "\
 A baseline is made by asking the model about the rows of a file, so that its answers are part of it. It is kept in the data \
@@ -22,9 +31,12 @@ folder of this user, where a server finds it within a second; give --to to have 
 
 Examples:
   tiltyard drift baseline risk --file validation.csv
+  tiltyard drift baseline risk --file validation.csv --importance explain
   tiltyard drift baseline risk@2 --file validation.csv --models ./models --data-dir /var/lib/tiltyard
   tiltyard drift report
   tiltyard drift report risk --all --output json
+  tiltyard drift report --html drift.html
+  tiltyard drift report --admin http://a:8002 --merge http://b:8002,http://c:8002
 
 The exit code of report is 1 where anything is in ALERT.";
 
@@ -47,6 +59,12 @@ pub(crate) fn command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Write it here, instead of into the data folder"),
         )
+        .arg(
+            Arg::new("importance")
+                .long("importance")
+                .value_name("PATH")
+                .help("How much columns matter beside others: JSON or CSV of columns and numbers; or explain, as the model's explanations say"),
+        )
         .args(settings::flags(&["models"]))
         .args(settings::flags(&ENGINE_SETTINGS));
     let report = Command::new("report")
@@ -57,6 +75,21 @@ pub(crate) fn command() -> Command {
                 .long("all")
                 .action(clap::ArgAction::SetTrue)
                 .help("Every column, not only those that are not as expected"),
+        )
+        .arg(
+            Arg::new("html")
+                .long("html")
+                .value_name("PATH")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write it as a page with charts, which needs nothing else, instead of telling it here"),
+        )
+        .arg(
+            Arg::new("merge")
+                .long("merge")
+                .value_name("URL")
+                .value_delimiter(',')
+                .action(clap::ArgAction::Append)
+                .help("The admin address of another replica, whose rows are added; may be given several times"),
         )
         .args(server_flags())
         .arg(admin_flag());
@@ -80,26 +113,22 @@ fn baseline(matches: &ArgMatches) -> Result<(), Failure> {
     let model: ModelName = parse_model(matches.get_one::<String>("model").map_or("", String::as_str))?;
     let path = matches.get_one::<PathBuf>("file").cloned().unwrap_or_default();
     let question = input::read_file(&path)?;
+    let importance = matches.get_one::<String>("importance").map(String::as_str);
+    let is_explained = importance == Some(importance::EXPLAIN);
+    let read = importance.filter(|_| !is_explained).map(|path| importance::read(Path::new(path))).transpose()?;
     let loaded = settings::load(matches)?;
     settings::warn(&loaded);
     let config = loaded.config.clone();
     let local = start(loaded.config, &model)?;
     let drifts = &local.service().inference.drifts;
     drifts.record();
-    match question {
-        Question::Csv(csv) => {
-            let columns = Columns::of(&ask(&local, "GET", &model.path("v2"), Vec::new())?);
-            score_rows(&local, &model, None, csv.rows(&columns)?)?;
-        }
-        Question::Rows(rows) => {
-            let total = rows.len() as u64;
-            score_rows(&local, &model, Some(total), rows.into_iter().map(Ok))?;
-        }
-        Question::Score(body) => drop(ask(&local, "POST", &format!("{}/score", model.path("v1")), body)?),
-        Question::Infer(body) => drop(ask(&local, "POST", &format!("{}/infer", model.path("v2")), body)?),
-    }
+    ask_rows(&local, &model, question)?;
     let seen = drifts.recorded();
-    let baseline = baseline_of(&seen).map_err(Failure::failed)?;
+    let importance = match is_explained {
+        true => importance::explained(&local, &model, input::read_file(&path)?)?,
+        false => read.unwrap_or_default(),
+    };
+    let baseline = baseline_of(&seen, &importance).map_err(Failure::failed)?;
     let arm = seen.first().map(|seen| &seen.arm).ok_or_else(|| Failure::failed("no row was answered"))?;
     let path = matches.get_one::<PathBuf>("to").cloned().unwrap_or_else(|| baseline_file(&config, arm));
     let broken = |error: std::io::Error| Failure::failed(format!("cannot write {}: {error}", path.display()));
@@ -111,7 +140,7 @@ fn baseline(matches: &ArgMatches) -> Result<(), Failure> {
     let told = serde_json::json!({
         "model": identity.model, "version": identity.version.to_string(), "artifact": identity.artifact.to_string(),
         "rows": facts.rows, "features": facts.features.len(), "left_out": facts.left_out,
-        "digest": baseline.digest().to_string(), "file": path.display().to_string(),
+        "matter_most": importance::told(&importance), "digest": baseline.digest().to_string(), "file": path.display().to_string(),
     });
     match Form::of(matches) {
         Form::Json => output::print_json(&told),
@@ -132,23 +161,65 @@ fn baseline(matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-fn report(matches: &ArgMatches) -> Result<Exit, Failure> {
-    let http = Http::new(address(&Named::of(matches)?)?, &Credentials::of(matches)?)?;
-    let answer = ask(&http, "GET", "/admin/drift", Vec::new())?;
-    let mut all: Vec<Value> = serde_json::from_slice(&answer)
-        .map_err(|error| Failure::failed(format!("the answer is not that of a Tiltyard server: {error}")))?;
-    if let Some(model) = matches.get_one::<String>("model") {
-        all.retain(|one| one["model"].as_str() == Some(model));
-        if all.is_empty() {
-            return Err(Failure::failed(format!(
-                "nothing is known of the drift of model {model:?}: is it served, and is drift on?"
-            )));
+/// Asks a model about all rows.
+fn ask_rows(local: &Local, model: &ModelName, question: Question) -> Result<(), Failure> {
+    match question {
+        Question::Csv(csv) => {
+            let columns = Columns::of(&ask(local, "GET", &model.path("v2"), Vec::new())?);
+            score_rows(local, model, None, csv.rows(&columns)?)?;
         }
+        Question::Rows(rows) => {
+            let total = rows.len() as u64;
+            score_rows(local, model, Some(total), rows.into_iter().map(Ok))?;
+        }
+        Question::Score(body) => drop(ask(local, "POST", &format!("{}/score", model.path("v1")), body)?),
+        Question::Infer(body) => drop(ask(local, "POST", &format!("{}/infer", model.path("v2")), body)?),
+    }
+    Ok(())
+}
+
+/// A version's baseline, made of the rows in a file.
+pub(super) fn made_of(config: Config, model: &ModelName, file: &Path) -> Result<Baseline, Failure> {
+    let question = input::read_file(file)?;
+    let local = start(config, model)?;
+    let drifts = &local.service().inference.drifts;
+    drifts.record();
+    ask_rows(&local, model, question)?;
+    baseline_of(&drifts.recorded(), &BTreeMap::new()).map_err(Failure::failed)
+}
+
+fn report(matches: &ArgMatches) -> Result<Exit, Failure> {
+    let credentials = Credentials::of(matches)?;
+    let http = Http::new(address(&Named::of(matches)?)?, &credentials)?;
+    let model = matches.get_one::<String>("model").map(String::as_str);
+    let (others, html) = (matches.get_many::<String>("merge"), matches.get_one::<PathBuf>("html"));
+    let is_raw = others.is_some() || html.is_some();
+    let mut all = replicas::fetch(&http, model, is_raw)?;
+    if let Some(others) = others {
+        let mut replicas = vec![all];
+        for other in others {
+            let told = replicas::fetch(&Http::new(other, &credentials)?, model, true);
+            replicas.push(told.map_err(|failure| failure.at(other))?);
+        }
+        all = replicas::merged(replicas, clock::unix_ms())?;
+    }
+    if let Some(model) = model.filter(|_| all.is_empty()) {
+        return Err(Failure::failed(format!(
+            "nothing is known of the drift of model {model:?}: is it served, and is drift on?"
+        )));
+    }
+    if let Some(path) = html {
+        let page = page::of(&all, matches.get_flag("all"), clock::unix_ms())?;
+        fs::write(path, page).map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+    }
+    for one in &mut all {
+        one.as_object_mut().map(|form| form.remove("raw"));
     }
     let is_alert = |one: &Value| ["level", "inputs", "outputs"].iter().any(|key| one[key].as_str() == Some("alert"));
     let exit = if all.iter().any(is_alert) { Exit::Failed } else { Exit::Done };
     match Form::of(matches) {
         Form::Json => output::print_json(&Value::Array(all))?,
+        Form::Table if html.is_some() => {}
         Form::Table => output::print(&listing(&all, matches.get_flag("all")))?,
     }
     Ok(exit)
@@ -210,6 +281,8 @@ mod tests {
         check("drift baseline risk --file v.csv", true);
         check("drift baseline risk@2 --file v.csv --models m --data-dir d --to b.json", true);
         check("drift report risk --all", true);
+        check("drift report --html d.html --merge http://b:8002,http://c:8002 --merge http://d:8002", true);
+        check("drift baseline risk --file v.csv --importance explain", true);
         check("drift baseline risk", false);
         check("drift", false);
     }

@@ -1,6 +1,8 @@
 //! Which command was asked for, and how does the process end?
 
+mod alerts;
 mod apply;
+mod audit;
 mod backtest;
 mod bench;
 #[cfg(feature = "record")]
@@ -10,7 +12,7 @@ mod check;
 mod completions;
 mod config;
 mod credentials;
-mod demo;
+pub(crate) mod demo;
 mod drift;
 mod endpoints;
 mod engine;
@@ -21,7 +23,12 @@ mod models;
 mod output;
 mod predict;
 mod progress;
+#[cfg(feature = "record")]
+mod prove;
+mod registry;
 mod reload;
+#[cfg(feature = "record")]
+mod replay;
 mod rollback;
 mod rollout;
 pub(crate) mod serve;
@@ -61,9 +68,15 @@ Examples:
   tiltyard engine install onnxruntime           bring the faster engine
   tiltyard backtest --rows history.csv …        two versions on rows whose labels are known
   tiltyard rollout plan --preview --rate 100    how long it takes to judge a challenger
+  tiltyard replay --to risk@5 --models ./models  ask another version what was captured, and compare
+  tiltyard prove PREDICTION_ID                  show that a prediction is on record, and run it again
   tiltyard feedback labels.csv --endpoint risk  say what became of rows that were answered
   tiltyard drift baseline risk --file val.csv   watch whether traffic is what a model was made for
+  tiltyard alerts                               what is not as it should be
   tiltyard demo compete                         see models compete, in a minute or two
+  tiltyard push risk model.onnx                 put a version into the registry
+  tiltyard promote risk@3 --to prod             have it answer, once all that is asked of it is so
+  tiltyard history risk                         which version answered when, and who approved it
   tiltyard token new app scorer:risk            a token for a caller of one model
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 server unreachable, 4 refused by policy, 5 rolled back.";
@@ -111,6 +124,9 @@ fn command() -> Command {
         .subcommand(demo::command())
         .subcommand(feedback::command())
         .subcommand(drift::command())
+        .subcommands(registry::commands())
+        .subcommand(audit::command())
+        .subcommand(alerts::command())
         .subcommand(check::command())
         .subcommand(bench::command())
         .subcommand(engine::command())
@@ -119,7 +135,7 @@ fn command() -> Command {
         .subcommand(completions::command())
         .after_help(HELP_END);
     #[cfg(feature = "record")]
-    let command = command.subcommand(capture::command());
+    let command = command.subcommand(capture::command()).subcommand(replay::command()).subcommand(prove::command());
     command
 }
 
@@ -172,7 +188,13 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("demo", matches)) => demo::run(matches),
         #[cfg(feature = "record")]
         Some(("capture", matches)) => capture::run(matches).map(Into::into),
+        #[cfg(feature = "record")]
+        Some(("replay", matches)) => replay::run(matches).map(Into::into),
+        #[cfg(feature = "record")]
+        Some(("prove", matches)) => prove::run(matches).map(Into::into),
         Some(("drift", matches)) => drift::run(matches).map(Into::into),
+        Some(("audit", matches)) => audit::run(matches).map(done),
+        Some(("alerts", matches)) => alerts::run(matches).map(Into::into),
         Some(("feedback", matches)) => feedback::run(matches).map(done),
         Some(("check", matches)) => check::run(matches).map(done),
         Some(("bench", matches)) => bench::run(matches).map(done),
@@ -180,7 +202,10 @@ fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Some(("config", matches)) => config::run(matches).map(done),
         Some(("token", matches)) => token::run(matches).map(done),
         Some(("completions", matches)) => completions::run(matches).map(done),
-        Some((unknown, _)) => Err(Failure::usage(format!("unknown command {unknown:?}"))),
+        Some((name, matches)) => match registry::run(name, matches) {
+            Some(ran) => ran.map(done),
+            None => Err(Failure::usage(format!("unknown command {name:?}"))),
+        },
     }
 }
 
@@ -255,6 +280,9 @@ mod tests {
         check("tiltyard endpoints", "endpoints");
         check("tiltyard endpoints remove risk", "endpoints");
         check("tiltyard feedback labels.csv --endpoint risk --output json", "feedback json");
+        check("tiltyard replay --to risk@5 --models m --fail-over 0.01 --output json", "replay json");
+        check("tiltyard prove 01920000-0000-7000-8000-0000000000ab:0 --models m --output json", "prove json");
+        check("tiltyard capture erase --key ann --capture-key-file k", "capture");
         check("tiltyard rollout assign risk --key k --file risk.toml", "rollout");
         check("tiltyard demo compete --report r.html --output json", "demo json");
         check("tiltyard demo server --http-port 0 --remove f", "demo");

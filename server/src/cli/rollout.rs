@@ -11,6 +11,8 @@ use clap::{ArgMatches, Command};
 
 use super::exit::Failure;
 
+pub(super) use self::start::read_steps;
+
 pub(crate) fn command() -> Command {
     Command::new("rollout")
         .about("Have versions compete, see how they do, and prove how they did")

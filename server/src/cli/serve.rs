@@ -70,6 +70,7 @@ async fn serve(loaded: Loaded, logs: Logs, handed: Vec<(Purpose, Socket)>, read:
     let service = start::start(&config, start::plans(&config)?, logs)?;
     locks::follow(tls.clone(), service.access.clone())
         .map_err(|error| format!("a thread cannot be started: {error}"))?;
+    service.alerts.start(&service).map_err(|error| format!("a thread cannot be started: {error}"))?;
     for warning in locks::warnings(&config) {
         tracing::warn!("{warning}");
     }

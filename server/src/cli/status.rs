@@ -9,6 +9,7 @@ use super::credentials::Credentials;
 use super::exit::Failure;
 use super::models::text;
 use super::output::{self, Form, Table, short_digest};
+use super::rollout;
 use super::target::{Http, Named, admin_flag, ask, server_flags};
 use super::traffic;
 use crate::clock;
@@ -83,6 +84,18 @@ pub(super) fn fetch(http: &Http) -> Result<Value, Failure> {
     }
 }
 
+/// How the replicas do that share a registry.
+fn fleet(fleet: &Value) -> String {
+    if fleet.is_null() {
+        return String::new();
+    }
+    let replicas = rollout::status::replicas(versions(fleet, "replicas"));
+    match fleet["trouble"].as_str() {
+        Some(trouble) => format!("It is replica {}. {trouble}.\n", text(fleet, "replica")),
+        None => format!("It is replica {} of {}: {replicas}.\n", text(fleet, "replica"), text(fleet, "registry")),
+    }
+}
+
 /// The versions that a status or a list of changes holds.
 pub(super) fn versions<'a>(form: &'a Value, key: &str) -> &'a [Value] {
     form[key].as_array().map_or(&[], Vec::as_slice)
@@ -95,7 +108,7 @@ fn listing(status: &Value, now_ms: u64) -> String {
         _ => "is starting",
     };
     let (all, endpoints) = (versions(status, "versions"), versions(status, "endpoints"));
-    let mut listing = format!("The server {word}.\n{}", store(&status["store"], now_ms));
+    let mut listing = format!("The server {word}.\n{}{}", store(&status["store"], now_ms), fleet(&status["fleet"]));
     if all.is_empty() {
         return listing + "It has no models.\n";
     }

@@ -121,6 +121,16 @@ impl Http {
         self.answer(with(request, self.authorized()).send(body))
     }
 
+    /// Puts so many bytes from a reader to a server, and asks for the body of a good answer. How long they travel is bounded by
+    /// nothing but the wait for each part of them.
+    pub(crate) fn put_file(&self, path: &str, mut from: impl std::io::Read, size: u64) -> Result<Vec<u8>, Failure> {
+        let request = with(self.agent.put(format!("{}{path}", self.address)), self.authorized());
+        let request = request.content_type("application/octet-stream").header("content-length", size.to_string());
+        let request = request.config().timeout_global(None).timeout_recv_response(Some(ANSWER_MAX)).build();
+        let (status, body) = self.answer(request.send(ureq::SendBody::from_reader(&mut from)))?;
+        good(status, body)
+    }
+
     fn authorized(&self) -> Option<(&str, &str)> {
         self.authorization.as_deref().map(|value| ("authorization", value))
     }

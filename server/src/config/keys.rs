@@ -9,8 +9,8 @@ use std::time::Duration;
 use tiltyard_runtime::repository::policy::VersionPolicy;
 
 use super::kinds::{
-    self, Algorithm, Amount, CaptureMode, ClientAuth, DriftMode, Form, Host, LogFormat, LogLevel, ModelControl,
-    OnFailure, OpenCall,
+    self, AlertsForm, Algorithm, Amount, CaptureMode, ClientAuth, DriftMode, Form, Host, LogFormat, LogLevel,
+    ModelControl, OnFailure, OpenCall, Signing,
 };
 use super::{ConfigError, RawConfig};
 use crate::clients::ClientKey;
@@ -132,6 +132,12 @@ keys! {
              its requests. Files are followed as models are.";
         strict: bool = BOOLEAN, Text("false"),
             "Refuse to start when a model fails to load, instead of serving the others.";
+        signing: Signing = SIGNING, Text("off"),
+            "Whether models have to be signed: off asks nobody, report tells which are, require serves no version whose model.sig \
+             does not hold.";
+        signing_keys: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "Whose signatures on models count: a file of public keys and of authorities' certificates, in PEM, or a folder of \
+             such files.";
         webhook_url: Option<String> = OPTIONAL_TEXT, Text(""),
             "Who is told of the verdicts of rollouts, and asked where a gate's name begins with webhook: a URL, over https:// \
              unless it is on this machine.";
@@ -279,6 +285,21 @@ keys! {
             "What the inputs and outputs of versions are compared with: off; baseline, for those that have one, made by `tiltyard \
              drift baseline`; or traffic, where the first 20,000 rows of at least a day become one where there is none.";
     }
+    "Alerts" {
+        alerts: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file of rules, by which somebody is told that something is not as it should be. Without one, drift, errors, the \
+             capture, the log and dates of review are watched.";
+        alerts_webhook: Option<String> = OPTIONAL_TEXT, Text(""),
+            "Who is told of alerts: a URL, over https:// unless it is on this machine.";
+        alerts_webhook_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file with that URL, where it is a secret itself, as those of chats are.";
+        alerts_form: AlertsForm = ALERTS_FORM, Text("tiltyard"),
+            "What the webhook wants to read: tiltyard, as docs/alerts.md has it; alertmanager; or slack, a text.";
+        alerts_token_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file with a token that the webhook is sent, as `Authorization: Bearer`.";
+        alerts_ca: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The authorities for connections to the webhook, in PEM, where they are not those of the system.";
+    }
     "Capture" {
         capture: CaptureMode = CAPTURE_MODE, Text("off"),
             "Whether requests and answers are put on record, as rows in Parquet files: off; on, where no request waits for it and \
@@ -287,7 +308,15 @@ keys! {
             "The folder of the record, which one process at a time has. Where it is not said, capture in data_dir.";
         capture_rules: Option<PathBuf> = OPTIONAL_PATH, Text(""),
             "A file with a table for each endpoint of which not everything is captured as it is: sample, columns, drop, redact, \
-             hash.";
+             hash, headers, subject. It is read again by a reload.";
+        capture_key_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The file with the master key, 32 bytes or 64 hexadecimal digits, of endpoints whose rules name a subject: their rows are \
+             encrypted under keys of each subject, which it wraps. Keep it elsewhere than the record.";
+        capture_sink: Option<String> = OPTIONAL_TEXT, Text(""),
+            "Who gets captured requests and responses as CloudEvents, as KServe's logger posts them: a URL.";
+        capture_store: Option<PathBuf> = OPTIONAL_PATH_OR_URL, Text(""),
+            "Where finished segments are copied to: s3://, gs://, az://, a server's URL, or another folder. Credentials are those of \
+             models from a store.";
         capture_ring_bytes: usize = SIZE, Text("256MiB"),
             "The file that holds what is in no segment yet. It is mapped into memory, and made as large as this at once.";
         capture_segment_time: Duration = DURATION_ABOVE_ZERO, Text("60s"),
@@ -300,7 +329,28 @@ keys! {
     "Files" {
         config: Option<PathBuf> = OPTIONAL_PATH, Text(""),
             "The file of settings. Not a key of that file.";
+        registry_store: Option<PathBuf> = OPTIONAL_PATH_OR_URL, Text(""),
+            "Where replicas that share a registry have the files of versions: a folder on a disk that all of them reach, or the \
+             URL of a store, such as s3://bucket/versions. Without it each has what was pushed to it.";
+        lineage_url: Option<String> = OPTIONAL_TEXT, Text(""),
+            "Where OpenLineage events of pushes, promotions and endpoints' plans are sent: the whole URL, as that of \
+             Marquez ends with /api/v1/lineage.";
+        lineage_token_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "A file with a token that lineage_url is sent, as `Authorization: Bearer`.";
+        environment: String = TEXT, Text("prod"),
+            "The environment of the registry whose versions this server has answer: dev, staging, prod, or another that was \
+             declared.";
         data_dir: PathBuf = PATH, DataHome,
             "The folder for what the server remembers between runs.";
+    }
+    "Fleet" {
+        registry: Option<String> = OPTIONAL_TEXT, Text(""),
+            "The database that the replicas of one fleet share, such as postgres://tiltyard@db/tiltyard: a rollout then has one \
+             verdict for all. Without it this process is the only one, and what it must remember is in data_dir.";
+        registry_password_file: Option<PathBuf> = OPTIONAL_PATH, Text(""),
+            "The file with the password for the registry, which its URL must not have.";
+        replica: Option<String> = OPTIONAL_TEXT, Text(""),
+            "What this replica is called among the others. Where it is not said, the machine's name and some random digits that \
+             stay the same.";
     }
 }

@@ -148,6 +148,9 @@ pub(super) const OPTIONAL_PATH: Kind<Option<PathBuf>> = Kind {
     parse: |text| Some((!text.is_empty()).then(|| PathBuf::from(text))),
 };
 
+pub(super) const OPTIONAL_PATH_OR_URL: Kind<Option<PathBuf>> =
+    Kind { expected: "a path, the URL of a store, or nothing for none", ..OPTIONAL_PATH };
+
 pub(super) const TEXT: Kind<String> = Kind {
     placeholder: "TEXT",
     expected: "some text",
@@ -300,6 +303,18 @@ choice! {
 }
 
 choice! {
+    /// What of a model that nobody who is trusted has signed.
+    Signing, SIGNING, "off|report|require", "off, report or require" {
+        /// Nobody asks.
+        Off = "off",
+        /// It is told.
+        Report = "report",
+        /// It is not served.
+        Require = "require",
+    }
+}
+
+choice! {
     /// Whether what models are asked is compared with what they were made for.
     DriftMode, DRIFT_MODE, "off|baseline|traffic", "off, baseline or traffic" {
         /// It is not.
@@ -308,6 +323,18 @@ choice! {
         Baseline = "baseline",
         /// Where there is none, first traffic becomes one.
         Traffic = "traffic",
+    }
+}
+
+choice! {
+    /// What whoever is told of alerts wants to read.
+    AlertsForm, ALERTS_FORM, "tiltyard|alertmanager|slack", "tiltyard, alertmanager or slack" {
+        /// Our own form: `docs/alerts.md`.
+        Tiltyard = "tiltyard",
+        /// That of Prometheus' Alertmanager, version 2 of its API.
+        Alertmanager = "alertmanager",
+        /// A text, as Slack and others that do as it does take it.
+        Slack = "slack",
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) const LIVE: &[&str] = &[
     "drain_timeout",
     "log_level",
     "triton_metrics",
+    "capture_rules",
 ];
 
 impl Config {
@@ -42,6 +43,7 @@ impl Config {
             drain_timeout: new.drain_timeout,
             log_level: new.log_level,
             triton_metrics: new.triton_metrics,
+            capture_rules: new.capture_rules.clone(),
             ..self.clone()
         }
     }
@@ -95,7 +97,7 @@ body_bytes_max = 999
 \
          request_timeout = '9s'\nrequests_max = 9\nbytes_in_flight_max = 999\nconnections_max = 9\n\
          header_timeout = '9s'\nidle_timeout = '9s'\ndrain_notice = '9s'\ndrain_timeout = '9s'\nlog_level = 'trace'\n\
-         triton_metrics = true\n";
+         triton_metrics = true\ncapture_rules = '/rules.toml'\n";
 
     #[test]
     fn every_live_key_is_a_key_and_is_taken_in() {

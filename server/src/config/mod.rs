@@ -20,7 +20,8 @@ use clap::ArgMatches;
 pub use keys::Config;
 pub(crate) use kinds::parse_duration;
 pub use kinds::{
-    Algorithm, Amount, CaptureMode, ClientAuth, DriftMode, Host, LogFormat, LogLevel, ModelControl, OnFailure, OpenCall,
+    AlertsForm, Algorithm, Amount, CaptureMode, ClientAuth, DriftMode, Host, LogFormat, LogLevel, ModelControl,
+    OnFailure, OpenCall, Signing,
 };
 pub use live::{Change, changes};
 pub use reference::{command_flags, reference_markdown};
@@ -251,9 +252,24 @@ pub fn load(
 
     raw.offer_defaults(environment);
     let config = Config::mean(&raw)?;
-    let setting =
-        |name: &'static str| Setting { key: name, value: raw.text(name).to_owned(), origin: raw.origin(name) };
+    let shown = |name: &str| match name {
+        "registry" => without_password(raw.text(name)),
+        _ => raw.text(name).to_owned(),
+    };
+    let setting = |name: &'static str| Setting { key: name, value: shown(name), origin: raw.origin(name) };
     Ok(Loaded { config, origins: KEYS.iter().map(|key| setting(key.name)).collect(), warnings })
+}
+
+/// A URL as others may see it. It should have no password, and is refused with one.
+fn without_password(url: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (who, host) = authority.rsplit_once('@')?;
+        let (user, _) = who.split_once(':')?;
+        Some(format!("{scheme}://{user}:…@{host}{path}"))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
 }
 
 /// Takes every setting from the command line. A command that lacks some of the flags is fine.

@@ -248,6 +248,15 @@ fn every_flag_is_in_the_help_with_its_variable() {
 }
 
 #[test]
+fn a_password_is_not_shown() {
+    let loaded = load_from(&["--registry", "postgres://u:s3:c@r@db:5432/r?x=1"], &[], "").unwrap();
+    assert_eq!(told(&loaded, "registry"), "postgres://u:…@db:5432/r?x=1 (flag --registry)");
+    for plain in ["postgres://u@db/r", "postgres:///r?host=/run", ""] {
+        assert_eq!(without_password(plain), plain);
+    }
+}
+
+#[test]
 fn the_docs_are_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
     let page = reference_markdown();

@@ -15,7 +15,7 @@ const HOUR_MS: u64 = 3_600_000;
 const ROWS: usize = 400;
 
 fn side(tensor: &str, columns: &[&str]) -> Side {
-    Side { tensor: tensor.into(), columns: columns.iter().map(|&name| name.into()).collect() }
+    Side { tensor: tensor.into(), columns: columns.iter().map(|&name| name.into()).collect(), projections: None }
 }
 
 fn features() -> Features {
@@ -55,7 +55,7 @@ fn serve(watched: &Arc<Watched>, older: f32, now_ms: u64) {
 }
 
 fn level(watched: &Watched, role: &str) -> String {
-    watched.form()[role].as_str().expect("a level").to_owned()
+    watched.form(false)[role].as_str().expect("a level").to_owned()
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn older_customers_alert_after_two_days_and_a_restart_between() {
         serve(&it, 25.0, hour * HOUR_MS);
     }
     assert_eq!((level(&it, "inputs"), level(&it, "outputs")), ("alert".into(), "ok".into()));
-    let form = it.form();
+    let form = it.form(false);
     let feature = |name: &str| {
         form["features"].as_array().and_then(|all| all.iter().find(|one| one["name"] == name)).expect(name).clone()
     };
@@ -97,20 +97,25 @@ fn first_traffic_of_a_day_becomes_a_provisional_baseline() {
             serve(&it, 0.0, hour * HOUR_MS);
         }
     }
-    assert_eq!(it.form()["state"], "gathering", "20,000 rows are wanted");
+    assert_eq!(it.form(false)["state"], "gathering", "20,000 rows are wanted");
+    it.keep(20 * HOUR_MS, true);
+    drop(it);
+    let it = watched(folder.path(), DriftMode::Traffic, 20 * HOUR_MS);
+    assert_eq!(it.form(false)["wanted"]["rows"], 20_000 - 20 * 2 * ROWS as u64, "a restart loses nothing");
     for hour in 20..36 {
         for _ in 0..4 {
             serve(&it, 0.0, hour * HOUR_MS);
         }
     }
     it.keep(36 * HOUR_MS, false);
-    let form = it.form();
+    let form = it.form(false);
     assert_eq!(
         (form["state"].as_str(), form["baseline"]["provisional"].as_bool()),
         (Some("watched"), Some(true)),
         "{form}"
     );
     assert!(folder.path().join("baseline.json").exists(), "the next process watches by it");
+    assert!(!folder.path().join("first").exists());
 }
 
 #[test]
@@ -124,10 +129,10 @@ fn of_two_servers_one_keeps_its_counts() {
     second.keep(1_000, true);
     first.keep(2_000, true);
     second.keep(3_000, true);
-    assert_eq!(second.form()["open_hour_rows"], 3 * ROWS as u64);
+    assert_eq!(second.form(false)["open_hour_rows"], 3 * ROWS as u64);
     drop((first, second));
     let next = watched(folder.path(), DriftMode::Baseline, 4_000);
-    assert_eq!(next.form()["open_hour_rows"], ROWS as u64, "what the first had counted");
+    assert_eq!(next.form(false)["open_hour_rows"], ROWS as u64, "what the first had counted");
 }
 
 #[test]
@@ -141,5 +146,5 @@ fn what_cannot_be_written_is_no_reason_not_to_serve() {
     std::fs::write(&path, b"a file in the way").expect("written");
     serve(&it, 0.0, 0);
     it.keep(20_000, true);
-    assert_eq!(it.form()["open_hour_rows"], ROWS as u64);
+    assert_eq!(it.form(false)["open_hour_rows"], ROWS as u64);
 }

@@ -1,5 +1,6 @@
 //! What is counted of one artifact, and how does it outlive a restart?
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tiltyard_drift::shard::Shard;
 use tiltyard_drift::values::Values;
 use tiltyard_drift::windows::Windows;
 use tiltyard_runtime::deployment::Deployment;
-use tiltyard_types::{NamedTensor, Tensor};
+use tiltyard_types::{Digest, NamedTensor, Tensor};
 
 use super::features::{Features, Side, find, rows_of};
 use super::lock;
@@ -26,6 +27,12 @@ pub(super) const BASELINE_FILE: &str = "baseline.json";
 
 /// Bytes of first traffic that are held until it is a baseline.
 const GATHERED_BYTES_MAX: usize = 16 << 20;
+
+/// First traffic, until it is a baseline.
+const GATHERED_FILE: &str = "first";
+
+/// How often that is written down: it is some megabytes.
+const KEEP_GATHERED_MS: u64 = 60_000;
 
 /// Bytes of one artifact's windows and counts.
 const BYTES_MAX: usize = 64 << 20;
@@ -63,8 +70,8 @@ pub(super) enum Stage {
 pub(super) struct Counting {
     pub(super) baseline: Baseline,
     /// The position in the baseline of each column, by tensor in the order of the signature.
-    inputs: Vec<(String, Vec<Option<usize>>)>,
-    outputs: Vec<Vec<Option<usize>>>,
+    inputs: Vec<(Side, Vec<Option<usize>>)>,
+    outputs: Vec<(Side, Vec<Option<usize>>)>,
     shards: Vec<Mutex<Shard>>,
 }
 
@@ -82,11 +89,15 @@ pub(super) struct Kept {
 
 /// Where things of a deployment's artifact are kept.
 pub(super) fn folder_of(folder: &Path, deployment: &Deployment) -> PathBuf {
-    let identity = &deployment.identity;
+    folder_for(folder, &deployment.identity.model, &deployment.identity.artifact)
+}
+
+/// The same by an artifact's name.
+pub(super) fn folder_for(folder: &Path, model: &str, artifact: &Digest) -> PathBuf {
     // A model's name may hold what a folder's cannot, and the artifact tells them apart.
     let name: String =
-        identity.model.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
-    let artifact = identity.artifact.to_string();
+        model.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    let artifact = artifact.to_string();
     folder.join(format!("{}-{}", name.trim_start_matches('.'), artifact.get(..16).unwrap_or(&artifact)))
 }
 
@@ -107,10 +118,6 @@ impl Watched {
         mode: DriftMode,
         now_ms: u64,
     ) -> Watched {
-        let stage = match mode {
-            DriftMode::Traffic => Stage::Gathering(Mutex::new(Gathering::new(features.specs(), GATHERED_BYTES_MAX))),
-            DriftMode::Off | DriftMode::Baseline => Stage::Idle,
-        };
         let (model, version, artifact) = whose;
         let watched = Watched {
             model,
@@ -120,10 +127,15 @@ impl Watched {
             features,
             shards: shards.max(1),
             mode,
-            stage: ArcSwap::from_pointee(stage),
+            stage: ArcSwap::from_pointee(Stage::Idle),
             kept: Mutex::new(Kept { read: None, standing: None, written_ms: now_ms, lock: None, told: None }),
         };
-        watched.look_for_baseline(&mut lock(&watched.kept));
+        let mut kept = lock(&watched.kept);
+        watched.look_for_baseline(&mut kept);
+        if watched.mode == DriftMode::Traffic && !watched.wants() {
+            watched.stage.store(Arc::new(Stage::Gathering(Mutex::new(watched.gathered(&mut kept)))));
+        }
+        drop(kept);
         watched
     }
 
@@ -133,6 +145,19 @@ impl Watched {
 
     pub(super) fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         lock(&self.kept)
+    }
+
+    /// What a process before this one gathered of first traffic, where it kept that; else nothing yet.
+    fn gathered(&self, kept: &mut Kept) -> Gathering {
+        // The folder is made when there is something to be kept.
+        let made = fs::create_dir_all(&self.folder);
+        kept.lock = made.ok().and_then(|()| take_lock(&self.folder));
+        let bytes = kept.lock.as_ref().and_then(|_| fs::read(self.folder.join(GATHERED_FILE)).ok());
+        let read = |bytes: Vec<u8>| {
+            let read = Gathering::read(self.features.specs(), GATHERED_BYTES_MAX, &bytes);
+            read.inspect_err(|error| tracing::warn!(model = self.model, %error, "first traffic is gathered anew")).ok()
+        };
+        bytes.and_then(read).unwrap_or_else(|| Gathering::new(self.features.specs(), GATHERED_BYTES_MAX))
     }
 
     /// Takes the baseline that lies in the folder, if it is another than before.
@@ -170,18 +195,23 @@ impl Watched {
         let windows = file("windows").and_then(|bytes| Windows::read(&baseline, &bytes).ok());
         let watch = file("watch").and_then(|bytes| Watch::read(&baseline, rule.clone(), &bytes).ok());
         let windows = windows.unwrap_or_else(|| Windows::new(&baseline));
-        let watch = watch.unwrap_or_else(|| Watch::new(&baseline, rule));
+        let mut watch = watch.unwrap_or_else(|| Watch::new(&baseline, rule));
+        watch.recall(&windows);
         let facts = baseline.facts();
         let (model, version) = (&self.model, self.version);
         let (rows, features, left_out) = (facts.rows, facts.features.len(), facts.left_out.len());
         tracing::info!(model, version, rows, features, left_out, provisional = facts.provisional, "drift is watched");
         kept.standing = Some((windows, watch));
-        let places = |role: Role, side: &Side| -> Vec<Option<usize>> {
-            side.columns.iter().map(|name| baseline.position(role, name)).collect()
+        let places = |role: Role, side: &Side| -> (Side, Vec<Option<usize>>) {
+            let places: Vec<_> = side.columns.iter().map(|name| baseline.position(role, name)).collect();
+            // What is not watched is not projected either.
+            let is_watched = places.iter().any(Option::is_some);
+            let projections = side.projections.clone().filter(|_| is_watched);
+            (Side { projections, ..side.clone() }, places)
         };
         let inputs = self.features.inputs.iter();
         let counting = Counting {
-            inputs: inputs.map(|side| (side.tensor.clone(), places(Role::Input, side))).collect(),
+            inputs: inputs.map(|side| places(Role::Input, side)).collect(),
             outputs: self.features.outputs.iter().map(|side| places(Role::Output, side)).collect(),
             shards: (0..self.shards).map(|_| Mutex::new(Shard::new(&baseline))).collect(),
             baseline,
@@ -211,9 +241,9 @@ impl Watched {
                 if let Some(key) = key {
                     shard.key(key);
                 }
-                for (name, places) in &counting.inputs {
-                    match find(inputs, name) {
-                        Some(tensor) => shard.tensor(places, tensor),
+                for (side, places) in &counting.inputs {
+                    match find(inputs, &side.tensor).and_then(|tensor| side.seen(tensor)) {
+                        Some(tensor) => shard.tensor(places, &tensor),
                         // One that may be left out.
                         None => {
                             let missing = Values::missing(rows_of(inputs));
@@ -222,7 +252,10 @@ impl Watched {
                     }
                 }
                 for (tensor, &position) in outputs.iter().zip(wanted) {
-                    shard.tensor(&counting.outputs[position], tensor);
+                    let (side, places) = &counting.outputs[position];
+                    if let Some(tensor) = side.seen(tensor) {
+                        shard.tensor(places, &tensor);
+                    }
                 }
             }),
         }
@@ -238,13 +271,16 @@ impl Watched {
         now_ms: u64,
     ) {
         let rows = rows_of(inputs);
-        let of_inputs = self.features.inputs.iter().map(|side| (find(inputs, &side.tensor), side));
+        let seen =
+            |tensor: Option<&'_ Tensor>, side: &Side| tensor.and_then(|tensor| side.seen(tensor).map(Cow::into_owned));
+        let of_inputs = self.features.inputs.iter().map(|side| (seen(find(inputs, &side.tensor), side), side));
         let of_outputs = self.features.outputs.iter().enumerate().map(|(position, side)| {
             let place = wanted.iter().position(|&wanted| wanted == position);
-            (place.map(|place| &outputs[place]), side)
+            (seen(place.map(|place| &outputs[place]), side), side)
         });
-        let both = of_inputs.chain(of_outputs);
-        let values: Vec<Values<'_>> = both.flat_map(|(tensor, side)| columns(tensor, side, rows)).collect();
+        let both: Vec<(Option<Tensor>, &Side)> = of_inputs.chain(of_outputs).collect();
+        let values = both.iter().flat_map(|(tensor, side)| columns(tensor.as_ref(), side, rows));
+        let values: Vec<Values<'_>> = values.collect();
         let keys = key.map(|key| vec![key; rows]);
         let mut gathering = lock(gathering);
         // Features without room were left out when it began, those that are least important: as many are given as it has.
@@ -257,8 +293,17 @@ impl Watched {
     pub(super) fn keep(&self, now_ms: u64, is_end: bool) {
         let mut kept = lock(&self.kept);
         self.look_for_baseline(&mut kept);
-        self.see_to_gathered();
+        if self.see_to_gathered() {
+            self.look_for_baseline(&mut kept);
+        }
         let stage = self.stage.load_full();
+        if let Stage::Gathering(gathering) = &*stage
+            && (is_end || now_ms.saturating_sub(kept.written_ms) >= KEEP_GATHERED_MS)
+        {
+            kept.written_ms = now_ms;
+            let bytes = lock(gathering).write();
+            self.write_files(&mut kept, &[(GATHERED_FILE, bytes)]);
+        }
         let Stage::Counting(counting) = &*stage else { return };
         let Some((windows, watch)) = &mut kept.standing else { return };
         let mut changes = Vec::new();
@@ -284,29 +329,39 @@ impl Watched {
         }
     }
 
-    /// Makes a baseline of first traffic, once there is enough of it.
-    fn see_to_gathered(&self) {
+    /// Makes a baseline of first traffic, once there is enough of it. True where there is one now.
+    fn see_to_gathered(&self) -> bool {
         let stage = self.stage.load_full();
-        let Stage::Gathering(gathering) = &*stage else { return };
+        let Stage::Gathering(gathering) = &*stage else { return false };
         if lock(gathering).wanted() != (0, 0) {
-            return;
+            return false;
         }
         let gathered = std::mem::replace(&mut *lock(gathering), Gathering::new(Vec::new(), GATHERED_BYTES_MAX));
         let made = gathered.finish().and_then(|baseline| {
             let written = write(&self.folder, BASELINE_FILE, baseline.to_json().as_bytes());
             written.map_err(|error| format!("{}: {error}", self.folder.display()))
         });
-        // What was written is found the next time.
-        if let Err(why) = made {
+        // What it was made of is not needed any more, and need not be there.
+        drop(fs::remove_file(self.folder.join(GATHERED_FILE)));
+        if let Err(why) = &made {
             tracing::error!(model = self.model, version = self.version, why, "first traffic becomes no baseline");
             self.stage.store(Arc::new(Stage::Idle));
         }
+        made.is_ok()
     }
 
     fn write_down(&self, kept: &mut Kept) {
-        let (Some((windows, watch)), Some(_)) = (&kept.standing, &kept.lock) else { return };
-        let written = write(&self.folder, "windows", &windows.write());
-        let written = written.and_then(|()| write(&self.folder, "watch", &watch.write()));
+        let Some((windows, watch)) = &kept.standing else { return };
+        let files = [("windows", windows.write()), ("watch", watch.write())];
+        self.write_files(kept, &files);
+    }
+
+    /// Writes files where this process may; that it cannot is told once.
+    fn write_files(&self, kept: &mut Kept, files: &[(&str, Vec<u8>)]) {
+        if kept.lock.is_none() {
+            return;
+        }
+        let written = files.iter().try_for_each(|(name, bytes)| write(&self.folder, name, bytes));
         let told = written.err().map(|error| error.to_string());
         if let Some(why) = told.as_ref().filter(|why| kept.told.as_ref() != Some(why)) {
             let folder = self.folder.display();
@@ -322,6 +377,11 @@ impl Watched {
             Stage::Gathering(gathering) => ("gathering", Some(lock(gathering).wanted())),
             Stage::Counting(_) => ("watched", None),
         }
+    }
+
+    /// Whether it is of this model, whose name is written as a part of a URL.
+    pub(super) fn is_of(&self, model: &str) -> bool {
+        crate::protocol::rest::decode_percent(model).is_ok_and(|model| model == self.model)
     }
 
     /// Whether anything at all is done for it.

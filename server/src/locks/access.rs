@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tiltyard_registry::book::How;
 use tiltyard_types::{Error, ErrorKind, Result};
 
 use super::calls::{Call, Caller};
@@ -160,7 +161,7 @@ impl Access {
             }
         })?;
         let grants = self.list.load().of_groups(claims.groups.iter().map(String::as_str));
-        let caller = Arc::new(Caller { name: claims.subject, grants });
+        let caller = Arc::new(Caller { name: claims.subject, grants, how: How::Token });
         remember(digest, revision, claims.expires, &caller);
         Ok(caller)
     }

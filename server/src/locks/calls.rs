@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use tiltyard_registry::book::How;
 use tiltyard_types::{Error, ErrorKind, Result};
 
 use crate::config::OpenCall;
@@ -172,9 +173,22 @@ pub struct Caller {
     pub name: String,
     /// What it may do.
     pub grants: Vec<Grant>,
+    /// How it proved who it is.
+    pub how: How,
 }
 
 impl Caller {
+    /// The names of its roles, of those that are for a model where one is meant.
+    pub fn roles_for(&self, model: Option<&str>) -> Vec<&'static str> {
+        let reaches = |grant: &&Grant| {
+            grant.models.is_empty() || model.is_some_and(|model| grant.models.iter().any(|name| covers(name, model)))
+        };
+        let mut roles: Vec<&str> = self.grants.iter().filter(reaches).map(|grant| grant.role.name()).collect();
+        roles.sort_unstable();
+        roles.dedup();
+        roles
+    }
+
     /// Fails with FORBIDDEN, saying which role is missing, whether or not the model exists.
     pub fn may(&self, call: Call<'_>) -> Result<()> {
         if self.grants.iter().any(|grant| grant.allows(call)) {
@@ -216,7 +230,7 @@ mod tests {
 
     fn caller(role: Role, models: &[&str]) -> Caller {
         let models = models.iter().map(|name| (*name).to_owned()).collect();
-        Caller { name: "ada".to_owned(), grants: vec![Grant { role, models }] }
+        Caller { name: "ada".to_owned(), grants: vec![Grant { role, models }], how: How::Key }
     }
 
     /// One letter for each call, in the order of the list; a point for what is refused.
@@ -241,7 +255,7 @@ mod tests {
         check(Role::Scorer, &["digits"], "H..S...f.....");
         check(Role::Deployer, &["digits", "risk"], "H..S.s..dp...");
         check(Role::Admin, &["risk"], "H..S.sifdpa..");
-        assert_eq!(allowed(&Caller { name: "nobody".to_owned(), grants: Vec::new() }), ".............");
+        assert_eq!(allowed(&Caller { name: "nobody".to_owned(), grants: Vec::new(), how: How::Key }), ".............");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
+use tiltyard_registry::book::How;
 
 use super::calls::{Caller, Grant, Role};
 use super::secret::Digest;
@@ -62,7 +63,7 @@ impl List {
                     "the last word of a token's line is sha256: and the 64 hexadecimal digits of its digest, as \
                      `tiltyard token new` writes it",
                 )?;
-                let caller = Caller { name: name.clone(), grants: grants(roles)? };
+                let caller = Caller { name: name.clone(), grants: grants(roles)?, how: How::Key };
                 if self.token(&digest).is_some() {
                     return Err("this token is in the list already".to_owned());
                 }
@@ -93,6 +94,7 @@ impl List {
         Some(Caller {
             name,
             grants: known.iter().filter_map(|name| self.certificates.get(*name)).flatten().cloned().collect(),
+            how: How::Certificate,
         })
     }
 

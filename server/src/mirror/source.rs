@@ -81,6 +81,12 @@ impl Source {
         Ok(Source { address: address.clone(), store, prefix, sums: None })
     }
 
+    /// The store itself, and the place in it, for those who write.
+    #[cfg(feature = "record")]
+    pub(super) fn into_store(self) -> (Arc<dyn ObjectStore>, Path) {
+        (self.store, self.prefix)
+    }
+
     /// Everything that lies there now. Fails in words.
     pub(super) async fn list(&mut self) -> Result<Vec<Object>, String> {
         let listed = timeout(LIST_MAX, self.ask()).await;

@@ -61,7 +61,7 @@ where
         if let Some(pick) = pick {
             service.inference.settle(&mut choice, pick, &mut room, accepted)?;
         }
-        let outcome = service.inference.infer(&mut request, choice, accepted, room).await?;
+        let outcome = service.inference.infer(&mut request, choice, accepted, room, head.headers).await?;
         let id = request.id;
         beside_the_loop(body.len(), move || self::answer(rows, &outside, &id, &outcome)).await
     };

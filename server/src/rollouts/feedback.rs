@@ -19,8 +19,8 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tiltyard_rollout::cohort;
 use tiltyard_rollout::evidence::{Block, Share};
-use tiltyard_rollout::plan::{Arm, KeySource, Plan};
-use tiltyard_types::Result;
+use tiltyard_rollout::plan::{Arm, KeySource, Plan, Primary};
+use tiltyard_types::{Error, ErrorKind, Result};
 
 use self::figures::{Figures, Who};
 use self::notes::Taken;
@@ -71,15 +71,17 @@ impl Heard {
 /// All desks of the process, and what was counted at them.
 pub struct Feedback {
     rows_max: usize,
+    /// Whether labels are joined by the replica that leads, and only taken in here.
+    is_shared: bool,
     desks: ArcSwap<BTreeMap<String, Arc<Desk>>>,
     /// Counts that outlive rollouts.
     pub figures: Arc<Figures>,
 }
 
 impl Feedback {
-    /// Nobody waits for labels yet; of each rollout, so many rows may.
-    pub fn new(rows_max: usize) -> Feedback {
-        Feedback { rows_max, desks: ArcSwap::default(), figures: Arc::default() }
+    /// Nobody waits for labels yet; of each rollout, so many rows may. `is_shared` where the replica that leads joins labels.
+    pub fn new(rows_max: usize, is_shared: bool) -> Feedback {
+        Feedback { rows_max, is_shared, desks: ArcSwap::default(), figures: Arc::default() }
     }
 
     /// A desk for a plan that labels decide; none for any other, nor where pairs are to decide and no shadow makes any.
@@ -87,8 +89,7 @@ impl Feedback {
         let primary = plan.policy.primary.as_ref()?;
         let is_paired = cohort::is_paired(primary);
         let judged = if is_paired { aim::shadow(plan)? } else { aim::challenger(plan) };
-        let is_keyed = plan.key != KeySource::PerRequest;
-        let store = Store::new(primary, is_keyed, self.rows_max, clock::unix_ms());
+        let store = self.store(primary, plan);
         let who = |arm: &Arm| Who {
             endpoint: plan.endpoint.clone(),
             model: arm.model.clone(),
@@ -103,7 +104,21 @@ impl Feedback {
             store: Mutex::new(store),
             figures: Arc::clone(&self.figures),
             lost: Mutex::default(),
+            incoming: self.is_shared.then(Mutex::default),
         }))
+    }
+
+    fn store(&self, primary: &Primary, plan: &Plan) -> Store {
+        // Whoever leads next may join what was answered before it began to.
+        let begun_ms = if self.is_shared { 0 } else { clock::unix_ms() };
+        Store::new(primary, plan.key != KeySource::PerRequest, self.rows_max, begun_ms)
+    }
+
+    /// Has a desk of this plan forget all rows.
+    pub fn begin_anew(&self, desk: &Desk, plan: &Plan) {
+        if let Some(primary) = &plan.policy.primary {
+            *desk.store() = self.store(primary, plan);
+        }
     }
 
     /// These desks are open, and no others.
@@ -140,7 +155,12 @@ pub struct Desk {
     store: Mutex<Store>,
     figures: Arc<Figures>,
     lost: Mutex<Lost>,
+    /// What was said here and is on its way to the replica that leads; none where labels are joined here.
+    incoming: Option<Mutex<Vec<Said>>>,
 }
+
+/// Labels that may be on their way to the replica that leads.
+const INCOMING_MAX: usize = 100_000;
 
 /// Rows that never came to the desk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -174,8 +194,36 @@ impl Desk {
         }
     }
 
-    /// Takes in what is said of rows, one after the other.
+    /// Takes in what is said of rows, one after the other. Where replicas share a rollout it only waits here for its way to the
+    /// one that leads, which joins it.
     pub fn tell<'a>(&self, said: impl Iterator<Item = &'a Said>) -> Vec<Result<Heard>> {
+        let Some(incoming) = &self.incoming else { return self.join(said) };
+        let rule = self.store().rule();
+        let mut incoming = incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = said.map(|said| {
+            rule.check(said.what)?;
+            if incoming.len() >= INCOMING_MAX {
+                return Err(Error::new(
+                    ErrorKind::Overloaded,
+                    format!("{INCOMING_MAX} labels wait for the registry already: send it again later"),
+                ));
+            }
+            incoming.push(Said { at_ms: Some(said.at_ms.unwrap_or_else(clock::unix_ms)), ..*said });
+            self.figures.heard(&self.endpoint, Heard::Waiting);
+            Ok(Heard::Waiting)
+        });
+        told.collect()
+    }
+
+    /// What was said here since the last time and is for the replica that leads.
+    pub fn take_incoming(&self) -> Vec<Said> {
+        let take =
+            |incoming: &Mutex<Vec<Said>>| std::mem::take(&mut *incoming.lock().unwrap_or_else(PoisonError::into_inner));
+        self.incoming.as_ref().map(take).unwrap_or_default()
+    }
+
+    /// Joins what is said of rows, one after the other.
+    pub fn join<'a>(&self, said: impl Iterator<Item = &'a Said>) -> Vec<Result<Heard>> {
         let now_ms = clock::unix_ms();
         let mut store = self.store();
         let before = store.counts.expired;
@@ -199,6 +247,13 @@ impl Desk {
 
     fn count_expired(&self, count: u64) {
         (0..count).for_each(|_| self.figures.heard(&self.endpoint, Heard::Unknown));
+    }
+
+    /// Forgets rows that were old enough then: whoever led before had them count.
+    pub fn skip(&self, counted_ms: u64) {
+        let mut store = self.store();
+        store.mature(counted_ms);
+        drop(store.take());
     }
 
     /// Has rows count that are old enough now.

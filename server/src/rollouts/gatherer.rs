@@ -31,6 +31,15 @@ const KEYS_MAX: usize = 1 << 20;
 /// Runs of one arm that are remembered, the latest.
 const RUNS_MAX: usize = 1 << 12;
 
+/// Processes whose requests are told apart: of more, the one that was heard first is forgotten.
+pub(super) const SOURCES_MAX: usize = 64;
+
+/// A process whose requests were seen. Keys are the same in all of them; what rests, fails or is slow in one says nothing of another.
+pub type Source = u32;
+
+/// This process, where it is the only one.
+pub const OWN: Source = 0;
+
 /// The evidence of one rollout.
 #[derive(Debug)]
 pub struct Gatherer {
@@ -40,11 +49,17 @@ pub struct Gatherer {
     /// Where the output falls that is watched, if one is.
     bins: Option<Bins>,
     keys: Keys,
+    places: BTreeMap<Source, Place>,
+    slow: Slow,
+    open: BTreeMap<Share, Stretch>,
+}
+
+/// What is known of one process.
+#[derive(Debug, Default)]
+struct Place {
     sides: [Arm; 2],
     streak: Streak,
-    slow: Slow,
     spaced: Spaced,
-    open: BTreeMap<Share, Stretch>,
 }
 
 /// What is known of one arm.
@@ -110,8 +125,7 @@ impl Gatherer {
     /// Counts by key where requests stick to arms, or else by request.
     pub fn new(is_keyed: bool) -> Gatherer {
         let (keys, slow, open) = (Keys::new(KEYS_MAX), Slow::default(), BTreeMap::new());
-        let (sides, streak, spaced) = (Default::default(), Streak::default(), Spaced::default());
-        Gatherer { is_keyed, has_slow: false, bins: None, keys, sides, streak, slow, spaced, open }
+        Gatherer { is_keyed, has_slow: false, bins: None, keys, places: BTreeMap::new(), slow, open }
     }
 
     /// Counts what a plan's policy asks for.
@@ -121,16 +135,23 @@ impl Gatherer {
         Gatherer { has_slow, bins, ..Gatherer::new(plan.key != KeySource::PerRequest) }
     }
 
-    /// Takes in what was seen under one share, in the order of time.
-    pub fn add(&mut self, share: Share, ends: &[End]) {
+    /// Takes in what one process saw under one share, in the order of time.
+    pub fn add(&mut self, source: Source, share: Share, ends: &[End]) {
+        let mut place = self.places.remove(&source).unwrap_or_default();
         for end in ends {
-            self.count(share, end);
+            self.count((source, &mut place), share, end);
+        }
+        self.places.insert(source, place);
+        if self.places.len() > SOURCES_MAX
+            && let Some((gone, _)) = self.places.pop_first()
+        {
+            self.slow.forget(gone);
         }
         self.slow.freeze();
         self.bins.iter_mut().for_each(Bins::freeze);
     }
 
-    fn count(&mut self, share: Share, end: &End) {
+    fn count(&mut self, (source, place): (Source, &mut Place), share: Share, end: &End) {
         let at = end.side as usize;
         let unit = match self.is_keyed {
             true => self.keys.count(end.key, end.side == Side::Challenger, share),
@@ -148,7 +169,8 @@ impl Gatherer {
                 counted.add(at, self.is_keyed, key);
             }
         }
-        let arm = &mut self.sides[at];
+        let Place { sides, streak, spaced } = place;
+        let arm = &mut sides[at];
         let is_cause = match end.ended {
             Ended::Answered { run, .. } | Ended::NotANumber { run } | Ended::Failed { run } => arm.is_first(run),
             // All of a silence has one cause.
@@ -156,17 +178,17 @@ impl Gatherer {
             Ended::Blameless => return,
         };
         if is_cause {
-            let is_outage = self.streak.is_champion_failing();
+            let is_outage = streak.is_champion_failing();
             stretch.failed.add_cause(at, has_failed, is_outage);
             // Of a run, the first that is heard: among many there is sooner one that waited.
-            if self.has_slow && self.spaced.is_apart(end.side, end.at) {
+            if self.has_slow && spaced.is_apart(end.side, end.at) {
                 stretch.over.add_cause(at, is_over, is_outage);
             }
         }
         arm.is_silent = end.ended == Ended::Unanswered;
         match end.side {
-            Side::Challenger if !has_failed || is_cause || arm.is_silent => self.streak.challenger(has_failed),
-            Side::Champion if is_cause || arm.is_silent => self.streak.champion(has_failed),
+            Side::Challenger if !has_failed || is_cause || arm.is_silent => streak.challenger(has_failed),
+            Side::Champion if is_cause || arm.is_silent => streak.champion(has_failed),
             Side::Challenger | Side::Champion => {}
         }
         let Ended::Answered { rows, nanos, .. } = end.ended else { return };
@@ -179,14 +201,16 @@ impl Gatherer {
             arm.rested = arm.rested.max(Some(end.at));
             // A key is one unit, however often it comes.
             if is_new {
-                self.slow.count(share, Run { side: end.side, at: end.at, rows, rest, nanos });
+                self.slow.count(share, Run { source, side: end.side, at: end.at, rows, rest, nanos });
             }
         }
     }
 
-    /// Failures of the challenger one after the other, each cause once, and whether the champion answers well meanwhile.
+    /// Failures of the challenger one after the other, each cause once, and whether the champion answers well meanwhile: of the
+    /// process that has most of them.
     pub fn failures(&self) -> (u32, bool) {
-        (self.streak.failures(), self.streak.is_champion_healthy())
+        let worst = self.places.values().map(|place| place.streak).max_by_key(Streak::failures).unwrap_or_default();
+        (worst.failures(), worst.is_champion_healthy())
     }
 
     /// How many of the challenger's requests failed since the last block, or took too long where that is watched, at least.

@@ -8,8 +8,10 @@ pub mod begin;
 pub mod declared;
 mod driver;
 pub mod feedback;
+pub mod fleet;
 mod form;
 pub mod gatherer;
+pub(crate) mod hold;
 pub mod hooks;
 pub mod live;
 pub mod observer;
@@ -30,10 +32,12 @@ use tiltyard_rollout::plan::Plan;
 use tiltyard_types::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
+use self::driver::Place;
 use self::feedback::Feedback;
+use self::fleet::{Fleet, Shared};
 use self::hooks::{Hook, Hooks};
+use crate::chain::Chain;
 use crate::infer::Inference;
-use crate::state::StateFolder;
 use crate::writer::Writer;
 use crate::{clock, deadlines};
 
@@ -59,6 +63,8 @@ pub struct Told {
     pub closed: Option<String>,
     /// Why what a file declares does not begin, by endpoint.
     pub waiting: BTreeMap<String, String>,
+    /// How the fleet does, where replicas share their log.
+    pub fleet: Option<Value>,
 }
 
 /// What somebody wants of a rollout.
@@ -68,6 +74,8 @@ enum Wish {
     /// With the digest of what declares it, if anything does.
     Start(Box<Plan>, Option<String>),
     Tell(Command),
+    /// To tell the other replicas that this plan holds; none where none does any more.
+    Applied(Option<Box<Plan>>),
     /// With what the answer rests on, where that is known.
     Gate {
         gate: String,
@@ -88,29 +96,34 @@ struct Order {
 pub struct Rollouts {
     orders: Option<Sender<Order>>,
     told: Arc<ArcSwap<Told>>,
+    is_shared: bool,
     /// What is said of rows that were answered.
     pub feedback: Arc<Feedback>,
 }
 
 impl Rollouts {
-    /// Starts the thread; its log is in the state folder, without which there are no rollouts. Verdicts are told to `hook`. Of each
-    /// rollout, so many rows wait for their labels at most.
+    /// Starts the thread; without a log there are no rollouts; it may be `shared` with other replicas.
+    /// Verdicts are told to `hook`. Of each rollout, so many rows wait for their labels at most.
     pub fn start(
-        state: Option<&StateFolder>,
+        chain: Option<Arc<Chain>>,
+        shared: Option<Shared>,
         hook: Option<Hook>,
         writer: &Writer,
         inference: &Arc<Inference>,
         feedback_rows_max: usize,
     ) -> io::Result<Rollouts> {
-        let (told, feedback) = (Arc::<ArcSwap<Told>>::default(), Arc::new(Feedback::new(feedback_rows_max)));
-        let Some(state) = state else { return Ok(Rollouts { orders: None, told, feedback }) };
-        told.store(Arc::new(Told { closed: Some(UNREAD.to_owned()), ..Told::default() }));
+        let is_shared = shared.is_some();
+        let (told, feedback) = (Arc::<ArcSwap<Told>>::default(), Arc::new(Feedback::new(feedback_rows_max, is_shared)));
+        let Some(chain) = chain else { return Ok(Rollouts { orders: None, told, is_shared, feedback }) };
+        let fleet = shared.as_ref().map(|shared| Fleet::new(shared.clone(), clock::now()).form(0));
+        told.store(Arc::new(Told { closed: Some(UNREAD.to_owned()), fleet, ..Told::default() }));
         let (orders, incoming) = unbounded();
         let hooks = Hooks::start(hook, orders.clone())?;
-        let (log, shown) = (state.path.join("log"), (Arc::clone(&told), Arc::clone(&feedback)));
-        let driver = driver::Driver::new(log, hooks, writer.clone(), Arc::clone(inference), shown);
+        let place = shared.map_or_else(|| Place::Folder(chain), |shared| Place::Fleet(Box::new(shared)));
+        let shown = (Arc::clone(&told), Arc::clone(&feedback));
+        let driver = driver::Driver::new(place, hooks, writer.clone(), Arc::clone(inference), shown);
         thread::Builder::new().name("tiltyard-rollouts".into()).spawn(move || driver.run(&incoming))?;
-        Ok(Rollouts { orders: Some(orders), told, feedback })
+        Ok(Rollouts { orders: Some(orders), told, is_shared, feedback })
     }
 
     /// What is known of them.
@@ -121,7 +134,37 @@ impl Rollouts {
     /// Fails where the endpoint's plan is a rollout's to change, or nobody knows yet whether it is, which is waited for a moment.
     pub async fn may_change(&self, endpoint: &str) -> Result<()> {
         self.wait_for_log().await?;
+        self.may_share()?;
         self.is_free(endpoint)
+    }
+
+    /// Fails where other replicas could not be told of a change.
+    pub fn may_share(&self) -> Result<()> {
+        match &self.told.load().closed {
+            Some(why) if self.is_shared => Err(Error::new(ErrorKind::NotReady, why.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the other replicas, if there are any, which plan holds now; none where none does any more.
+    pub async fn share(&self, endpoint: &str, plan: Option<Plan>, by: String) -> Result<()> {
+        match self.is_shared {
+            true => self.give(endpoint.to_owned(), by, Wish::Applied(plan.map(Box::new))).await.map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether this process speaks for all that share its log, which it does where it is alone.
+    pub fn speaks(&self) -> bool {
+        !self.is_shared || self.told.load().fleet.as_ref().is_some_and(|fleet| fleet["leads"] == true)
+    }
+
+    /// Has a plan hold on every replica, in a moment. None where nobody shares the log: then it is this process's alone.
+    pub fn have_hold(&self, plan: Plan, by: &str) -> Option<()> {
+        let orders = self.orders.as_ref().filter(|_| self.is_shared)?;
+        let (endpoint, wish) = (plan.endpoint.clone(), Wish::Applied(Some(Box::new(plan))));
+        let (answer, _) = oneshot::channel();
+        orders.send(Order { endpoint, by: by.to_owned(), wish, answer }).ok()
     }
 
     fn is_free(&self, endpoint: &str) -> Result<()> {
@@ -141,6 +184,11 @@ impl Rollouts {
             drop(deadlines::within(clock::now() + LOG_WAIT, read).await);
         }
         self.is_read()
+    }
+
+    /// Why the log cannot be used, where it was tried.
+    pub fn trouble(&self) -> Option<String> {
+        self.told.load().closed.clone().filter(|why| why != UNREAD)
     }
 
     /// Fails until the log has been read: what was decided now, a rollout that goes on would undo in a moment.
@@ -225,8 +273,8 @@ mod tests {
     fn until_the_log_is_read_nobody_changes_a_plan() {
         let rollouts = |closed: &str| {
             let told = Told { closed: Some(closed.to_owned()), ..Told::default() };
-            let (told, feedback) = (Arc::new(ArcSwap::from_pointee(told)), Arc::new(Feedback::new(1)));
-            Rollouts { orders: None, told, feedback }
+            let (told, feedback) = (Arc::new(ArcSwap::from_pointee(told)), Arc::new(Feedback::new(1, false)));
+            Rollouts { orders: None, told, is_shared: false, feedback }
         };
         let refused = rollouts(UNREAD).is_read().unwrap_err();
         assert_eq!((refused.kind(), refused.message()), (ErrorKind::NotReady, UNREAD));

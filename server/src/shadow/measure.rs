@@ -189,7 +189,7 @@ fn of_numbers(champion: &[f64], shadow: &[f64], width: usize, dtype: DataType) -
 }
 
 /// A tensor of floats as numbers; `None` of others.
-fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
+pub(crate) fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     fn wide<T: Copy>(values: Option<Vec<T>>, widen: fn(T) -> f64) -> Option<Vec<f64>> {
         values.map(|values| values.into_iter().map(widen).collect())
     }

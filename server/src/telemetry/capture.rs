@@ -1,9 +1,12 @@
 //! What is told of the capture? That served = captured + dropped, and why what is dropped is.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
 use tiltyard_capture::Reason;
 
 use super::page::Page;
-use crate::capture::Captures;
+use crate::capture::{Captures, Figures};
 
 /// Its figures.
 pub(super) fn families(page: &mut Page, captures: &Captures) {
@@ -34,5 +37,47 @@ pub(super) fn families(page: &mut Page, captures: &Captures) {
     for (name, help, value) in gauges {
         page.family(name, "gauge", help);
         page.sample(name, "", value);
+    }
+    sent(page, captures);
+}
+
+/// How segments arrive elsewhere.
+fn sent(page: &mut Page, captures: &Captures) {
+    if captures.sent().is_empty() {
+        return;
+    }
+    let each = |figure: fn(&Figures) -> f64| {
+        let sample = move |(to, figures): &(&str, Arc<Figures>)| (format!("to=\"{to}\""), figure(figures));
+        captures.sent().iter().map(sample).collect::<Vec<_>>()
+    };
+    let families = [
+        (
+            "tiltyard_capture_sent_total",
+            "counter",
+            "Requests that a sink has, and segments that a store has.",
+            each(|figures| figures.sent.load(Relaxed) as f64),
+        ),
+        (
+            "tiltyard_capture_unsent_total",
+            "counter",
+            "What will not be sent: removed before that, too late, or encrypted.",
+            each(|figures| figures.dropped.load(Relaxed) as f64),
+        ),
+        (
+            "tiltyard_capture_waiting_segments",
+            "gauge",
+            "Segments that are not sent yet.",
+            each(|figures| figures.waiting.load(Relaxed) as f64),
+        ),
+        (
+            "tiltyard_capture_sending_failing",
+            "gauge",
+            "1 while the receiver does not take them: it is tried again.",
+            each(|figures| f64::from(u8::from(figures.is_failing()))),
+        ),
+    ];
+    for (name, kind, help, samples) in families {
+        page.family(name, kind, help);
+        samples.iter().for_each(|(labels, value)| page.sample(name, labels, *value));
     }
 }

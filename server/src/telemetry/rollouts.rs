@@ -12,6 +12,18 @@ pub(super) fn families(page: &mut Page, told: &Told) {
     let name = "tiltyard_rollouts_stand_still";
     page.family(name, "gauge", "Whether nothing can be put on the record, so that no rollout goes on.");
     page.sample(name, "", f64::from(u8::from(told.closed.is_some())));
+    if let Some(fleet) = &told.fleet {
+        for (name, key, help) in [
+            ("tiltyard_registry_reachable", "reachable", "Whether the registry that replicas share answers."),
+            ("tiltyard_fleet_leads", "leads", "Whether this replica looks at the evidence of all."),
+        ] {
+            page.family(name, "gauge", help);
+            page.sample(name, "", f64::from(u8::from(fleet[key] == true)));
+        }
+        let name = "tiltyard_registry_lag_entries";
+        page.family(name, "gauge", "Entries of the log that another replica has read and this one has not.");
+        page.sample(name, "", fleet["lag"].as_f64().unwrap_or(0.0));
+    }
     let latest: Vec<(String, &Arc<Value>)> = told
         .latest
         .iter()

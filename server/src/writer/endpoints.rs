@@ -283,6 +283,14 @@ impl Writer {
         answered
     }
 
+    /// Lets no plan hold for an endpoint, for whoever looks again later what became of it.
+    pub(crate) fn propose_none(&self, endpoint: &str) -> oneshot::Receiver<Result<Report>> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Remove { endpoint: endpoint.to_owned() };
+        drop(self.commands.send(Command::Order(order, answer)));
+        answered
+    }
+
     /// Goes back to a revision that is still warm: the one named, or else the one before the current one.
     pub async fn roll_back(&self, endpoint: &str, to: Option<u64>) -> Result<Report> {
         self.give(Order::Rollback { endpoint: endpoint.to_owned(), to }).await
@@ -346,7 +354,7 @@ impl State {
         let Some(next) = self.plans.next(draft, champion)? else {
             return Ok(self.plans.report(&draft.endpoint, before, before, true));
         };
-        let scan = repository::scan(&self.plan.root)
+        let scan = repository::scan_with(&self.plan.root, self.plan.pushed.as_deref())
             .map_err(|error| Error::new(ErrorKind::NotReady, format!("the repository cannot be read: {error}")))?;
         let is_there = |model: &str, version: u64| {
             scan.models.get(model).is_some_and(|model| model.versions.contains_key(&version))

@@ -12,6 +12,10 @@ use crate::config::{Config, ModelControl, OnFailure};
 pub struct Plan {
     /// The folder or file with the models.
     pub root: PathBuf,
+    /// The folder with the versions that came into the registry, where there is one.
+    pub pushed: Option<PathBuf>,
+    /// Whether those wait for a plan; else they are as all others.
+    pub pushed_waits: bool,
     /// Tells when there is something to look at, where it has to come first.
     pub begin: Option<Receiver<()>>,
     /// Who decides what is loaded.

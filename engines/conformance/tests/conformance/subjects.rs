@@ -112,7 +112,8 @@ pub(crate) fn all_outputs(compiled: &dyn CompiledModel) -> Vec<usize> {
 pub(crate) fn loader(engines: Vec<Arc<dyn Engine>>, profiles: Option<PathBuf>) -> Loader {
     let first_engine_wins = engines.len() == 1;
     let defaults = QueuePolicy { rows_max: 32, jobs_max: 1024, ..QueuePolicy::default() };
-    Loader { engines, first_engine_wins, profiles, defaults, clock: now, measuring: None }
+    let locks = tiltyard_runtime::lock::nobody();
+    Loader { engines, first_engine_wins, profiles, defaults, locks, made: None, clock: now, measuring: None }
 }
 
 /// The time since this process first asked.

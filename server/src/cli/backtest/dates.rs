@@ -11,7 +11,7 @@ const SECONDS_MAX: f64 = 1e11;
 
 /// Milliseconds since 1970 of a date (`2026-03-01`, `20260301`), a time (`2026-03-01T12:30:00Z`, with an offset, or without
 /// one, which is UTC) or a count of seconds or milliseconds since 1970. `None` for all else.
-pub(super) fn parse_time(text: &str) -> Option<i64> {
+pub(in crate::cli) fn parse_time(text: &str) -> Option<i64> {
     let text = text.trim();
     if text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return midnight(&text[..4], &text[4..6], &text[6..]);

@@ -14,28 +14,28 @@ const COLOURS: usize = 4;
 
 /// What is drawn.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Chart {
-    pub(super) title: String,
+pub(in crate::cli) struct Chart {
+    pub(in crate::cli) title: String,
     /// What is below.
-    pub(super) across: &'static str,
+    pub(in crate::cli) across: &'static str,
     /// What is on the left.
-    pub(super) up: &'static str,
-    pub(super) series: Vec<Series>,
+    pub(in crate::cli) up: &'static str,
+    pub(in crate::cli) series: Vec<Series>,
     /// Filled, between two values for each place across.
-    pub(super) band: Vec<(f64, f64, f64)>,
+    pub(in crate::cli) band: Vec<(f64, f64, f64)>,
     /// Where a line across means something, and what.
-    pub(super) marks: Vec<(f64, &'static str)>,
+    pub(in crate::cli) marks: Vec<(f64, &'static str)>,
     /// The least and the most on the left; what is beyond is cut off.
-    pub(super) range: (f64, f64),
+    pub(in crate::cli) range: (f64, f64),
 }
 
 /// A line.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) points: Vec<(f64, f64)>,
+pub(in crate::cli) struct Series {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) points: Vec<(f64, f64)>,
     /// Whether a value holds until the next.
-    pub(super) is_step: bool,
+    pub(in crate::cli) is_step: bool,
 }
 
 /// From values to places on the drawing.
@@ -61,7 +61,7 @@ impl Scale {
 
 impl Chart {
     /// The drawing.
-    pub(super) fn svg(&self) -> String {
+    pub(in crate::cli) fn svg(&self) -> String {
         let places = self.series.iter().flat_map(|series| series.points.iter().map(|point| point.0));
         let most = places.chain(self.band.iter().map(|place| place.0)).fold(0.0, f64::max);
         let scale = Scale { across: (0.0, most), up: self.range };
@@ -178,7 +178,7 @@ fn number(value: f64) -> String {
 }
 
 /// Text as a page may hold it.
-pub(super) fn escaped(text: &str) -> String {
+pub(in crate::cli) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::data::{MODEL, Manifest, OUTPUT, Rows, write_models};
 use super::report::Report;
 use super::server::Server;
-use super::traffic::Traffic;
+use super::traffic::{Callers, Traffic};
 use super::watched::Watched;
 use crate::cli::credentials::Credentials;
 use crate::cli::exit::Failure;
@@ -23,6 +23,9 @@ use crate::cli::target::{Http, Target, ask, good};
 
 /// Champion and challenger of each rollout, and the state that it is to come to.
 const CONTESTS: [([u64; 2], &str); 2] = [([1, 2], "promoted"), ([2, 3], "rolled_back")];
+
+/// Requests in a second at most.
+const RATE: f64 = 2_000.0;
 
 /// How often rollouts are looked at.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -39,11 +42,12 @@ const AFTER_ROWS: Duration = Duration::from_secs(10);
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let (manifest, rows) = (Manifest::read()?, Rows::read()?);
     let (folder, keep) = new_folder(matches.get_one::<PathBuf>("folder"))?;
-    write_models(&folder.join("models"))
+    write_models(&folder.join("models"), 1..=3)
         .map_err(|error| Failure::failed(format!("cannot write models to {}: {error}", folder.display())))?;
     let started = Instant::now();
-    let server = Server::start(&folder, keep)?;
-    let traffic = Traffic::begin(&server.rest, rows)?;
+    let server = Server::start(&folder, keep, &[])?;
+    let callers = Callers { rest: &server.rest, credentials: Credentials::default(), rate: RATE, tells_labels: true };
+    let traffic = Traffic::begin(&callers, rows)?;
     let admin = Http::new(&server.admin, &Credentials::default())?;
     let mut rollouts = Vec::new();
     for (versions, expected) in CONTESTS {
@@ -55,8 +59,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
             break;
         }
     }
-    let (rows_answered, labels) = (traffic.answered(), traffic.heard());
-    traffic.end()?;
+    let labels = traffic.heard();
+    let rows_answered = traffic.end()?;
     server.end()?;
     let (wanted, took) = (CONTESTS.len(), started.elapsed());
     let report = Report { manifest, rollouts, wanted, rows_answered, labels, took };
@@ -72,7 +76,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 /// The folder for all there is, as a whole path, and whether it is to be kept.
-fn new_folder(wanted: Option<&PathBuf>) -> Result<(PathBuf, bool), Failure> {
+pub(super) fn new_folder(wanted: Option<&PathBuf>) -> Result<(PathBuf, bool), Failure> {
     let own = || std::env::temp_dir().join(format!("tiltyard-demo-{}", std::process::id()));
     let folder = wanted.cloned().unwrap_or_else(own);
     let cannot = |error| Failure::failed(format!("cannot make the folder {}: {error}", folder.display()));

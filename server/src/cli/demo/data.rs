@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
@@ -72,16 +72,25 @@ impl Manifest {
     }
 }
 
-/// Makes a model repository in a folder that is there.
-pub(super) fn write_models(folder: &Path) -> io::Result<()> {
+/// Makes a model repository of these versions in a folder.
+pub(super) fn write_models(folder: &Path, versions: RangeInclusive<u64>) -> io::Result<()> {
     let model = folder.join(MODEL);
-    for (bytes, version) in VERSIONS.iter().zip(1..) {
+    for (bytes, version) in VERSIONS.iter().zip(1..).filter(|(_, version)| versions.contains(version)) {
         let version = model.join(version.to_string());
         fs::create_dir_all(&version)?;
         fs::write(version.join("model.onnx"), bytes)?;
     }
     // The others answer once a rollout has them.
     fs::write(model.join("model.toml"), format!("version_policy = \"1\"\n{SETTINGS}"))
+}
+
+/// Makes the folder of a version that no repository has.
+pub(super) fn write_version(folder: &Path, version: u64) -> io::Result<()> {
+    let bytes = usize::try_from(version).ok().and_then(|version| VERSIONS.get(version.wrapping_sub(1)));
+    let bytes = bytes.ok_or_else(|| io::Error::other(format!("the demo has no version {version}")))?;
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("model.onnx"), bytes)?;
+    fs::write(folder.join("model.toml"), SETTINGS)
 }
 
 /// Flights in the order in which they were to leave.
@@ -112,6 +121,13 @@ impl Rows {
 
     pub(super) fn len(&self) -> usize {
         self.lines.len()
+    }
+
+    /// The first rows as a table without labels, its head included.
+    pub(super) fn table(&self, rows: usize) -> String {
+        let head = self.text.lines().next().and_then(|head| head.rsplit_once(',')).map_or("", |(head, _)| head);
+        let lines = (0..rows).filter_map(|at| self.get(at)).map(|(numbers, _)| numbers);
+        std::iter::once(head).chain(lines).flat_map(|line| [line, "\n"]).collect()
     }
 
     /// A flight's numbers, with commas between them, and whether it was late; none beyond the last.

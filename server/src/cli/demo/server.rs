@@ -67,6 +67,16 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     ended
 }
 
+/// Settings of somebody's own server are not meant here.
+pub(super) fn forget_settings(command: &mut process::Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("TILTYARD_") || text.starts_with("LISTEN_") || text == "NOTIFY_SOCKET" {
+            command.env_remove(&name);
+        }
+    }
+}
+
 /// Removes a folder. Threads that are given up may write to it for a moment still.
 fn remove(folder: &Path) -> Result<(), Failure> {
     let mut tries = 0;
@@ -91,9 +101,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts a server of the models in `folder`, and waits until it is ready. It removes the folder at its end unless it is to
-    /// be kept.
-    pub(super) fn start(folder: &Path, keep: bool) -> Result<Server, Failure> {
+    /// Starts a server of the models in `folder`, with more flags, and waits until it is ready. It removes the folder at its end
+    /// unless it is to be kept.
+    pub(super) fn start(folder: &Path, keep: bool, more: &[&str]) -> Result<Server, Failure> {
         let cannot = |error: io::Error| Failure::failed(format!("the server cannot be started: {error}"));
         let (ports, log) = (folder.join("ports.json"), folder.join("server.log"));
         let mut command = process::Command::new(std::env::current_exe().map_err(cannot)?);
@@ -104,17 +114,12 @@ impl Server {
         for port in ["--http-port", "--grpc-port", "--admin-port"] {
             command.args([port, "0"]);
         }
-        command.args(["--engines", "tract", "--settle-time", "100ms"]);
+        command.args(["--engines", "tract", "--settle-time", "100ms"]).args(more);
         if !keep {
             command.arg("--remove").arg(folder);
         }
-        // Settings of somebody's own server are not meant here; nor is the file in this folder.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("TILTYARD_") || text.starts_with("LISTEN_") || text == "NOTIFY_SOCKET" {
-                command.env_remove(&name);
-            }
-        }
+        // Nor is the file in this folder.
+        forget_settings(&mut command);
         let written = File::create(&log).map_err(cannot)?;
         let child = command
             .current_dir(folder)

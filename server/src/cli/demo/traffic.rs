@@ -22,9 +22,6 @@ use crate::cli::target::{Http, ask, ask_as};
 /// Clients that ask at the same time.
 const CLIENTS: usize = 8;
 
-/// Requests in a second at most, of all of them.
-const RATE: f64 = 2_000.0;
-
 /// How long after the answer a flight's label is known: at least, and at most.
 const DELAYS_MS: (u64, u64) = (500, 3_000);
 
@@ -37,6 +34,17 @@ const LABELS_AT_ONCE: usize = 5_000;
 /// A label on its way: when it is known, of which row, and whether it was late.
 type Due = Reverse<(Instant, usize, bool)>;
 
+/// Who asks.
+pub(super) struct Callers<'a> {
+    /// The server's address.
+    pub(super) rest: &'a str,
+    pub(super) credentials: Credentials,
+    /// Requests in a second at most, of all of them.
+    pub(super) rate: f64,
+    /// Whether it is told later what became of each flight.
+    pub(super) tells_labels: bool,
+}
+
 /// Live traffic, from the first row on.
 pub(super) struct Traffic {
     shared: Arc<Shared>,
@@ -45,6 +53,7 @@ pub(super) struct Traffic {
 
 struct Shared {
     rows: Rows,
+    rate: f64,
     started: Instant,
     next: AtomicUsize,
     answered: AtomicUsize,
@@ -60,10 +69,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Traffic {
-    /// Begins to ask the server at this address.
-    pub(super) fn begin(rest: &str, rows: Rows) -> Result<Traffic, Failure> {
+    /// Begins to ask.
+    pub(super) fn begin(callers: &Callers<'_>, rows: Rows) -> Result<Traffic, Failure> {
         let shared = Arc::new(Shared {
             rows,
+            rate: callers.rate,
             started: Instant::now(),
             next: AtomicUsize::new(0),
             answered: AtomicUsize::new(0),
@@ -74,15 +84,17 @@ impl Traffic {
         });
         let mut traffic = Traffic { shared, threads: Vec::new() };
         for _ in 0..CLIENTS {
-            traffic.spawn(rest, Shared::ask_on)?;
+            traffic.spawn(callers, Shared::ask_on)?;
         }
-        traffic.spawn(rest, Shared::tell_on)?;
+        if callers.tells_labels {
+            traffic.spawn(callers, Shared::tell_on)?;
+        }
         Ok(traffic)
     }
 
-    fn spawn(&mut self, rest: &str, work: fn(&Shared, &Http) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn spawn(&mut self, callers: &Callers<'_>, work: fn(&Shared, &Http) -> Result<(), Failure>) -> Result<(), Failure> {
         // Each has a connection of its own.
-        let http = Http::new(rest, &Credentials::default())?;
+        let http = Http::new(callers.rest, &callers.credentials)?;
         let shared = Arc::clone(&self.shared);
         let run = move || {
             if let Err(failure) = work(&shared, &http) {
@@ -116,10 +128,11 @@ impl Traffic {
         lock(&self.shared.heard).clone()
     }
 
-    /// Ends it, whatever is still to come.
-    pub(super) fn end(mut self) -> Result<(), Failure> {
+    /// Ends it, whatever is still to come, and says how many rows were answered.
+    pub(super) fn end(mut self) -> Result<usize, Failure> {
         self.stop();
-        self.check()
+        self.check()?;
+        Ok(self.answered())
     }
 
     fn stop(&mut self) {
@@ -143,7 +156,7 @@ impl Shared {
         while !self.is_over.load(Relaxed) {
             let at = self.next.fetch_add(1, Relaxed);
             let Some((numbers, is_late)) = self.rows.get(at) else { break };
-            let due = self.started + Duration::from_secs_f64(at as f64 / RATE);
+            let due = self.started + Duration::from_secs_f64(at as f64 / self.rate);
             thread::sleep(due.saturating_duration_since(Instant::now()));
             ask(http, "POST", &path, request(at, self.rows.width, numbers))?;
             self.answered.fetch_add(1, Relaxed);

@@ -126,7 +126,7 @@ fn read_key(text: &str) -> Result<Value, Failure> {
 }
 
 /// `1%/10m,5%/1h`; what is wrong with it the server says.
-fn read_steps(text: &str) -> Value {
+pub(in crate::cli) fn read_steps(text: &str) -> Value {
     let step = |text: &str| match text.trim().split_once('/') {
         Some((share, time)) => json!({ "share": share.trim(), "min_time": time.trim() }),
         None => json!({ "share": text.trim() }),

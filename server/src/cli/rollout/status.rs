@@ -185,13 +185,35 @@ fn told(form: &Value) -> String {
     for reason in form["verdict"]["reasons"].as_array().map(Vec::as_slice).unwrap_or_default() {
         told += &format!("{}  {}\n", text(&form["verdict"], "decision"), because(reason));
     }
+    if let Some(held) = form["held"].as_str() {
+        told += &format!(
+            "held       {held}; to go on all the same: tiltyard rollout gate {} drift\n",
+            text(form, "endpoint")
+        );
+    }
     if let Some(trouble) = form["trouble"].as_str() {
         told += &format!("trouble    {trouble}\n");
+    }
+    if let Some(fleet) = form["replicas"].as_array().filter(|fleet| !fleet.is_empty()) {
+        told += &format!("replicas   {}\n", replicas(fleet));
     }
     if form["went_back_after_promotion"] == true {
         told += "it became worse after its promotion: the champion of before answers again\n";
     }
     told
+}
+
+/// Who tells what it sees, and who is not heard any more.
+pub(in crate::cli) fn replicas(fleet: &[Value]) -> String {
+    let named = |replica: &Value| {
+        let name = text(replica, "name");
+        match (replica["leads"] == true, replica["state"] == "lost") {
+            (_, true) => format!("{name} is lost for {} s", replica["silent_ms"].as_u64().unwrap_or(0) / 1_000),
+            (true, false) => format!("{name} leads"),
+            (false, false) => format!("{name} is heard"),
+        }
+    };
+    fleet.iter().map(named).collect::<Vec<_>>().join(", ")
 }
 
 /// How far the answers fall elsewhere.
@@ -333,6 +355,9 @@ mod tests {
              not_yet  gate ada is waited for\n"
         );
         assert_eq!(line(&form), "risk-1 canary(1) at 1%, 990 and 10 units");
+        let fleet = json!([{"name": "a", "state": "heard", "leads": true}, {"name": "b", "state": "heard", "leads": false},
+                           {"name": "c", "state": "lost", "leads": false, "silent_ms": 12_345}]);
+        assert_eq!(replicas(fleet.as_array().expect("a list")), "a leads, b is heard, c is lost for 12 s");
     }
 
     #[test]

@@ -302,7 +302,7 @@ async fn try_infer(
     }
     let classes: Vec<Option<usize>> =
         request.outputs.iter().map(|output| classification::requested(&output.parameters)).collect::<Result<_>>()?;
-    let mut outcome = service.inference.infer(request, choice, accepted, room).await?;
+    let mut outcome = service.inference.infer(request, choice, accepted, room, sender.asking(accepted).headers).await?;
     // As many as were asked for by name, in that order.
     for ((output, tensor), count) in request.outputs.iter().zip(&mut outcome.outputs).zip(classes) {
         if let Some(count) = count {

@@ -79,7 +79,7 @@ where
     if let Some(pick) = pick {
         service.inference.settle(&mut choice, pick, &mut room, accepted)?;
     }
-    let outcome = service.inference.infer(&mut request, choice, accepted, room).await?;
+    let outcome = service.inference.infer(&mut request, choice, accepted, room, asking.headers).await?;
     let answer = Answer {
         all_binary: header_length == Some(0) || flag(&request.parameters, "binary_data_output"),
         model: request.model,

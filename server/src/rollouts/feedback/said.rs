@@ -40,6 +40,16 @@ impl Mark {
         Mark { number: None, name: None }
     }
 
+    /// Its number and its name, as it is written down.
+    pub(in crate::rollouts) fn parts(self) -> (Option<f64>, Option<u64>) {
+        (self.number, self.name)
+    }
+
+    /// The mark of such parts.
+    pub(in crate::rollouts) fn of_parts(number: Option<f64>, name: Option<u64>) -> Mark {
+        Mark { number, name }
+    }
+
     /// Whether both mean the same class, or number.
     fn is(self, other: Mark) -> bool {
         let same_number = self.number.is_some() && self.number == other.number;

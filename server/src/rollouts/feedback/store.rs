@@ -119,6 +119,11 @@ impl Store {
         }
     }
 
+    /// How outcomes are made.
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
     /// An answer was given under `share`. Labels that came before are joined; what became of them is told to `heard`.
     pub fn expose(&mut self, share: Share, note: Note, mut heard: impl FnMut(Side, Heard)) {
         let Note { id, key, at_ms, unit, side, rows } = note;

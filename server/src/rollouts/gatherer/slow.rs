@@ -13,6 +13,7 @@ use std::time::Duration;
 use tiltyard_rollout::evidence::{Group, Share};
 use tiltyard_types::Moment;
 
+use super::Source;
 use super::spaced::Spaced;
 use crate::rollouts::observer::Side;
 
@@ -25,8 +26,8 @@ const SAMPLES: usize = 500;
 /// A slow run takes longer than the cut point by more than this, and by more than a tenth of it.
 const SLACK: Duration = Duration::from_micros(100);
 
-/// Kinds that are told apart; runs of others do not count.
-const KINDS_MAX: usize = 512;
+/// Kinds that are told apart, of all processes together; runs of others do not count. Each may be a group of a block.
+const KINDS_MAX: usize = 2048;
 
 /// Rests are told apart by doublings from here on: a small arm rests for longer also among runs that rested about as long.
 const REST_MIN: Duration = Duration::from_micros(128);
@@ -37,8 +38,8 @@ const RESTS: u32 = 16;
 /// Rows up to this are told apart one by one.
 const ROWS_EXACT: u32 = 16;
 
-/// (rows, rest), both in classes.
-type Kind = (u32, u32);
+/// (process, rows, rest), the latter in classes: one machine is slower than another, which is nobody's fault.
+type Kind = (Source, u32, u32);
 
 /// What was counted by share and name: of all runs, and of those that lie apart.
 pub(super) type Counted = BTreeMap<Share, BTreeMap<String, [Vec<Group>; 2]>>;
@@ -47,7 +48,7 @@ pub(super) type Counted = BTreeMap<Share, BTreeMap<String, [Vec<Group>; 2]>>;
 #[derive(Debug, Default)]
 pub(super) struct Slow {
     kinds: BTreeMap<Kind, Runs>,
-    spaced: Spaced,
+    spaced: BTreeMap<Source, Spaced>,
 }
 
 /// The runs of one kind.
@@ -66,6 +67,8 @@ type Groups = [Group; 2];
 /// A run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
+    /// Where.
+    pub(super) source: Source,
     /// Whose.
     pub(super) side: Side,
     /// When it ended.
@@ -81,15 +84,15 @@ pub(super) struct Run {
 impl Slow {
     /// Takes in a run.
     pub(super) fn count(&mut self, share: Share, run: Run) {
-        let Run { side, at, rows, rest: Some(rest), nanos } = run else { return };
-        let kind = (rows_class(rows), rest_class(rest));
+        let Run { source, side, at, rows, rest: Some(rest), nanos } = run else { return };
+        let kind = (source, rows_class(rows), rest_class(rest));
         if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
             return;
         }
         let runs = self.kinds.entry(kind).or_default();
         match &runs.cuts {
             Some(cuts) => {
-                let counts = if self.spaced.is_apart(side, at) { 2 } else { 1 };
+                let counts = if self.spaced.entry(source).or_default().is_apart(side, at) { 2 } else { 1 };
                 for (groups, cut) in runs.open.entry(share).or_default().iter_mut().zip(cuts) {
                     for group in &mut groups[..counts] {
                         group.of[side as usize] += 1;
@@ -100,6 +103,12 @@ impl Slow {
             None if side == Side::Champion => runs.samples.push(nanos),
             None => {}
         }
+    }
+
+    /// Nothing is heard any more of a process.
+    pub(super) fn forget(&mut self, source: Source) {
+        self.kinds.retain(|(held, ..), _| *held != source);
+        self.spaced.remove(&source);
     }
 
     /// From here on, cut points stand where there are runs enough for them.
@@ -191,7 +200,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn run(side: Side, millis: u64, nanos: u64) -> Run {
-        Run { side, at: at(millis), rows: 1, rest: WARM, nanos }
+        Run { source: 0, side, at: at(millis), rows: 1, rest: WARM, nanos }
     }
 
     #[test]

@@ -139,11 +139,11 @@ fn what_the_judge_refuses_is_not_on_the_record() {
         record.start("r2", &Plan { steps: Vec::new(), ..plan() }, None, 0).expect_err("no steps"),
         "the plan has no steps",
     );
-    no(record.feed("r1", command(judge::Command::Resume)).expect_err("a draft"), "resume is not possible");
-    no(record.feed("r3", command(judge::Command::Start)).expect_err("unknown"), "no rollout r3 has begun");
+    no(record.feed("r1", command(judge::Command::Resume)).expect_err("a draft").into(), "resume is not possible");
+    no(record.feed("r3", command(judge::Command::Start)).expect_err("unknown").into(), "no rollout r3 has begun");
     // The judge takes it, and the log cannot.
     let wordy = Event::Command { time_ms: 0, by: "a".repeat(LINE_BYTES_MAX), command: judge::Command::Start };
-    no(record.feed("r1", wordy).expect_err("too long"), "expected at most 16777216");
+    no(record.feed("r1", wordy).expect_err("too long").into(), "expected at most 16777216");
     assert_eq!((state(&record), record.log().head()), before);
     record.feed("r1", command(judge::Command::Start)).expect("and it goes on");
 }

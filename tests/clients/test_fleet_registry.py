@@ -1,0 +1,36 @@
+"""Does a version that is pushed to one replica, and promoted through another, answer on all of them?"""
+
+import serving
+from replicas import Fleet
+from test_registry import RISK, Registry, row
+
+
+def version(server):
+    return int(server.post("/v1/models/risk/score", row()).headers["tiltyard-version"])
+
+
+def test_replicas_share_versions_environments_and_history(tmp_path):
+    models = serving.link_models(tmp_path / "models", RISK)
+    fleet = Fleet(models, tmp_path, "--registry-store", str(tmp_path / "shared"))
+    try:
+        fleet.leader()
+        first, second, third = [Registry(replica.server) for replica in fleet.replicas]
+        pushed = first.json("push", "risk", RISK / "1", "--metric", "auc=0.91@holdout")
+        assert pushed["version"] == 3
+        serving.until(lambda: second.try_("show", "risk@3")[0] == 0, "the other replica to read the log")
+        assert second.json("push", "risk", RISK / "1")["is_new"] is False, "the same bytes are the same version everywhere"
+        second.run("promote", "risk@3")
+        for registry in first, second, third:
+            serving.until(lambda: version(registry.server) == 3, "the version to answer", 5)
+        third.run("pull", "risk@3", "--to", tmp_path / "pulled")
+        assert (tmp_path / "pulled" / "model.onnx").read_bytes() == (RISK / "1" / "model.onnx").read_bytes()
+        # Whoever leads notes once for all who answered.
+        serving.until(lambda: first.json("history", "risk")[-1]["arms"][0]["version"] == 3, "the history")
+        assert first.json("history", "risk") == third.json("history", "risk")
+        fleet.leader().kill()
+        living = [Registry(replica.server) for replica in fleet.living]
+        for registry in living:
+            registry.run("note", "risk@3", "--tag", f"by={registry.server.folder.name}")
+        assert [version(registry.server) for registry in living] == [3, 3]
+    finally:
+        fleet.end()
