@@ -43,7 +43,8 @@ impl Newcomers {
             self.push(identity, 1, Newcomer { name: short(name()), above: 0 });
             return;
         }
-        let rarest = (1..PLACES).fold(0, |rarest, at| if self.rows[at] < self.rows[rarest] { at } else { rarest });
+        // The first of the rarest. Each step compares two values at hand: none waits for a load that waits for the step before.
+        let rarest = self.rows.iter().enumerate().min_by_key(|(_, rows)| **rows).map_or(0, |(at, _)| at);
         self.identities[rarest] = identity;
         self.about[rarest] = Newcomer { name: short(name()), above: self.rows[rarest] };
         self.rows[rarest] += 1;
