@@ -243,10 +243,10 @@ proptest! {
     #[test]
     fn a_name_that_passes_stays_inside(name in "(\\.|/|a|\\\\|\u{fc}| |:|\0|nul|\\.\\.){0,8}") {
         if check_name(&name).is_ok() {
-            let path = Path::new("/root/of/it").join(&name);
-            prop_assert!(path.starts_with("/root/of/it"));
+            let path = Path::new("some/folder").join(&name);
+            prop_assert!(path.starts_with("some/folder"));
             prop_assert!(path.components().all(|part| !matches!(part, std::path::Component::ParentDir)));
-            prop_assert_eq!(path.components().count(), 4 + name.split('/').count());
+            prop_assert_eq!(path.components().count(), 2 + name.split('/').count());
         }
     }
 }
