@@ -88,6 +88,31 @@ pub struct Record<'a> {
 #[error("not a record: {0}")]
 pub struct NoRecord(&'static str);
 
+impl Record<'static> {
+    /// A record without anything: what a reader or a test starts from.
+    pub(crate) fn empty() -> Record<'static> {
+        Record {
+            request: RequestId::from_bits(0),
+            rows: 1,
+            first_row: 0,
+            unix_us: 0,
+            latency_ns: 0,
+            endpoint: "".into(),
+            model: "".into(),
+            version: 0,
+            digest: Digest::new([0; 32]),
+            arm: "".into(),
+            key: None,
+            layout: 0,
+            outcome: Outcome::Answered,
+            headers: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            subjects: Vec::new(),
+        }
+    }
+}
+
 impl Record<'_> {
     /// Appends the record's bytes to `out`. Texts are cut at 64 KiB, and axes behind the sixteenth are folded into it.
     pub fn write(&self, out: &mut Vec<u8>) {

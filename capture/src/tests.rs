@@ -10,7 +10,6 @@ use parquet::record::Field as Cell;
 use tiltyard_types::{DataType, Digest, ErrorKind, RequestId, Shape, Tensor};
 
 use super::*;
-use crate::record::tests::empty;
 
 const NOW_US: u64 = 1_764_374_400_000_000;
 
@@ -33,7 +32,7 @@ fn record(number: u128, features: &Tensor) -> Record<'_> {
         model: "risk".into(),
         digest: Digest::new([7; 32]),
         inputs: vec![Value::of("features", features)],
-        ..empty()
+        ..Record::empty()
     }
 }
 

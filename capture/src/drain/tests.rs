@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use tiltyard_types::RequestId;
 
 use super::*;
-use crate::record::tests::empty;
 use crate::tests::{segments, table};
 use crate::{Capture, Limits};
 
@@ -18,8 +17,12 @@ fn limits() -> Limits {
 
 fn offer(capture: &Capture, number: u128) {
     // Three segments in each cycle.
-    let record =
-        Record { request: RequestId::from_bits(number), version: (number % 3) as u64, unix_us: NOW_US, ..empty() };
+    let record = Record {
+        request: RequestId::from_bits(number),
+        version: (number % 3) as u64,
+        unix_us: NOW_US,
+        ..Record::empty()
+    };
     capture.offer(&record).expect("captured");
 }
 

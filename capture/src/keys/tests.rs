@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use tiltyard_types::{RequestId, Tensor};
 
 use super::*;
-use crate::record::tests::empty;
 use crate::seal::Sealer;
 use crate::tests::segments;
 use crate::{Capture, Limits, Opened, Record, Segment, Value, verify};
@@ -36,7 +35,7 @@ fn offer(capture: &Capture, number: u128, subject: &'static str, at_us: u64) {
         headers: vec![("x-customer".into(), Some(subject.into()))],
         inputs: vec![Value::of("x", &x), Value::of("text", &text)],
         subjects: vec![subject.into()],
-        ..empty()
+        ..Record::empty()
     };
     capture.offer(&record).expect("captured");
 }
@@ -136,7 +135,7 @@ proptest! {
         let folder = tempfile::tempdir().expect("a folder");
         let mut keys = Keys::open(folder.path(), &MASTER).expect("keys");
         let x = Tensor::from_slice([1, 1], &[MARKER]).expect("one");
-        let record = Record { inputs: vec![Value::of("x", &x)], subjects: vec!["ann".into()], ..empty() };
+        let record = Record { inputs: vec![Value::of("x", &x)], subjects: vec!["ann".into()], ..Record::empty() };
         let sealer = Sealer::new(&keys).expect("a salt");
         let row = sealer.seal(&mut keys, &record, 0, 0).expect("sealed");
         let whole = sealer.open(&keys, &row, 0).expect("it opens");

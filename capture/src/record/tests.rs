@@ -116,32 +116,9 @@ fn long_texts_are_cut_between_letters() {
     let why = "é".repeat(40_000);
     let outcome = Outcome::Failed(ErrorKind::Engine, why.as_str().into());
     let mut bytes = Vec::new();
-    Record { outcome, ..empty() }.write(&mut bytes);
+    Record { outcome, ..Record::empty() }.write(&mut bytes);
     let bytes = Bytes::from(bytes);
     let read = Record::read(&bytes).expect("a record");
     let Outcome::Failed(ErrorKind::Engine, read) = read.outcome else { panic!("another outcome: {:?}", read.outcome) };
     assert_eq!((read.len(), why.starts_with(read.as_ref())), (65_534, true));
-}
-
-/// A record without anything.
-pub(crate) fn empty() -> Record<'static> {
-    Record {
-        request: RequestId::from_bits(0),
-        rows: 1,
-        first_row: 0,
-        unix_us: 0,
-        latency_ns: 0,
-        endpoint: "".into(),
-        model: "".into(),
-        version: 0,
-        digest: Digest::new([0; 32]),
-        arm: "".into(),
-        key: None,
-        layout: 0,
-        outcome: Outcome::Answered,
-        headers: vec![],
-        inputs: vec![],
-        outputs: vec![],
-        subjects: vec![],
-    }
 }

@@ -112,7 +112,7 @@ impl Segment {
             version: said("version")?.parse().map_err(|_| broken("its version is no number".into()))?,
             digest,
             layout: layout_id,
-            ..nothing()
+            ..Record::empty()
         };
         let mut columns = Columns::new(Arc::new(shown), &base);
         let rows = fill(&reader, &mut columns).map_err(|error| Error::parquet("read", path, error))?;
@@ -179,28 +179,6 @@ impl Segment {
             };
             Ok((row, opened))
         }))
-    }
-}
-
-fn nothing() -> Record<'static> {
-    Record {
-        request: RequestId::from_bits(0),
-        rows: 1,
-        first_row: 0,
-        unix_us: 0,
-        latency_ns: 0,
-        endpoint: "".into(),
-        model: "".into(),
-        version: 0,
-        digest: Digest::new([0; 32]),
-        arm: "".into(),
-        key: None,
-        layout: 0,
-        outcome: Outcome::Answered,
-        headers: Vec::new(),
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        subjects: Vec::new(),
     }
 }
 

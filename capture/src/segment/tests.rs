@@ -7,7 +7,7 @@ use tiltyard_types::{DataType, Shape, Tensor};
 use super::*;
 use crate::layout::Layouts;
 use crate::record::Value;
-use crate::record::tests::{empty, records};
+use crate::record::tests::records;
 use crate::tests::table;
 
 fn group(records: &[Record<'_>]) -> Vec<Group> {
@@ -120,7 +120,7 @@ fn each_data_type_keeps_its_values() {
     fn check(dtype: DataType, bytes: &[u8], expected: &[&str]) {
         let count = bytes.len() / dtype.width().expect("a width");
         let tensor = Tensor::fixed(dtype, Shape::from([count]), bytes.to_vec()).expect("as many as the shape says");
-        let record = Record { rows: count as u32, inputs: vec![Value::of("x", &tensor)], ..empty() };
+        let record = Record { rows: count as u32, inputs: vec![Value::of("x", &tensor)], ..Record::empty() };
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.parquet");
         group(&[record])[0].write(&path, String::new(), "n").expect("a segment");
