@@ -27,6 +27,22 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long any one statement may take, if nobody says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What only one of those who share a database does at a time. Each has an advisory lock of its own, in this one place, so that
+/// who makes tables never waits for who leads.
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    MakeLog = 1,
+    Lead = 2,
+    MakeTables = 3,
+}
+
+impl fmt::Display for Turn {
+    /// As the arguments of Postgres's functions: the first number is this program's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "1953066100, {}", *self as i32)
+    }
+}
+
 /// Where the database is, and who asks. Shown without the password.
 #[derive(Clone)]
 pub struct Address {
@@ -213,6 +229,17 @@ impl Client {
     /// Asks for rows. What comes back is all in memory: ask for pages.
     pub fn query(&mut self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
         self.within("answer a query", |client| async move { client.query(sql, parameters).await })
+    }
+
+    /// Waits for a turn, which ends with the transaction.
+    pub(crate) fn wait_for(&mut self, turn: Turn) -> Result<()> {
+        self.query(&format!("SELECT pg_advisory_xact_lock({turn})"), &[]).map(drop)
+    }
+
+    /// Takes a turn where nobody else has it, and says whether it did. It ends with the session.
+    pub(crate) fn takes(&mut self, turn: Turn) -> Result<bool> {
+        let rows = self.query(&format!("SELECT pg_try_advisory_lock({turn})"), &[])?;
+        Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
     /// Runs statements without parameters, one after the other.

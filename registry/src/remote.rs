@@ -12,16 +12,14 @@ use std::time::{Duration, Instant};
 use crate::entry::{Entry, Head, line};
 use crate::letter::{Letter, Replica, Taken};
 use crate::log::Draft;
-use crate::postgres::Client;
+use crate::postgres::{Client, Turn};
 use crate::reader::Entries;
 use crate::{Break, Error, Result};
 
 pub use crate::postgres::Address;
 
-/// What is made where it is not there yet. Locks of the database keep two from making it at once.
+/// What is made where it is not there yet.
 const SCHEMA: &str = "
-    BEGIN;
-    SELECT pg_advisory_xact_lock(1953066100, 1);
     CREATE TABLE IF NOT EXISTS tiltyard_log (seq bigint PRIMARY KEY, line text NOT NULL);
     CREATE TABLE IF NOT EXISTS tiltyard_head (
         is_one boolean PRIMARY KEY DEFAULT true CHECK (is_one), seq bigint NOT NULL, hash text NOT NULL);
@@ -30,8 +28,7 @@ const SCHEMA: &str = "
         topic text NOT NULL, sender text NOT NULL, number bigint NOT NULL, body bytea NOT NULL,
         at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (topic, sender, number));
     CREATE TABLE IF NOT EXISTS tiltyard_replicas (
-        sender text PRIMARY KEY, name text NOT NULL, seen timestamptz NOT NULL, seq bigint NOT NULL, leads boolean NOT NULL);
-    COMMIT";
+        sender text PRIMARY KEY, name text NOT NULL, seen timestamptz NOT NULL, seq bigint NOT NULL, leads boolean NOT NULL)";
 
 /// A session that says nothing for so long is ended by the database: a replica that stands still does not lead.
 const SILENCE_MAX: &str = "SET idle_session_timeout = '5s'";
@@ -172,8 +169,7 @@ impl Remote {
     pub fn leads(&self) -> Result<Option<u64>> {
         self.with(|_, link| {
             if !link.leads {
-                let rows = link.client()?.query("SELECT pg_try_advisory_lock(1953066100, 2)", &[])?;
-                link.leads = rows.first().is_some_and(|row| row.get(0));
+                link.leads = link.client()?.takes(Turn::Lead)?;
             }
             Ok(link.leads.then_some(link.session))
         })
@@ -275,7 +271,10 @@ impl Link {
             // Who may not make tables may still use those that somebody has made.
             let there = client.query("SELECT to_regclass('tiltyard_replicas') IS NOT NULL", &[])?;
             if !there.first().is_some_and(|row| row.get(0)) {
-                client.batch(SCHEMA)?;
+                client.transaction(|client| {
+                    client.wait_for(Turn::MakeLog)?;
+                    client.batch(SCHEMA)
+                })?;
             }
             client.batch(SILENCE_MAX)?;
             Ok(client)

@@ -6,6 +6,7 @@ mod postgres;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use postgres::Postgres;
 use rusqlite::Connection;
@@ -341,6 +342,18 @@ fn two_who_follow_at_once_have_each_entry_once() {
         assert_eq!(place.ask("SELECT count(*), min(seq), max(seq) FROM entries"), ["3000|1|3000"]);
         assert_eq!(place.tables().applied(), log.head());
     }
+}
+
+/// Who leads holds a lock of the same database for as long as it lives.
+#[test]
+fn they_follow_whoever_leads() {
+    let Some(server) = Postgres::start() else { return };
+    let log = Log::connect(&address(&server)).expect("a log");
+    assert_eq!(log.remote().expect("a database").leads().expect("it answers"), Some(1));
+    log.record(T0, "test", &json!({"n": 1})).expect("it is written");
+    let impatient = address(&server).patience(Duration::from_millis(500));
+    let mut tables = Tables::postgres(&impatient).expect("nobody holds them back");
+    assert_eq!(tables.follow(&log).expect("it answers"), 1);
 }
 
 /// Nothing that stands in a log keeps the rest of it from being asked.

@@ -21,12 +21,16 @@ def test_replicas_share_versions_environments_and_history(tmp_path):
         assert second.json("push", "risk", RISK / "1")["is_new"] is False, "the same bytes are the same version everywhere"
         second.run("promote", "risk@3")
         for registry in first, second, third:
-            serving.until(lambda: version(registry.server) == 3, "the version to answer", 5)
+            serving.until(lambda: version(registry.server) == 3, "the version to answer", 30)
         third.run("pull", "risk@3", "--to", tmp_path / "pulled")
         assert (tmp_path / "pulled" / "model.onnx").read_bytes() == (RISK / "1" / "model.onnx").read_bytes()
         # Whoever leads notes once for all who answered.
         serving.until(lambda: first.json("history", "risk")[-1]["arms"][0]["version"] == 3, "the history")
-        assert first.json("history", "risk") == third.json("history", "risk")
+        serving.until(lambda: third.json("history", "risk") == first.json("history", "risk"), "the same history everywhere")
+        # The tables that one asks in SQL are everybody's too, and no replica waits for another to fill them.
+        sql = "SELECT model, version FROM tiltyard.versions"
+        serving.until(lambda: fleet.postgres.ask(sql) == ["risk|3"], "the tables")
+        assert not any("tables do not follow" in replica.server.log_text() for replica in fleet.replicas)
         fleet.leader().kill()
         living = [Registry(replica.server) for replica in fleet.living]
         for registry in living:

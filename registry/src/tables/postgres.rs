@@ -4,11 +4,8 @@ use super::schema::{self, Dialect};
 use super::sqlite::head;
 use super::{Database, Row, check_version};
 use crate::entry::Head;
-use crate::postgres::{Address, Client};
+use crate::postgres::{Address, Client, Turn};
 use crate::{Error, Result};
-
-/// Held while the schema is made or looked at, so that two replicas do not make it at once.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(1953066100, 2)";
 
 pub(super) struct Postgres {
     address: Address,
@@ -48,7 +45,7 @@ impl Postgres {
                 let mut client = self.address.connect()?;
                 let shown = self.address.to_string();
                 client.transaction(|client| {
-                    client.query(LOCK, &[])?;
+                    client.wait_for(Turn::MakeTables)?;
                     if !check_version(&shown, version(client)?)? {
                         make(client)?;
                     }
@@ -167,7 +164,7 @@ impl Database for Postgres {
 
     fn begin(&mut self) -> Result<()> {
         self.client()?.transaction(|client| {
-            client.query(LOCK, &[])?;
+            client.wait_for(Turn::MakeTables)?;
             make(client)
         })
     }

@@ -6,7 +6,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, TransactionBehavior, params};
 
@@ -38,7 +39,7 @@ impl Sqlite {
         let fail = |error: rusqlite::Error| (refused(path, "open", &error), error.sqlite_error_code());
         let connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(PATIENCE).map_err(fail)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+        use_wal(&connection).map_err(fail)?;
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;
         let is_there: bool = connection
             .query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'applied'", [], |row| row.get(0))
@@ -59,6 +60,19 @@ impl Sqlite {
     fn refused(&self, doing: &'static str) -> impl Fn(rusqlite::Error) -> Error + use<> {
         let path = self.path.clone();
         move |error| refused(&path, doing, &error)
+    }
+}
+
+/// SQLite waits for others with everything but this: where two open a new file at once, one is told that it is locked.
+fn use_wal(connection: &Connection) -> rusqlite::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
     }
 }
 

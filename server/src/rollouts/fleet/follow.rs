@@ -4,6 +4,7 @@
 //! leads. Where the registry does not answer, plans stay as they are.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tiltyard_registry as registry;
 use tiltyard_rollout::plan::Plan;
@@ -18,6 +19,9 @@ use crate::rollouts::live::artifacts;
 use crate::rollouts::record::{Failure, Record, Wanted};
 use crate::writer::{How, Report};
 
+/// How soon a plan that does not hold is tried again, the first time: what it needs may be on its way. Then twice as late each time.
+const SOON: Duration = Duration::from_millis(250);
+
 /// A plan that is to hold since the log says so.
 #[derive(Debug)]
 pub(in crate::rollouts) struct Due {
@@ -25,6 +29,9 @@ pub(in crate::rollouts) struct Due {
     plan: Option<Plan>,
     pending: Option<oneshot::Receiver<Result<Report>>>,
     retry: Moment,
+    patience: Duration,
+    /// Why it did not hold, as it was last said.
+    told: Option<String>,
 }
 
 impl Driver {
@@ -187,7 +194,7 @@ impl Driver {
                     plan.as_deref().cloned()
                 }
             };
-            self.due.insert(endpoint.clone(), Due { plan, pending: None, retry: now });
+            self.due.insert(endpoint.clone(), Due { plan, pending: None, retry: now, patience: SOON, told: None });
         }
         self.followed = record.head().sequence;
     }
@@ -226,14 +233,19 @@ impl Driver {
                 match pending.try_recv() {
                     Err(oneshot::error::TryRecvError::Empty) => return true,
                     Ok(Err(error)) => {
-                        tracing::warn!(endpoint, %error, "the plan that the registry has does not hold here");
+                        let why = error.to_string();
+                        if due.told.as_deref() != Some(&why) {
+                            tracing::warn!(endpoint, error = why, "the plan that the registry has does not hold here");
+                            due.told = Some(why);
+                        }
                     }
                     _ => {}
                 }
                 due.pending = None;
+                due.retry = now + due.patience;
+                due.patience = (due.patience * 2).min(RETRY);
             }
             if now >= due.retry {
-                due.retry = now + RETRY;
                 due.pending = Some(match &due.plan {
                     Some(plan) => writer.propose(plan.clone(), How::Decided),
                     None => writer.propose_none(endpoint),
