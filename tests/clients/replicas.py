@@ -117,8 +117,8 @@ class Postgres:
 class Replica:
     """A server that comes back where it was."""
 
-    def __init__(self, models, folder, url, name, *flags):
-        self.models, self.folder, self.name = models, folder / name, name
+    def __init__(self, models, folder, url, name, *flags, variables=None):
+        self.models, self.folder, self.name, self.variables = models, folder / name, name, variables
         self.ports = free_ports(2)
         self.flags = ["--registry", url, "--replica", name, "--poll-interval", "100ms", *flags]
         self.start()
@@ -129,7 +129,8 @@ class Replica:
         (self.folder / "ports.json").unlink(missing_ok=True)
         http_port, grpc_port = map(str, self.ports)
         self.server = serving.Server(
-            self.models, self.folder, "--http-port", http_port, "--grpc-port", grpc_port, *self.flags, own_ports=True)
+            self.models, self.folder, "--http-port", http_port, "--grpc-port", grpc_port, *self.flags, own_ports=True,
+            variables=self.variables)
         self.is_ready = True
 
     def kill(self):
@@ -220,12 +221,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Fleet:
     """A database, replicas and the proxy before them."""
 
-    def __init__(self, models, folder, *flags):
+    def __init__(self, models, folder, *flags, variables=None):
         self.folder, self.replicas, self.proxy = folder, [], None
         self.postgres = Postgres()
         try:
             for number in range(1, REPLICAS + 1):
-                self.replicas.append(Replica(models, folder, self.postgres.url, f"r{number}", *flags))
+                self.replicas.append(
+                    Replica(models, folder, self.postgres.url, f"r{number}", *flags, variables=variables))
             self.proxy = Proxy(self.replicas)
         except BaseException:
             self.end()

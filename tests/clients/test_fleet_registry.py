@@ -1,7 +1,11 @@
 """Does a version that is pushed to one replica, and promoted through another, answer on all of them?"""
 
+import pytest
+
 import serving
+import storing
 from replicas import Fleet
+from test_endpoints import apply, toml
 from test_registry import RISK, Registry, row
 
 
@@ -9,32 +13,47 @@ def version(server):
     return int(server.post("/v1/models/risk/score", row()).headers["tiltyard-version"])
 
 
-def test_replicas_share_versions_environments_and_history(tmp_path):
+@pytest.mark.parametrize("place", ["a folder", "a store"])
+def test_replicas_share_versions_environments_and_history(tmp_path, place):
     models = serving.link_models(tmp_path / "models", RISK)
-    fleet = Fleet(models, tmp_path, "--registry-store", str(tmp_path / "shared"))
-    try:
-        fleet.leader()
-        first, second, third = [Registry(replica.server) for replica in fleet.replicas]
-        pushed = first.json("push", "risk", RISK / "1", "--metric", "auc=0.91@holdout")
-        assert pushed["version"] == 3
-        serving.until(lambda: second.try_("show", "risk@3")[0] == 0, "the other replica to read the log")
-        assert second.json("push", "risk", RISK / "1")["is_new"] is False, "the same bytes are the same version everywhere"
-        second.run("promote", "risk@3")
-        for registry in first, second, third:
-            serving.until(lambda: version(registry.server) == 3, "the version to answer", 30)
-        third.run("pull", "risk@3", "--to", tmp_path / "pulled")
-        assert (tmp_path / "pulled" / "model.onnx").read_bytes() == (RISK / "1" / "model.onnx").read_bytes()
-        # Whoever leads notes once for all who answered.
-        serving.until(lambda: first.json("history", "risk")[-1]["arms"][0]["version"] == 3, "the history")
-        serving.until(lambda: third.json("history", "risk") == first.json("history", "risk"), "the same history everywhere")
-        # The tables that one asks in SQL are everybody's too, and no replica waits for another to fill them.
-        sql = "SELECT model, version FROM tiltyard.versions"
-        serving.until(lambda: fleet.postgres.ask(sql) == ["risk|3"], "the tables")
-        assert not any("tables do not follow" in replica.server.log_text() for replica in fleet.replicas)
-        fleet.leader().kill()
-        living = [Registry(replica.server) for replica in fleet.living]
-        for registry in living:
-            registry.run("note", "risk@3", "--tag", f"by={registry.server.folder.name}")
-        assert [version(registry.server) for registry in living] == [3, 3]
-    finally:
-        fleet.end()
+    with storing.Store() as store:
+        url = f"s3://{storing.BUCKET}/versions" if place == "a store" else str(tmp_path / "shared")
+        fleet = Fleet(models, tmp_path, "--registry-store", url, variables=store.variables)
+        try:
+            share(fleet, tmp_path)
+        finally:
+            fleet.end()
+        put = {request.key for request in store.requests if request.method == "PUT"}
+        assert all(key.startswith("versions/sha256/") for key in put) and bool(put) == (place == "a store"), put
+
+
+def share(fleet, tmp_path):
+    fleet.leader()
+    # What somebody applied is what is gone back to in the end.
+    apply(fleet.replicas[0].server, tmp_path, toml(("champion", 1, 'role = "champion"')), name="risk")
+    first, second, third = [Registry(replica.server) for replica in fleet.replicas]
+    pushed = first.json("push", "risk", RISK / "1", "--metric", "auc=0.91@holdout")
+    assert pushed["version"] == 3
+    serving.until(lambda: second.try_("show", "risk@3")[0] == 0, "the other replica to read the log")
+    assert second.json("push", "risk", RISK / "1")["is_new"] is False, "the same bytes are the same version everywhere"
+    second.run("promote", "risk@3")
+    for registry in first, second, third:
+        serving.until(lambda: version(registry.server) == 3, "the version to answer", 30)
+    third.run("pull", "risk@3", "--to", tmp_path / "pulled")
+    assert (tmp_path / "pulled" / "model.onnx").read_bytes() == (RISK / "1" / "model.onnx").read_bytes()
+    # Whoever leads notes once for all who answered.
+    serving.until(lambda: first.json("history", "risk")[-1]["arms"][0]["version"] == 3, "the history")
+    serving.until(lambda: third.json("history", "risk") == first.json("history", "risk"), "the same history everywhere")
+    # The tables that one asks in SQL are everybody's too, and no replica waits for another to fill them.
+    sql = "SELECT model, version FROM tiltyard.versions"
+    serving.until(lambda: fleet.postgres.ask(sql) == ["risk|3"], "the tables")
+    assert not any("tables do not follow" in replica.server.log_text() for replica in fleet.replicas)
+    fleet.leader().kill()
+    living = [Registry(replica.server) for replica in fleet.living]
+    for registry in living:
+        registry.run("note", "risk@3", "--tag", f"by={registry.server.folder.name}")
+    assert [version(registry.server) for registry in living] == [3, 3]
+    # What one replica must not answer any more, none does.
+    living[0].run("quarantine", "risk@3", "--reason", "it was trained on the wrong rows")
+    for registry in living:
+        serving.until(lambda: version(registry.server) == 1, "what answered before", 30)

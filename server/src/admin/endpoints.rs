@@ -15,6 +15,8 @@ use crate::catalog::Endpoint;
 use crate::endpoints::file::{self, Said};
 use crate::locks::calls::{Call, Caller};
 use crate::registry::promote;
+use crate::rollouts::aim;
+use crate::rollouts::record::Change;
 use crate::service::Service;
 use crate::writer::Report;
 use crate::{clock, deadlines, shadow};
@@ -82,7 +84,7 @@ where
             service.rollouts.may_change(endpoint).await?;
             let report = service.writer.apply(draft, dry_run).await?;
             if !dry_run {
-                tell_others(service, caller, endpoint).await?;
+                tell_others(service, caller, endpoint, Change::Applied).await?;
             }
             Ok(form(&report, dry_run))
         }
@@ -91,7 +93,7 @@ where
             held.map_or(Ok(()), |held| may_deploy(caller, &held))?;
             service.rollouts.may_change(endpoint).await?;
             let report = service.writer.remove_plan(endpoint).await?;
-            tell_others(service, caller, endpoint).await?;
+            tell_others(service, caller, endpoint, Change::Applied).await?;
             Ok(form(&report, false))
         }
         (&Method::POST, "rollback") => {
@@ -102,12 +104,7 @@ where
             if service.rollouts.governs(endpoint).is_some() {
                 return super::rollouts::roll_back(service, caller, endpoint, to).await;
             }
-            let back = service.writer.plans.load().endpoints.back(endpoint, to)?;
-            may_deploy(caller, &back)?;
-            service.rollouts.may_share()?;
-            // By its number, so that it is the one that was asked about.
-            let report = service.writer.roll_back(endpoint, Some(back.revision)).await?;
-            tell_others(service, caller, endpoint).await?;
+            let report = roll_back(service, caller, endpoint, to).await?;
             promote::note_rollback(service, caller, endpoint).await;
             Ok(form(&report, false))
         }
@@ -117,11 +114,47 @@ where
     }
 }
 
-/// Tells the other replicas which plan somebody has made hold.
-pub(super) async fn tell_others(service: &Service, caller: Option<&Caller>, endpoint: &str) -> Result<()> {
+/// Has a plan hold again that held before: the one of this revision, or else the one before.
+pub(crate) async fn roll_back(
+    service: &Service,
+    caller: Option<&Caller>,
+    endpoint: &str,
+    to: Option<u64>,
+) -> Result<Report> {
+    service.rollouts.may_share()?;
+    // Numbers are each replica's own; what was before is on the log that all of them share.
+    let by_log = match to {
+        None => service.rollouts.before(endpoint).await?,
+        Some(_) => None,
+    };
+    let known = service.writer.plans.load().endpoints.back(endpoint, to);
+    let report = match by_log {
+        Some(plan) if !known.as_ref().is_ok_and(|known| aim::is_same(known, &plan)) => {
+            may_deploy(caller, &plan)?;
+            service.writer.apply(plan, false).await?
+        }
+        _ => {
+            let back = known?;
+            may_deploy(caller, &back)?;
+            // By its number, so that it is the one that was asked about.
+            service.writer.roll_back(endpoint, Some(back.revision)).await?
+        }
+    };
+    tell_others(service, caller, endpoint, Change::WentBack).await?;
+    Ok(report)
+}
+
+/// Tells the other replicas which plan somebody has made hold, and how.
+pub(super) async fn tell_others(
+    service: &Service,
+    caller: Option<&Caller>,
+    endpoint: &str,
+    how: fn(Box<Plan>) -> Change,
+) -> Result<()> {
     let plan = service.writer.plans.load().endpoints.plan(endpoint).cloned();
     let by = caller.map_or_else(|| "somebody".to_owned(), |caller| caller.name.clone());
-    service.rollouts.share(endpoint, plan.as_deref().cloned(), by).await
+    let change = plan.map_or(Change::Removed, |plan| how(Box::new(Plan::clone(&plan))));
+    service.rollouts.share(endpoint, change, by).await
 }
 
 /// Fails where a caller may not change what answers for the models of a plan.

@@ -13,6 +13,7 @@ use super::endpoints::{form, may_deploy, text_of};
 use crate::endpoints::{differences, file};
 use crate::locks::calls::{Call, Caller};
 use crate::rollouts::declared::{Begun, begun};
+use crate::rollouts::record::Change;
 use crate::rollouts::written::{Declared, Written};
 use crate::rollouts::{aim, begin, hold};
 use crate::service::Service;
@@ -180,7 +181,7 @@ pub(super) async fn roll_back(
     let report = match to {
         Some(to) => {
             let back = service.writer.roll_back(endpoint, Some(to)).await?;
-            super::endpoints::tell_others(service, caller, endpoint).await?;
+            super::endpoints::tell_others(service, caller, endpoint, Change::WentBack).await?;
             back
         }
         None => ended,

@@ -17,6 +17,7 @@ use tiltyard_types::{Error, Result};
 
 use super::keeper::{Keeper, Proposed};
 use super::{Registry, principal, program, versions_of};
+use crate::admin::endpoints::roll_back;
 use crate::admin::rollouts::begin_for;
 use crate::locks::calls::{Call, Caller};
 use crate::rollouts::begin;
@@ -370,12 +371,7 @@ pub async fn take_out(service: &Service, model: &str) {
         if !held.is_some_and(|held| held.arms.iter().any(is_out)) {
             continue;
         }
-        let back = service.writer.plans.load().endpoints.back(&endpoint, None).map(|back| back.revision);
-        let gone_back = match back {
-            Ok(revision) => service.writer.roll_back(&endpoint, Some(revision)).await.map(drop),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = gone_back {
+        if let Err(error) = roll_back(service, None, &endpoint, None).await {
             tracing::error!(endpoint, %error, "a quarantined version still answers, since nothing did before it: apply another plan");
         }
     }

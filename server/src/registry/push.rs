@@ -86,12 +86,7 @@ pub async fn push(service: &Service, model: &str, pushing: Pushing, by: Principa
         return Err(Error::invalid(message));
     }
     files.sort();
-    let mut missing = Vec::new();
-    for file in &files {
-        if artifacts.size(file.sha256)?.is_none() {
-            missing.push(text_of(&file.sha256));
-        }
-    }
+    let missing = missing(Arc::clone(artifacts), files.iter().map(|file| file.sha256).collect()).await?;
     if !missing.is_empty() {
         return Ok(json!({ "missing": missing }));
     }
@@ -128,6 +123,21 @@ pub async fn push(service: &Service, model: &str, pushing: Pushing, by: Principa
     let mut form = book.version(&model, version).map(facts_of).unwrap_or_default();
     form["is_new"] = is_new.into();
     Ok(form)
+}
+
+/// Those of the files that are not there yet. Where replicas share them, a store is asked, which takes its time.
+async fn missing(artifacts: Arc<dyn Blobs>, wanted: Vec<Digest>) -> Result<Vec<String>> {
+    let look = move || {
+        let lacks = |digest: &Digest| artifacts.size(*digest).map(|size| size.is_none());
+        let found = wanted.iter().filter_map(|digest| match lacks(digest) {
+            Ok(false) => None,
+            Ok(true) => Some(Ok(text_of(digest))),
+            Err(error) => Some(Err(Error::from(error))),
+        });
+        found.collect()
+    };
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|_| Error::new(ErrorKind::Engine, "the thread that looks for files panicked"))?
 }
 
 /// What is told of a version that was pushed.

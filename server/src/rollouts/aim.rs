@@ -19,6 +19,11 @@ pub fn before(plan: &Plan) -> Plan {
     alone(plan, champion(plan), false)
 }
 
+/// The plan where the challenger of `plan` answers everybody: what a rollout is there for.
+pub fn after(plan: &Plan) -> Plan {
+    alone(plan, challenger(plan), false)
+}
+
 /// Whether an endpoint's plan is one that this rollout gave it, or may take the place of.
 pub fn is_ours(current: &Plan, judge: &Judge) -> bool {
     let plan = judge.plan();
@@ -50,7 +55,8 @@ pub fn champion(plan: &Plan) -> &Arm {
     &plan.arms[plan.champion()]
 }
 
-fn draft(plan: Plan) -> Plan {
+/// The same without a number.
+pub fn draft(plan: Plan) -> Plan {
     Plan { revision: 0, ..plan }
 }
 

@@ -460,7 +460,8 @@ impl Driver {
             Wish::Nothing => Ok(()),
             Wish::Start(plan, declared) => self.start(&endpoint, *plan, declared.as_deref(), by),
             Wish::Tell(command) => self.command(&endpoint, command, by),
-            Wish::Applied(plan) => self.share(&endpoint, plan.as_deref(), &by),
+            Wish::Changed(change) => self.share(&endpoint, &change, &by),
+            Wish::Before(told) => self.before(&endpoint).map(|plan| drop(told.send(plan))),
             Wish::Gate { gate, passed, evidence } => {
                 let evidence = hold::signed(&gate, &by, evidence);
                 let event = Event::Gate { time_ms: clock::unix_ms(), gate, passed, evidence };

@@ -16,6 +16,7 @@ pub mod hooks;
 pub mod live;
 pub mod observer;
 mod output;
+pub mod past;
 pub mod record;
 pub mod written;
 
@@ -36,6 +37,7 @@ use self::driver::Place;
 use self::feedback::Feedback;
 use self::fleet::{Fleet, Shared};
 use self::hooks::{Hook, Hooks};
+use self::record::Change;
 use crate::chain::Chain;
 use crate::infer::Inference;
 use crate::writer::Writer;
@@ -74,8 +76,10 @@ enum Wish {
     /// With the digest of what declares it, if anything does.
     Start(Box<Plan>, Option<String>),
     Tell(Command),
-    /// To tell the other replicas that this plan holds; none where none does any more.
-    Applied(Option<Box<Plan>>),
+    /// To tell the other replicas what somebody did to the plan.
+    Changed(Change),
+    /// To be told what a rollback leads to, by a log that replicas share.
+    Before(oneshot::Sender<Option<Plan>>),
     /// With what the answer rests on, where that is known.
     Gate {
         gate: String,
@@ -146,12 +150,23 @@ impl Rollouts {
         }
     }
 
-    /// Tells the other replicas, if there are any, which plan holds now; none where none does any more.
-    pub async fn share(&self, endpoint: &str, plan: Option<Plan>, by: String) -> Result<()> {
+    /// Tells the other replicas, if there are any, what somebody did to the plan.
+    pub async fn share(&self, endpoint: &str, change: Change, by: String) -> Result<()> {
         match self.is_shared {
-            true => self.give(endpoint.to_owned(), by, Wish::Applied(plan.map(Box::new))).await.map(drop),
+            true => self.give(endpoint.to_owned(), by, Wish::Changed(change)).await.map(drop),
             false => Ok(()),
         }
+    }
+
+    /// The plan that a rollback of the endpoint leads to, on whichever replica. None where nobody shares the log, or what holds is not
+    /// from there: then it is what this process remembers.
+    pub async fn before(&self, endpoint: &str) -> Result<Option<Plan>> {
+        if !self.is_shared {
+            return Ok(None);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.give(endpoint.to_owned(), String::new(), Wish::Before(answer)).await?;
+        Ok(answered.await.ok().flatten())
     }
 
     /// Whether this process speaks for all that share its log, which it does where it is alone.
@@ -162,7 +177,7 @@ impl Rollouts {
     /// Has a plan hold on every replica, in a moment. None where nobody shares the log: then it is this process's alone.
     pub fn have_hold(&self, plan: Plan, by: &str) -> Option<()> {
         let orders = self.orders.as_ref().filter(|_| self.is_shared)?;
-        let (endpoint, wish) = (plan.endpoint.clone(), Wish::Applied(Some(Box::new(plan))));
+        let (endpoint, wish) = (plan.endpoint.clone(), Wish::Changed(Change::Applied(Box::new(plan))));
         let (answer, _) = oneshot::channel();
         orders.send(Order { endpoint, by: by.to_owned(), wish, answer }).ok()
     }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `rollout.plan` | `{"rollout": id, "plan": the plan's canonical form, "declared": the digest of the file that wants it, if any}` |
 //! | `rollout.event` | `{"rollout": id, "event": …, "verdict": …}` |
-//! | `fleet.plan` | `{"endpoint": name, "plan": canonical form, or null where none is to hold, "by": who}`: what people applied, where replicas share the log |
+//! | `fleet.plan` | `{"endpoint": name, "plan": canonical form, or null where none is to hold, "by": who, "is_back": true}`: what people applied, or went back to, where replicas share the log |
 //!
 //! Where replicas share the log, each follows it ([`Record::follow`]), and whoever adds to it has read all of it: where others were
 //! first, what they said is read, and the judge asked again.
@@ -23,6 +23,9 @@ use tiltyard_rollout::judge::{Decision, Event, Judge, State, Verdict};
 use tiltyard_rollout::plan::Plan;
 use tiltyard_rollout::verify;
 use tiltyard_types::{Error, Result};
+
+use super::aim;
+use super::past::Past;
 
 /// What kinds of rollouts begin with. Those that this program does not know are errors: it could prove nothing.
 const KINDS: &str = "rollout.";
@@ -56,6 +59,8 @@ struct Applied {
     endpoint: String,
     plan: Option<Box<RawValue>>,
     by: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_back: bool,
 }
 
 /// What an endpoint's plan shall be, by the latest that the log says of it.
@@ -65,6 +70,17 @@ pub enum Wanted {
     Rollout(String),
     /// What somebody applied; none where it was removed.
     Plan(Option<Box<Plan>>),
+}
+
+/// What somebody did to an endpoint's plan.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// This one holds.
+    Applied(Box<Plan>),
+    /// This one holds again.
+    WentBack(Box<Plan>),
+    /// None does any more.
+    Removed,
 }
 
 /// A rollout as the log proves it.
@@ -104,13 +120,17 @@ impl Rollout {
         self.said.get(gate)
     }
 
-    fn heard(&mut self, answer: Option<(String, Answer)>, verdict: &Verdict) {
+    fn heard(&mut self, answer: Option<(String, Answer)>, verdict: &Verdict, past: &mut Past) {
         self.events += 1;
         self.said.extend(answer);
         if verdict.state == State::Promoted {
-            self.promoted_ms.get_or_insert(verdict.time_ms);
+            if self.promoted_ms.replace(self.promoted_ms.unwrap_or(verdict.time_ms)).is_none() {
+                past.holds(&aim::after(self.judge.plan()));
+            }
+            if verdict.decision == Decision::RollBack && !std::mem::replace(&mut self.went_back, true) {
+                past.went_back(&aim::before(self.judge.plan()));
+            }
         }
-        self.went_back |= verdict.state == State::Promoted && verdict.decision == Decision::RollBack;
         // What is seen after it was stopped, or has ended, does not say why.
         let goes_on = matches!(verdict.state, State::Running(_) | State::Paused(_));
         if verdict.decision != Decision::NotYet || goes_on {
@@ -136,6 +156,8 @@ pub struct Rollouts {
     by_id: BTreeMap<String, Rollout>,
     /// By endpoint, with the entry that says so.
     wanted: BTreeMap<String, (u64, Wanted)>,
+    /// By endpoint.
+    past: BTreeMap<String, Past>,
 }
 
 impl Rollouts {
@@ -172,15 +194,23 @@ impl Rollouts {
     }
 
     fn insert(&mut self, id: String, rollout: Rollout, sequence: u64) {
-        self.wanted.insert(rollout.judge.plan().endpoint.clone(), (sequence, Wanted::Rollout(id.clone())));
+        let plan = rollout.judge.plan();
+        self.past.entry(plan.endpoint.clone()).or_default().holds(&aim::before(plan));
+        self.wanted.insert(plan.endpoint.clone(), (sequence, Wanted::Rollout(id.clone())));
         self.by_id.insert(id, rollout);
     }
 
     fn applied(&mut self, entry: &Entry) -> Result<()> {
-        let Applied { endpoint, plan, .. } = read(entry)?;
+        let Applied { endpoint, plan, is_back, .. } = read(entry)?;
         let plan: Option<Box<Plan>> = plan
             .map(|plan| serde_json::from_str(plan.get()).map_err(|error| Error::invalid(format!("plan: {error}"))))
             .transpose()?;
+        let past = self.past.entry(endpoint.clone()).or_default();
+        match &plan {
+            None => past.removed(),
+            Some(plan) if is_back => past.went_back(plan),
+            Some(plan) => past.holds(plan),
+        }
         self.wanted.insert(endpoint, (entry.sequence, Wanted::Plan(plan)));
         Ok(())
     }
@@ -190,14 +220,26 @@ impl Rollouts {
         &self.wanted
     }
 
+    /// What held for an endpoint, as far as one may go back.
+    pub fn past(&self, endpoint: &str) -> Option<&Past> {
+        self.past.get(endpoint)
+    }
+
+    /// A rollout, and what held before it.
+    fn get_mut(&mut self, id: &str) -> Result<(&mut Rollout, &mut Past)> {
+        let rollout = self.by_id.get_mut(id).ok_or_else(|| unknown(id))?;
+        let past = self.past.entry(rollout.judge.plan().endpoint.clone()).or_default();
+        Ok((rollout, past))
+    }
+
     fn tell(&mut self, entry: &Entry) -> Result<()> {
         let Told { rollout: id, event, verdict } = read(entry)?;
-        let rollout = self.by_id.get_mut(&id).ok_or_else(|| unknown(&id))?;
+        let (rollout, past) = self.get_mut(&id)?;
         let answer = answer(&event);
         let counted_ms = block_time(&event);
         let proved = verify::Entry { event, verdict }.prove(&mut rollout.judge);
         let verdict = proved.map_err(|error| Error::new(error.kind(), format!("rollout {id}: {error}")))?;
-        rollout.heard(answer, &verdict);
+        rollout.heard(answer, &verdict, past);
         rollout.counted_ms = counted_ms.unwrap_or(rollout.counted_ms);
         Ok(())
     }
@@ -347,10 +389,15 @@ impl Record {
         Ok(true)
     }
 
-    /// Puts on the record that somebody applied a plan, or lets none hold any more.
-    pub fn apply(&mut self, endpoint: &str, plan: Option<&Plan>, by: &str, time_ms: u64) -> Result<()> {
+    /// Puts on the record that somebody applied a plan, went back to one, or lets none hold any more.
+    pub fn apply(&mut self, endpoint: &str, change: &Change, by: &str, time_ms: u64) -> Result<()> {
+        let (plan, is_back) = match change {
+            Change::Removed => (None, false),
+            Change::Applied(plan) => (Some(written(plan)?), false),
+            Change::WentBack(plan) => (Some(written(plan)?), true),
+        };
         let (endpoint, by) = (endpoint.to_owned(), by.to_owned());
-        let draft = Draft::new(time_ms, APPLIED, &Applied { endpoint, plan: plan.map(written).transpose()?, by })?;
+        let draft = Draft::new(time_ms, APPLIED, &Applied { endpoint, plan, by, is_back })?;
         self.log.record(draft.time_ms, &draft.kind, &draft.data)?;
         self.follow()?;
         Ok(())
@@ -375,10 +422,10 @@ impl Record {
             match appended {
                 Ok(head) => {
                     self.head = head;
-                    let rollout = self.rollouts.by_id.get_mut(id).ok_or_else(|| unknown(id))?;
+                    let (rollout, past) = self.rollouts.get_mut(id)?;
                     rollout.judge = judge;
                     for (event, verdict) in events.iter().zip(&verdicts) {
-                        rollout.heard(answer(event), verdict);
+                        rollout.heard(answer(event), verdict, past);
                     }
                     rollout.counted_ms = events.iter().filter_map(block_time).next_back().unwrap_or(rollout.counted_ms);
                     return Ok(verdicts);

@@ -65,6 +65,8 @@ pub(super) enum Order {
 pub enum How {
     /// As somebody's decision.
     Decided,
+    /// As somebody decided on another replica: what is decided here meanwhile goes first, and is told to the others after that.
+    Followed,
     /// Until what the endpoint's file declares can begin, which is still to come.
     Meanwhile,
     /// Only to find out what would become of it.
@@ -95,8 +97,8 @@ struct Proposal {
     draft: Plan,
     /// Who asked; nobody where it is a file's.
     answer: Option<OrderAnswer>,
-    /// Whether what the endpoint's file declares is still to come when it holds.
-    is_meanwhile: bool,
+    /// How it came.
+    how: How,
     /// Whether the repository was looked at for it.
     is_looked_for: bool,
     /// Why what it waits for could not be looked at.
@@ -207,12 +209,20 @@ impl Plans {
         Err(Error::invalid(message))
     }
 
-    /// Takes the place of what was proposed for the endpoint before.
+    /// Takes the place of what was proposed for the endpoint before, if it may.
     fn propose(&mut self, draft: Plan, answer: Option<OrderAnswer>, how: How) {
-        let is_meanwhile = how == How::Meanwhile;
-        let proposal = Proposal { draft, answer, is_meanwhile, is_looked_for: false, unreadable: Vec::new() };
-        self.drop_proposal(&proposal.draft.endpoint.clone(), "another plan came for it in the meantime");
-        self.proposals.insert(proposal.draft.endpoint.clone(), proposal);
+        let endpoint = draft.endpoint.clone();
+        let is_awaited = |proposal: &Proposal| {
+            proposal.how == How::Decided && proposal.answer.as_ref().is_some_and(|answer| !answer.is_closed())
+        };
+        if how == How::Followed && self.proposals.get(&endpoint).is_some_and(is_awaited) {
+            let error = Error::new(ErrorKind::NotReady, "somebody is applying another one here");
+            answer.map(|answer| drop(answer.send(Err(error))));
+            return;
+        }
+        self.drop_proposal(&endpoint, "another plan came for it in the meantime");
+        let proposal = Proposal { draft, answer, how, is_looked_for: false, unreadable: Vec::new() };
+        self.proposals.insert(endpoint, proposal);
     }
 
     /// What a file proposed and does not say any more.
@@ -401,7 +411,8 @@ impl State {
 
     /// What becomes of a proposal; `None` while that is open.
     fn settle(&mut self, proposal: &Proposal) -> Option<Result<Report>> {
-        let Proposal { draft, answer: _, is_meanwhile, is_looked_for, unreadable } = proposal;
+        let Proposal { draft, answer: _, how, is_looked_for, unreadable } = proposal;
+        let is_meanwhile = *how == How::Meanwhile;
         let standing = stand(draft, &self.inference.catalog.load().models);
         let champion = standing.get(draft.champion()).and_then(|found| found.as_deref().ok());
         let next = match self.plans.next(draft, champion) {
@@ -416,7 +427,7 @@ impl State {
             return (!is_open).then(|| Err(cannot_hold(&draft.endpoint, &reasons)));
         }
         Some(Ok(match next {
-            Some(next) => self.let_hold(next, *is_meanwhile),
+            Some(next) => self.let_hold(next, is_meanwhile),
             None => {
                 let held = self.plans.sources.endpoints.plan(&draft.endpoint).cloned();
                 if !is_meanwhile {

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::rollouts::aim;
 use crate::rollouts::driver::{Driver, RETRY, pairs};
 use crate::rollouts::live::artifacts;
-use crate::rollouts::record::{Failure, Record, Wanted};
+use crate::rollouts::record::{Change, Failure, Record, Wanted};
 use crate::writer::{How, Report};
 
 /// How soon a plan that does not hold is tried again, the first time: what it needs may be on its way. Then twice as late each time.
@@ -199,10 +199,27 @@ impl Driver {
         self.followed = record.head().sequence;
     }
 
-    /// Tells the other replicas that somebody applied a plan, or lets none hold any more.
-    pub(in crate::rollouts) fn share(&mut self, endpoint: &str, plan: Option<&Plan>, by: &str) -> Result<()> {
+    /// What a rollback leads to by the log, where what holds is from there or is about to be. Fails where the log knows of nothing before
+    /// that: numbers that replicas remember for themselves would lead each to another place.
+    pub(in crate::rollouts) fn before(&mut self, endpoint: &str) -> Result<Option<Plan>> {
+        self.follow(clock::now());
+        let Some(record) = &self.record else { return Err(self.standstill()) };
+        let held = self.writer.plans.load().endpoints.plan(endpoint).cloned();
+        let past = record.rollouts().past(endpoint);
+        let past = past.filter(|past| self.due.contains_key(endpoint) || past.is_now(held.as_deref()));
+        let nothing = || {
+            Error::not_found(format!(
+                "endpoint {endpoint:?} has no revision to go back to: the log that replicas share knows of no plan before this one. \
+                 Name a revision of this replica (--to), or apply what is to hold"
+            ))
+        };
+        past.map(|past| past.before().cloned().ok_or_else(nothing)).transpose()
+    }
+
+    /// Tells the other replicas what somebody did to a plan.
+    pub(in crate::rollouts) fn share(&mut self, endpoint: &str, change: &Change, by: &str) -> Result<()> {
         let Some(mut record) = self.record.take() else { return Err(self.standstill()) };
-        let shared = record.apply(endpoint, plan, by, clock::unix_ms());
+        let shared = record.apply(endpoint, change, by, clock::unix_ms());
         if shared.is_ok() {
             self.resume(&record);
         }
@@ -247,7 +264,7 @@ impl Driver {
             }
             if now >= due.retry {
                 due.pending = Some(match &due.plan {
-                    Some(plan) => writer.propose(plan.clone(), How::Decided),
+                    Some(plan) => writer.propose(plan.clone(), How::Followed),
                     None => writer.propose_none(endpoint),
                 });
             }
