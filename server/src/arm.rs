@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, OnceLock};
 
+#[cfg(feature = "record")]
 use arc_swap::ArcSwapOption;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::stats::Requests;
 use tiltyard_types::RequestId;
 
+#[cfg(feature = "record")]
 use crate::capture::Captured;
 use crate::drift::Watched;
 
@@ -32,6 +34,7 @@ pub struct Arm {
     /// Counts the requests that reach it in this part.
     pub requests: Arc<Requests>,
     /// What of them is captured, once somebody asked, until the rules are read again.
+    #[cfg(feature = "record")]
     pub(crate) captured: ArcSwapOption<Captured>,
     /// What watches it, once somebody asked; `None` inside where nothing does.
     pub(crate) watched: OnceLock<Option<Arc<Watched>>>,
@@ -65,6 +68,7 @@ impl Arm {
             endpoint: endpoint.to_owned(),
             version: identity.version.to_string(),
             requests: deployment.stats.way(endpoint, name),
+            #[cfg(feature = "record")]
             captured: ArcSwapOption::empty(),
             watched: OnceLock::new(),
             deployment: Arc::clone(deployment),

@@ -14,10 +14,6 @@ use crate::infer::Accepted;
 /// There is none.
 pub enum Captures {}
 
-/// There is none.
-#[derive(Debug)]
-pub enum Captured {}
-
 /// There are none.
 pub enum Rules {}
 

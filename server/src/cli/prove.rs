@@ -246,8 +246,8 @@ fn ask(request: &Record<'_>, config: &Config) -> Result<Vec<NamedTensor>, String
     if wanted.is_empty() {
         return Err(missing("the answer"));
     }
-    let asked = scorer.ask(inputs, &wanted).map_err(|failure| failure.to_string())?;
-    scorer.answer(asked, &wanted)
+    let asked = scorer.ask(inputs, &wanted);
+    scorer.answer(asked, &wanted).map_err(|failure| failure.to_string())?
 }
 
 /// The deployment with the digest on record: by the engine that is chosen today, or by another one that there is.

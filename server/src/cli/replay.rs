@@ -115,7 +115,7 @@ impl Replay<'_> {
                 Ok(self.tally.rows.read < limit)
             })?;
         }
-        while self.answered() {}
+        while self.answered()? {}
         bar.finish_and_clear();
         Ok(())
     }
@@ -163,23 +163,23 @@ impl Replay<'_> {
             return Ok(());
         }
         if self.asked.len() >= AT_A_TIME {
-            self.answered();
+            self.answered()?;
         }
-        let asked = scorer.ask(inputs, &wanted)?;
+        let asked = scorer.ask(inputs, &wanted);
         self.asked.push_back((request, wanted, asked));
         Ok(())
     }
 
     /// Takes in the answer to the first question; false where none is open.
-    fn answered(&mut self) -> bool {
-        let Some((request, wanted, asked)) = self.asked.pop_front() else { return false };
-        match self.scorer.answer(asked, &wanted) {
+    fn answered(&mut self) -> Result<bool, Failure> {
+        let Some((request, wanted, asked)) = self.asked.pop_front() else { return Ok(false) };
+        match self.scorer.answer(asked, &wanted)? {
             Ok(now) => self.tally.add(&request, &now),
             Err(why) => {
                 self.tally.rows.failed_now += u64::from(request.rows);
                 self.tally.note(why, u64::from(request.rows));
             }
         }
-        true
+        Ok(true)
     }
 }

@@ -20,6 +20,9 @@ const DEFAULT_SERVER: &str = "http://127.0.0.1:8000";
 /// Where a server's admin port is unless it was told otherwise.
 const DEFAULT_ADMIN: &str = "http://127.0.0.1:8002";
 
+/// Connections that wait for the next request: as many as ask at a time.
+const CONNECTIONS_KEPT: usize = 16;
+
 /// How long a connection may take to stand.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
@@ -96,6 +99,7 @@ impl Http {
             .http_status_as_error(false)
             .proxy(None)
             .max_redirects(0)
+            .max_idle_connections_per_host(CONNECTIONS_KEPT)
             .timeout_connect(Some(CONNECT_MAX))
             .timeout_global(Some(ANSWER_MAX));
         let authorization = credentials.authorization();

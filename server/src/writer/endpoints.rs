@@ -217,7 +217,7 @@ impl Plans {
         };
         if how == How::Followed && self.proposals.get(&endpoint).is_some_and(is_awaited) {
             let error = Error::new(ErrorKind::NotReady, "somebody is applying another one here");
-            answer.map(|answer| drop(answer.send(Err(error))));
+            answer.into_iter().for_each(|answer| drop(answer.send(Err(error.clone()))));
             return;
         }
         self.drop_proposal(&endpoint, "another plan came for it in the meantime");

@@ -91,9 +91,9 @@ impl History {
             return History::read_from(Box::new(io::stdin()), &shown).map_err(|failure| failure.at(&shown));
         }
         let broken = |error: io::Error| Failure::failed(format!("cannot read {shown}: {error}"));
-        let mut file = File::open(path).map_err(broken)?;
+        let file = File::open(path).map_err(broken)?;
         #[cfg(feature = "record")]
-        if is_table(&mut file).map_err(broken)? {
+        if is_table(&file).map_err(broken)? {
             return History::of_table(file, &shown).map_err(|failure| failure.at(&shown));
         }
         History::read_from(Box::new(file), &shown).map_err(|failure| failure.at(&shown))
@@ -256,13 +256,13 @@ impl History {
 
 /// Whether a file is Parquet. Pipes are not looked into: what is read there is gone.
 #[cfg(feature = "record")]
-fn is_table(file: &mut File) -> io::Result<bool> {
+fn is_table(mut file: &File) -> io::Result<bool> {
     if !file.metadata()?.is_file() {
         return Ok(false);
     }
     let mut head = Vec::new();
     file.by_ref().take(4).read_to_end(&mut head)?;
-    io::Seek::rewind(file)?;
+    io::Seek::rewind(&mut file)?;
     Ok(PARQUET_MARKS.iter().any(|mark| head == **mark))
 }
 

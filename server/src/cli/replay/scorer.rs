@@ -1,10 +1,12 @@
 //! How is the other version asked what was asked then?
 //!
-//! In this process, where many requests are in its queue at a time, or of a running server over REST with binary tensors, one
-//! after the other. Both take and give values to the bit.
+//! In this process, where many requests are in its queue at a time, or of a running server over REST with binary tensors, by some
+//! threads that each wait for an answer. Both take and give values to the bit.
 
 use std::sync::Arc;
+use std::thread;
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 use tiltyard_runtime::deployment::Deployment;
 use tiltyard_runtime::job::{Demand, Pending};
@@ -17,16 +19,27 @@ use crate::cli::target::{Http, ask, ask_as};
 use crate::config::Config;
 use crate::local::Local;
 
+/// Requests that a server has of us at a time: enough that its batches fill.
+const THREADS: usize = 16;
+
 /// The other version.
 pub(in crate::cli) enum Scorer {
     Here { local: Local, deployment: Arc<Deployment> },
-    There { http: Box<Http>, path: String, inputs: Vec<String>, outputs: Vec<String> },
+    There { questions: Sender<Question>, inputs: Vec<String>, outputs: Vec<String> },
 }
 
 /// A question on its way.
 pub(in crate::cli) enum Asked {
     Waits(Pending),
+    Sent(Receiver<Result<Answer, Failure>>),
     Answered(Answer),
+}
+
+/// A request for a server, and where its answer is waited for.
+pub(in crate::cli) struct Question {
+    json_length: usize,
+    body: Vec<u8>,
+    answer: Sender<Result<Answer, Failure>>,
 }
 
 /// What came of a question: outputs, or why there are none.
@@ -49,7 +62,20 @@ impl Scorer {
             let tensors = metadata[side].as_array().map(Vec::as_slice).unwrap_or_default();
             tensors.iter().filter_map(|tensor| tensor["name"].as_str().map(str::to_owned)).collect()
         };
-        Ok(Scorer::There { http: Box::new(http), path, inputs: names("inputs"), outputs: names("outputs") })
+        let (questions, waiting) = unbounded::<Question>();
+        let (http, place) = (Arc::new(http), format!("{path}/infer"));
+        for number in 0..THREADS {
+            let (http, place, waiting) = (Arc::clone(&http), place.clone(), waiting.clone());
+            // It ends with the last question.
+            let asks = move || {
+                waiting.iter().for_each(|Question { json_length, body, answer }| {
+                    drop(answer.send(send(&http, &place, json_length, body)));
+                });
+            };
+            let started = thread::Builder::new().name(format!("asks-{number}")).spawn(asks);
+            started.map_err(|error| Failure::failed(format!("a thread cannot be started: {error}")))?;
+        }
+        Ok(Scorer::There { questions, inputs: names("inputs"), outputs: names("outputs") })
     }
 
     /// The deployment, where it is in this process.
@@ -76,8 +102,8 @@ impl Scorer {
         }
     }
 
-    /// Asks for these outputs. Fails where nobody can be asked; a question that is refused is an answer.
-    pub(in crate::cli) fn ask(&self, inputs: Vec<NamedTensor>, wanted: &[String]) -> Result<Asked, Failure> {
+    /// Asks for these outputs. A question that is refused is an answer.
+    pub(in crate::cli) fn ask(&self, inputs: Vec<NamedTensor>, wanted: &[String]) -> Asked {
         match self {
             Scorer::Here { local, deployment } => {
                 let signature = &deployment.signature;
@@ -86,30 +112,44 @@ impl Scorer {
                     let inputs = signature.arrange(inputs)?;
                     deployment.enqueue(inputs, wanted, Demand::default(), Box::new(()), &local.service().inference.pool)
                 });
-                Ok(asked.map_or_else(|error| Asked::Answered(Err(error.to_string())), Asked::Waits))
+                asked.map_or_else(|error| Asked::Answered(Err(error.to_string())), Asked::Waits)
             }
-            Scorer::There { http, path, .. } => {
-                let (length, body) = written(&inputs, wanted);
-                let length = length.to_string();
-                let headers = [("inference-header-content-length", Some(length.as_str()))];
-                match ask_as(http, &format!("{path}/infer"), &headers, body) {
-                    Ok(body) => Ok(Asked::Answered(read(&body).map_err(str::to_owned))),
-                    Err(failure) if failure.exit() == Exit::Failed => Ok(Asked::Answered(Err(failure.to_string()))),
-                    Err(failure) => Err(failure),
-                }
+            Scorer::There { questions, .. } => {
+                let (json_length, body) = written(&inputs, wanted);
+                let (answer, answered) = bounded(1);
+                // Where its thread is gone, whoever waits for the answer finds that out.
+                drop(questions.send(Question { json_length, body, answer }));
+                Asked::Sent(answered)
             }
         }
     }
 
-    /// Waits for the answer to a question about these outputs.
-    pub(in crate::cli) fn answer(&self, asked: Asked, wanted: &[String]) -> Answer {
+    /// Waits for the answer to a question about these outputs. Fails where nobody could be asked.
+    pub(in crate::cli) fn answer(&self, asked: Asked, wanted: &[String]) -> Result<Answer, Failure> {
         let pending = match asked {
-            Asked::Answered(answer) => return answer,
+            Asked::Answered(answer) => return Ok(answer),
+            Asked::Sent(answered) => {
+                return answered.recv().unwrap_or_else(|_| Err(Failure::failed("the thread that asks panicked")));
+            }
             Asked::Waits(pending) => pending,
         };
-        let answer = pending.blocking_recv().map_err(|_| "the worker ended without an answer".to_owned())?;
-        let outputs = answer.map_err(|error| error.to_string())?.outputs;
-        Ok(wanted.iter().zip(outputs).map(|(name, tensor)| NamedTensor { name: name.clone(), tensor }).collect())
+        let Ok(answer) = pending.blocking_recv() else {
+            return Ok(Err("the worker ended without an answer".to_owned()));
+        };
+        let named = |outputs: Vec<Tensor>| {
+            wanted.iter().zip(outputs).map(|(name, tensor)| NamedTensor { name: name.clone(), tensor }).collect()
+        };
+        Ok(answer.map(|answer| named(answer.outputs)).map_err(|error| error.to_string()))
+    }
+}
+
+/// Asks a server, whose refusal is an answer.
+fn send(http: &Http, place: &str, json_length: usize, body: Vec<u8>) -> Result<Answer, Failure> {
+    let length = json_length.to_string();
+    match ask_as(http, place, &[("inference-header-content-length", Some(length.as_str()))], body) {
+        Ok(body) => Ok(read(&body).map_err(str::to_owned)),
+        Err(failure) if failure.exit() == Exit::Failed => Ok(Err(failure.to_string())),
+        Err(failure) => Err(failure),
     }
 }
 
