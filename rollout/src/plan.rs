@@ -473,6 +473,12 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether any arm is one of these versions, by model and number.
+    pub fn has_any(&self, versions: &[(String, u64)]) -> bool {
+        let is_one = |arm: &Arm| versions.iter().any(|(model, number)| (model, number) == (&arm.model, &arm.version));
+        self.arms.iter().any(is_one)
+    }
+
     /// Whether this plan may come after `earlier` in one rollout: no key may change sides but by growing.
     pub fn follows(&self, earlier: &Plan) -> Result<()> {
         check(self.endpoint == earlier.endpoint, "the plan is of another endpoint than the one before it")?;

@@ -89,6 +89,21 @@ impl Held {
         (!self.is_removed).then(|| self.find(self.current)).flatten().map(|found| &found.plan)
     }
 
+    /// Whether a plan ends the watch over a promoted one, for good or since it became worse: then it is that one without the watch,
+    /// or has the champion of before.
+    fn settles(&self, last: &Plan, before: Option<u64>, plan: &Plan) -> bool {
+        let champion = |plan: &Plan| {
+            let arm = &plan.arms[plan.champion()];
+            (arm.model.clone(), arm.version)
+        };
+        let is_unwatched = || Plan { watched: false, revision: plan.revision, ..last.clone() } == *plan;
+        let is_before = || {
+            let before = before.and_then(|before| self.find(before));
+            before.is_some_and(|before| champion(&before.plan) == champion(plan))
+        };
+        last.watched && (is_unwatched() || is_before())
+    }
+
     /// What a rollback goes back to: what held when the current revision was applied, or until it was removed. So no rollback
     /// brings back what another one took away.
     fn previous(&self) -> Option<&Arc<Plan>> {
@@ -173,8 +188,33 @@ impl Endpoints {
         self.held.iter().filter(|(_, held)| held.file.is_some()).map(|(name, _)| name)
     }
 
+    /// The latest revision that says what a draft does, where that is not what holds already.
+    pub fn revision_of(&self, draft: &Plan) -> Option<u64> {
+        let held = self.held.get(&draft.endpoint)?;
+        let says_so =
+            |plan: &Plan| plan.steps.is_empty() && Plan { revision: draft.revision, ..plan.clone() } == *draft;
+        if held.current().is_some_and(|current| says_so(current)) {
+            return None;
+        }
+        held.revisions.iter().rev().find(|found| says_so(&found.plan)).map(|found| found.plan.revision)
+    }
+
     /// The revision that a draft would be; `None` where it says what holds already. Fails where it may not follow what holds.
     pub fn next(&self, draft: &Plan) -> Result<Option<Plan>> {
+        let next = self.next_anyhow(draft)?;
+        if let (Some(next), Some(current)) = (&next, self.plan(&draft.endpoint))
+            && current.salt == next.salt
+        {
+            next.follows(current).map_err(|error| {
+                let message = format!("{}: give the plan a salt of its own to begin anew", error.message());
+                Error::invalid(message)
+            })?;
+        }
+        Ok(next)
+    }
+
+    /// The same, whatever holds: it was decided elsewhere, or held before.
+    pub fn next_anyhow(&self, draft: &Plan) -> Result<Option<Plan>> {
         let held = self.held.get(&draft.endpoint);
         let last = held.map_or(0, Held::last);
         let next = Plan { revision: last + 1, ..draft.clone() };
@@ -191,12 +231,6 @@ impl Endpoints {
         if (Plan { revision: current.revision, ..next.clone() }) == **current {
             return Ok(None);
         }
-        if current.salt == next.salt {
-            next.follows(current).map_err(|error| {
-                let message = format!("{}: give the plan a salt of its own to begin anew", error.message());
-                Error::invalid(message)
-            })?;
-        }
         Ok(Some(next))
     }
 
@@ -209,7 +243,9 @@ impl Endpoints {
         let held = self.held.entry(plan.endpoint.clone()).or_default();
         // What a rollout made on its way is nothing to go back to: what held before it is.
         let before = match held.find(held.current) {
-            Some(Revision { plan, before }) if !plan.steps.is_empty() => *before,
+            Some(Revision { plan: last, before }) if !last.steps.is_empty() || held.settles(last, *before, &plan) => {
+                *before
+            }
             found => found.map(|found| found.plan.revision),
         };
         (held.current, held.is_removed, held.is_awaited) = (plan.revision, false, false);
@@ -218,6 +254,15 @@ impl Endpoints {
         let oldest = held.revisions.iter().position(|found| Some(found.plan.revision) != before);
         if held.revisions.len() > REVISIONS_MAX {
             oldest.map(|oldest| held.revisions.remove(oldest));
+        }
+    }
+
+    /// The same of one that held before: what it takes the place of is nothing to go back to.
+    pub fn add_back(&mut self, plan: Plan) {
+        let endpoint = plan.endpoint.clone();
+        self.add(plan);
+        if let Some(added) = self.held.get_mut(&endpoint).and_then(|held| held.revisions.last_mut()) {
+            added.before = None;
         }
     }
 
@@ -261,6 +306,16 @@ impl Endpoints {
                 Error::not_found(format!("endpoint {endpoint:?} has no revision {revision}: {}", known()))
             }
             None => Error::not_found(format!("endpoint {endpoint:?} has no revision to go back to: {}", known())),
+        })
+    }
+
+    /// The latest plan on the way back that has none of these versions.
+    pub fn without(&self, endpoint: &str, out: &[(String, u64)]) -> Option<&Arc<Plan>> {
+        let held = self.held.get(endpoint)?;
+        let first = if held.is_removed { Some(held.current) } else { held.find(held.current)?.before };
+        let mut way = std::iter::successors(first, |revision| held.find(*revision)?.before);
+        way.find_map(|revision| {
+            Some(&held.find(revision)?.plan).filter(|plan| plan.steps.is_empty() && !plan.has_any(out))
         })
     }
 

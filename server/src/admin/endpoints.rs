@@ -15,7 +15,6 @@ use crate::catalog::Endpoint;
 use crate::endpoints::file::{self, Said};
 use crate::locks::calls::{Call, Caller};
 use crate::registry::promote;
-use crate::rollouts::aim;
 use crate::rollouts::record::Change;
 use crate::service::Service;
 use crate::writer::Report;
@@ -115,33 +114,27 @@ where
 }
 
 /// Has a plan hold again that held before: the one of this revision, or else the one before.
-pub(crate) async fn roll_back(
-    service: &Service,
-    caller: Option<&Caller>,
-    endpoint: &str,
-    to: Option<u64>,
-) -> Result<Report> {
+async fn roll_back(service: &Service, caller: Option<&Caller>, endpoint: &str, to: Option<u64>) -> Result<Report> {
     service.rollouts.may_share()?;
     // Numbers are each replica's own; what was before is on the log that all of them share.
-    let by_log = match to {
-        None => service.rollouts.before(endpoint).await?,
-        Some(_) => None,
-    };
-    let known = service.writer.plans.load().endpoints.back(endpoint, to);
-    let report = match by_log {
-        Some(plan) if !known.as_ref().is_ok_and(|known| aim::is_same(known, &plan)) => {
-            may_deploy(caller, &plan)?;
-            service.writer.apply(plan, false).await?
-        }
-        _ => {
-            let back = known?;
-            may_deploy(caller, &back)?;
-            // By its number, so that it is the one that was asked about.
-            service.writer.roll_back(endpoint, Some(back.revision)).await?
-        }
-    };
+    if to.is_none()
+        && let Some(plan) = service.rollouts.before(endpoint, Vec::new()).await?
+    {
+        return go_back(service, caller, plan).await;
+    }
+    let back = service.writer.plans.load().endpoints.back(endpoint, to)?;
+    may_deploy(caller, &back)?;
+    // By its number, so that it is the one that was asked about.
+    let report = service.writer.roll_back(endpoint, Some(back.revision)).await?;
     tell_others(service, caller, endpoint, Change::WentBack).await?;
     Ok(report)
+}
+
+/// Has a plan hold that did before. All hear of it at once, so that nobody waits for versions that another replica has to load.
+pub(crate) async fn go_back(service: &Service, caller: Option<&Caller>, plan: Plan) -> Result<Report> {
+    may_deploy(caller, &plan)?;
+    service.rollouts.share(&plan.endpoint, Change::WentBack(Box::new(plan.clone())), named(caller)).await?;
+    service.writer.go_back(plan).await
 }
 
 /// Tells the other replicas which plan somebody has made hold, and how.
@@ -152,9 +145,13 @@ pub(super) async fn tell_others(
     how: fn(Box<Plan>) -> Change,
 ) -> Result<()> {
     let plan = service.writer.plans.load().endpoints.plan(endpoint).cloned();
-    let by = caller.map_or_else(|| "somebody".to_owned(), |caller| caller.name.clone());
     let change = plan.map_or(Change::Removed, |plan| how(Box::new(Plan::clone(&plan))));
-    service.rollouts.share(endpoint, change, by).await
+    let told = service.rollouts.share(endpoint, change, named(caller)).await;
+    told.map_err(|error| Error::new(error.kind(), format!("it is so on this replica, but {}", error.message())))
+}
+
+fn named(caller: Option<&Caller>) -> String {
+    caller.map_or_else(|| "somebody".to_owned(), |caller| caller.name.clone())
 }
 
 /// Fails where a caller may not change what answers for the models of a plan.

@@ -216,3 +216,49 @@ fn only_a_file_that_changes_is_news() {
     waiting.forget_file("risk");
     assert_eq!(waiting, Endpoints::default());
 }
+
+#[test]
+fn the_end_of_a_watch_is_nothing_to_go_back_to() {
+    // Alone before, promoted and watched, and then for good, or back since it became worse.
+    let before = Plan { salt: "before".into(), arms: vec![draft(0).arms[0].clone()], ..draft(0) };
+    for end in [promoted(), Plan { salt: "again".into(), ..before.clone() }] {
+        let mut endpoints = Endpoints::default();
+        apply(&mut endpoints, &before);
+        apply(&mut endpoints, &Plan { watched: true, ..promoted() });
+        apply(&mut endpoints, &end);
+        assert_eq!(endpoints.back("risk", None).unwrap().salt, "before", "{}", end.salt);
+    }
+    // Who applies another plan meanwhile comes after the promoted one.
+    let mut endpoints = Endpoints::default();
+    apply(&mut endpoints, &before);
+    apply(&mut endpoints, &Plan { watched: true, ..promoted() });
+    let mut other = draft(5);
+    other.arms[0].version = 7;
+    apply(&mut endpoints, &other);
+    assert_eq!(endpoints.back("risk", None).unwrap().salt, "t");
+}
+
+#[test]
+fn what_held_before_elsewhere_takes_nothing_back() {
+    let mut endpoints = Endpoints::default();
+    apply(&mut endpoints, &draft(1));
+    apply(&mut endpoints, &draft(2));
+    assert_eq!((endpoints.revision_of(&draft(1)), endpoints.revision_of(&draft(2))), (Some(1), None));
+    // One that is not known here is a new revision, and there is no way back to what it took the place of.
+    let other = promoted();
+    endpoints.add_back(endpoints.next_anyhow(&other).unwrap().unwrap());
+    assert!(endpoints.back("risk", None).is_err());
+    // Whatever shares the salt: it was decided elsewhere.
+    let moved = Plan { key: KeySource::Header("x-account".into()), ..other };
+    assert!(endpoints.next(&moved).is_err() && endpoints.next_anyhow(&moved).is_ok());
+}
+
+#[test]
+fn a_way_back_may_leave_versions_out() {
+    let mut endpoints = Endpoints::default();
+    for plan in [promoted(), draft(1), draft(2)] {
+        apply(&mut endpoints, &plan);
+    }
+    assert_eq!(endpoints.without("risk", &[("risk".into(), 2)]).map(|plan| plan.revision), Some(1));
+    assert!(endpoints.without("risk", &[("risk".into(), 1), ("risk".into(), 3)]).is_none());
+}

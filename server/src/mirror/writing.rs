@@ -24,7 +24,28 @@ pub(crate) struct Writing {
     address: Address,
     store: Arc<dyn ObjectStore>,
     prefix: Path,
-    runtime: Runtime,
+    runtime: Loop,
+}
+
+/// An event loop of one's own, that may end on another one: at the end of the process, and where a start fails.
+struct Loop(Option<Runtime>);
+
+impl Loop {
+    fn block_on<F: Future>(&self, what: F) -> F::Output {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(what),
+            None => unreachable!("it is taken in drop alone"),
+        }
+    }
+}
+
+impl Drop for Loop {
+    /// Without a wait, which is forbidden there.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Writing {
@@ -38,7 +59,7 @@ impl Writing {
             .map_err(|_| format!("{shown}: expected a URL such as s3://bucket/record, without a user or a query"))?;
         let (store, prefix) = Source::open(&address, token_file)?.into_store();
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-        Ok(Writing { address, store, prefix, runtime })
+        Ok(Writing { address, store, prefix, runtime: Loop(Some(runtime)) })
     }
 
     fn location(&self, name: &str) -> Path {
@@ -125,7 +146,7 @@ impl Writing {
 
 /// An object as it arrives.
 pub(crate) struct Reading<'a> {
-    runtime: &'a Runtime,
+    runtime: &'a Loop,
     parts: BoxStream<'static, object_store::Result<Bytes>>,
     part: Bytes,
 }

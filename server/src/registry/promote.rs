@@ -13,11 +13,12 @@ use tiltyard_registry::book::{
     Book, Decided, End, Ending, Environment, GoBack, Order, Outcome, Position, Principal, Promote, Refusal, Rollout,
     VersionState, Wants, Way,
 };
+use tiltyard_rollout::plan::Plan;
 use tiltyard_types::{Error, Result};
 
 use super::keeper::{Keeper, Proposed};
 use super::{Registry, principal, program, versions_of};
-use crate::admin::endpoints::roll_back;
+use crate::admin::endpoints;
 use crate::admin::rollouts::begin_for;
 use crate::locks::calls::{Call, Caller};
 use crate::rollouts::begin;
@@ -359,8 +360,8 @@ pub async fn take_out(service: &Service, model: &str) {
     }
     let plans = service.writer.plans.load().endpoints.current();
     for (endpoint, plan) in plans {
-        let is_out = |arm: &tiltyard_rollout::plan::Arm| arm.model == model && quarantined.contains(&arm.version);
-        if !plan.arms.iter().any(is_out) {
+        let out: Vec<(String, u64)> = quarantined.iter().map(|version| (model.to_owned(), *version)).collect();
+        if !plan.has_any(&out) {
             continue;
         }
         if service.rollouts.governs(&endpoint).is_some() {
@@ -368,11 +369,18 @@ pub async fn take_out(service: &Service, model: &str) {
             drop(service.rollouts.tell(&endpoint, command, "tiltyard".to_owned()).await);
         }
         let held = service.writer.plans.load().endpoints.plan(&endpoint).cloned();
-        if !held.is_some_and(|held| held.arms.iter().any(is_out)) {
+        if !held.is_some_and(|held| held.has_any(&out)) {
             continue;
         }
-        if let Err(error) = roll_back(service, None, &endpoint, None).await {
-            tracing::error!(endpoint, %error, "a quarantined version still answers, since nothing did before it: apply another plan");
+        let by_log = service.rollouts.before(&endpoint, out.clone()).await.ok().flatten();
+        let back = by_log
+            .or_else(|| service.writer.plans.load().endpoints.without(&endpoint, &out).map(|plan| Plan::clone(plan)));
+        let gone_back = match back {
+            Some(plan) => endpoints::go_back(service, None, plan).await.map(drop),
+            None => Err(Error::not_found("no plan without it held before")),
+        };
+        if let Err(error) = gone_back {
+            tracing::error!(endpoint, %error, "a quarantined version still answers, and nothing without it can answer instead: apply another plan");
         }
     }
 }

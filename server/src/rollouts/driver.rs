@@ -461,7 +461,7 @@ impl Driver {
             Wish::Start(plan, declared) => self.start(&endpoint, *plan, declared.as_deref(), by),
             Wish::Tell(command) => self.command(&endpoint, command, by),
             Wish::Changed(change) => self.share(&endpoint, &change, &by),
-            Wish::Before(told) => self.before(&endpoint).map(|plan| drop(told.send(plan))),
+            Wish::Before(out, told) => self.before(&endpoint, &out).map(|plan| drop(told.send(plan))),
             Wish::Gate { gate, passed, evidence } => {
                 let evidence = hold::signed(&gate, &by, evidence);
                 let event = Event::Gate { time_ms: clock::unix_ms(), gate, passed, evidence };

@@ -78,8 +78,8 @@ enum Wish {
     Tell(Command),
     /// To tell the other replicas what somebody did to the plan.
     Changed(Change),
-    /// To be told what a rollback leads to, by a log that replicas share.
-    Before(oneshot::Sender<Option<Plan>>),
+    /// To be told what a rollback leads to, by a log that replicas share, without these versions.
+    Before(Vec<(String, u64)>, oneshot::Sender<Option<Plan>>),
     /// With what the answer rests on, where that is known.
     Gate {
         gate: String,
@@ -158,14 +158,15 @@ impl Rollouts {
         }
     }
 
-    /// The plan that a rollback of the endpoint leads to, on whichever replica. None where nobody shares the log, or what holds is not
-    /// from there: then it is what this process remembers.
-    pub async fn before(&self, endpoint: &str) -> Result<Option<Plan>> {
+    /// The plan that a rollback of the endpoint leads to, on whichever replica; where versions are `out` of the question, without those.
+    /// None where nobody shares the log, what holds is not from there, or the log knows of nothing before: then it is what this
+    /// process remembers.
+    pub async fn before(&self, endpoint: &str, out: Vec<(String, u64)>) -> Result<Option<Plan>> {
         if !self.is_shared {
             return Ok(None);
         }
         let (answer, answered) = oneshot::channel();
-        self.give(endpoint.to_owned(), String::new(), Wish::Before(answer)).await?;
+        self.give(endpoint.to_owned(), String::new(), Wish::Before(out, answer)).await?;
         Ok(answered.await.ok().flatten())
     }
 

@@ -34,13 +34,23 @@ impl Past {
     /// From now on this holds again, and what came after it is forgotten.
     pub fn went_back(&mut self, plan: &Plan) {
         let plan = settled(plan);
-        if !std::mem::take(&mut self.is_removed) {
-            self.plans.pop();
+        // Two may have asked for the same at once.
+        if std::mem::take(&mut self.is_removed) || self.plans.last() != Some(&plan) {
+            match self.plans.iter().rposition(|known| *known == plan) {
+                Some(place) => self.plans.truncate(place + 1),
+                None => self.holds(&plan),
+            }
         }
-        match self.plans.iter().rposition(|known| *known == plan) {
-            Some(place) => self.plans.truncate(place + 1),
-            None => self.holds(&plan),
-        }
+    }
+
+    /// Whether nothing is known of it.
+    pub fn is_empty(&self) -> bool {
+        self.plans.is_empty()
+    }
+
+    /// The latest plan before what holds that does without what it must.
+    pub fn latest(&self, may_hold: impl Fn(&Plan) -> bool) -> Option<&Plan> {
+        self.plans.iter().rev().find(|plan| may_hold(plan))
     }
 
     /// None holds any more.
@@ -138,6 +148,15 @@ mod tests {
         assert_eq!(version(past.before()), Some(1));
         past.went_back(&plan(7));
         assert!(past.is_now(Some(&plan(7))));
+        assert_eq!(version(past.before()), Some(2));
+    }
+
+    #[test]
+    fn the_same_rollback_twice_is_one() {
+        let mut past = Past::default();
+        (1..=3).for_each(|version| past.holds(&plan(version)));
+        past.went_back(&plan(2));
+        past.went_back(&plan(2));
         assert_eq!(version(past.before()), Some(1));
     }
 

@@ -70,6 +70,8 @@ pub enum Wanted {
     Rollout(String),
     /// What somebody applied; none where it was removed.
     Plan(Option<Box<Plan>>),
+    /// What somebody went back to.
+    Back(Box<Plan>),
 }
 
 /// What somebody did to an endpoint's plan.
@@ -120,9 +122,11 @@ impl Rollout {
         self.said.get(gate)
     }
 
-    fn heard(&mut self, answer: Option<(String, Answer)>, verdict: &Verdict, past: &mut Past) {
+    fn heard(&mut self, answer: Option<(String, Answer)>, verdict: &Verdict, past: Option<&mut Past>) {
         self.events += 1;
         self.said.extend(answer);
+        let mut nobody = Past::default();
+        let past = past.unwrap_or(&mut nobody);
         if verdict.state == State::Promoted {
             if self.promoted_ms.replace(self.promoted_ms.unwrap_or(verdict.time_ms)).is_none() {
                 past.holds(&aim::after(self.judge.plan()));
@@ -130,6 +134,8 @@ impl Rollout {
             if verdict.decision == Decision::RollBack && !std::mem::replace(&mut self.went_back, true) {
                 past.went_back(&aim::before(self.judge.plan()));
             }
+        } else if verdict.state.is_terminal() {
+            past.holds(&aim::before(self.judge.plan()));
         }
         // What is seen after it was stopped, or has ended, does not say why.
         let goes_on = matches!(verdict.state, State::Running(_) | State::Paused(_));
@@ -195,7 +201,10 @@ impl Rollouts {
 
     fn insert(&mut self, id: String, rollout: Rollout, sequence: u64) {
         let plan = rollout.judge.plan();
-        self.past.entry(plan.endpoint.clone()).or_default().holds(&aim::before(plan));
+        let past = self.past.entry(plan.endpoint.clone()).or_default();
+        if past.is_empty() {
+            past.holds(&aim::before(plan));
+        }
         self.wanted.insert(plan.endpoint.clone(), (sequence, Wanted::Rollout(id.clone())));
         self.by_id.insert(id, rollout);
     }
@@ -211,7 +220,11 @@ impl Rollouts {
             Some(plan) if is_back => past.went_back(plan),
             Some(plan) => past.holds(plan),
         }
-        self.wanted.insert(endpoint, (entry.sequence, Wanted::Plan(plan)));
+        let wanted = match plan {
+            Some(plan) if is_back => Wanted::Back(plan),
+            plan => Wanted::Plan(plan),
+        };
+        self.wanted.insert(endpoint, (entry.sequence, wanted));
         Ok(())
     }
 
@@ -225,11 +238,13 @@ impl Rollouts {
         self.past.get(endpoint)
     }
 
-    /// A rollout, and what held before it.
-    fn get_mut(&mut self, id: &str) -> Result<(&mut Rollout, &mut Past)> {
+    /// A rollout, and what held for its endpoint, on which it has a say until somebody applied something else.
+    fn get_mut(&mut self, id: &str) -> Result<(&mut Rollout, Option<&mut Past>)> {
         let rollout = self.by_id.get_mut(id).ok_or_else(|| unknown(id))?;
-        let past = self.past.entry(rollout.judge.plan().endpoint.clone()).or_default();
-        Ok((rollout, past))
+        let endpoint = &rollout.judge.plan().endpoint;
+        let is_its = matches!(self.wanted.get(endpoint), Some((_, Wanted::Rollout(latest))) if latest == id);
+        let past = self.past.entry(endpoint.clone()).or_default();
+        Ok((rollout, is_its.then_some(past)))
     }
 
     fn tell(&mut self, entry: &Entry) -> Result<()> {
@@ -389,8 +404,9 @@ impl Record {
         Ok(true)
     }
 
-    /// Puts on the record that somebody applied a plan, went back to one, or lets none hold any more.
-    pub fn apply(&mut self, endpoint: &str, change: &Change, by: &str, time_ms: u64) -> Result<()> {
+    /// Puts on the record that somebody applied a plan, went back to one, or lets none hold any more. False where others have appended
+    /// meanwhile: that was read, and it may make no sense any more.
+    pub fn apply(&mut self, endpoint: &str, change: &Change, by: &str, time_ms: u64) -> Result<bool> {
         let (plan, is_back) = match change {
             Change::Removed => (None, false),
             Change::Applied(plan) => (Some(written(plan)?), false),
@@ -398,9 +414,11 @@ impl Record {
         };
         let (endpoint, by) = (endpoint.to_owned(), by.to_owned());
         let draft = Draft::new(time_ms, APPLIED, &Applied { endpoint, plan, by, is_back })?;
-        self.log.record(draft.time_ms, &draft.kind, &draft.data)?;
-        self.follow()?;
-        Ok(())
+        match self.log.record_after(self.head, &[draft]) {
+            Ok(_) => self.follow().map(|_| true).map_err(Error::from),
+            Err(registry::Error::Moved { .. }) => self.follow().map(|_| false).map_err(Error::from),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Tells a rollout of an event. Where the judge refuses it, or the log cannot take it, the rollout is as it was; after
@@ -422,10 +440,10 @@ impl Record {
             match appended {
                 Ok(head) => {
                     self.head = head;
-                    let (rollout, past) = self.rollouts.get_mut(id)?;
+                    let (rollout, mut past) = self.rollouts.get_mut(id)?;
                     rollout.judge = judge;
                     for (event, verdict) in events.iter().zip(&verdicts) {
-                        rollout.heard(answer(event), verdict, past);
+                        rollout.heard(answer(event), verdict, past.as_deref_mut());
                     }
                     rollout.counted_ms = events.iter().filter_map(block_time).next_back().unwrap_or(rollout.counted_ms);
                     return Ok(verdicts);

@@ -57,7 +57,7 @@ pub struct Told {
 pub(super) enum Order {
     Apply { draft: Box<Plan>, how: How },
     Rollback { endpoint: String, to: Option<u64> },
-    Remove { endpoint: String },
+    Remove { endpoint: String, is_followed: bool },
 }
 
 /// How a plan is applied.
@@ -65,12 +65,28 @@ pub(super) enum Order {
 pub enum How {
     /// As somebody's decision.
     Decided,
-    /// As somebody decided on another replica: what is decided here meanwhile goes first, and is told to the others after that.
-    Followed,
+    /// As one that held before, by what replicas share.
+    Back,
+    /// As somebody decided on another replica, who may have gone back to it. What somebody waits for here goes on, and is told to the
+    /// others when it holds.
+    Followed {
+        /// Whether it held before.
+        is_back: bool,
+    },
     /// Until what the endpoint's file declares can begin, which is still to come.
     Meanwhile,
     /// Only to find out what would become of it.
     DryRun,
+}
+
+impl How {
+    fn is_followed(self) -> bool {
+        matches!(self, How::Followed { .. })
+    }
+
+    fn is_back(self) -> bool {
+        matches!(self, How::Back | How::Followed { is_back: true })
+    }
 }
 
 /// What became of it.
@@ -103,6 +119,12 @@ struct Proposal {
     is_looked_for: bool,
     /// Why what it waits for could not be looked at.
     unreadable: Vec<String>,
+}
+
+impl Proposal {
+    fn new(draft: Plan, answer: Option<OrderAnswer>, how: How) -> Proposal {
+        Proposal { draft, answer, how, is_looked_for: false, unreadable: Vec::new() }
+    }
 }
 
 /// The writer's part that has to do with plans.
@@ -209,20 +231,18 @@ impl Plans {
         Err(Error::invalid(message))
     }
 
-    /// Takes the place of what was proposed for the endpoint before, if it may.
+    /// Takes the place of what was proposed for the endpoint before.
     fn propose(&mut self, draft: Plan, answer: Option<OrderAnswer>, how: How) {
-        let endpoint = draft.endpoint.clone();
-        let is_awaited = |proposal: &Proposal| {
-            proposal.how == How::Decided && proposal.answer.as_ref().is_some_and(|answer| !answer.is_closed())
-        };
-        if how == How::Followed && self.proposals.get(&endpoint).is_some_and(is_awaited) {
-            let error = Error::new(ErrorKind::NotReady, "somebody is applying another one here");
-            answer.into_iter().for_each(|answer| drop(answer.send(Err(error.clone()))));
-            return;
-        }
-        self.drop_proposal(&endpoint, "another plan came for it in the meantime");
-        let proposal = Proposal { draft, answer, how, is_looked_for: false, unreadable: Vec::new() };
-        self.proposals.insert(endpoint, proposal);
+        self.drop_proposal(&draft.endpoint, "another plan came for it in the meantime");
+        self.proposals.insert(draft.endpoint.clone(), Proposal::new(draft, answer, how));
+    }
+
+    /// Whether somebody waits here for a plan of the endpoint to hold.
+    fn is_awaited(&self, endpoint: &str) -> bool {
+        self.proposals.get(endpoint).is_some_and(|proposal| {
+            let is_here = matches!(proposal.how, How::Decided | How::Back);
+            is_here && proposal.answer.as_ref().is_some_and(|answer| !answer.is_closed())
+        })
     }
 
     /// What a file proposed and does not say any more.
@@ -259,8 +279,11 @@ impl Plans {
     }
 
     /// The revision that a draft would be, where it may be one in a server like this, whoever is ready.
-    fn next(&self, draft: &Plan, champion: Option<&Deployment>) -> Result<Option<Plan>> {
-        let next = self.sources.endpoints.next(draft)?;
+    fn next(&self, draft: &Plan, champion: Option<&Deployment>, how: How) -> Result<Option<Plan>> {
+        let next = match how.is_followed() || how.is_back() {
+            true => self.sources.endpoints.next_anyhow(draft)?,
+            false => self.sources.endpoints.next(draft)?,
+        };
         next.as_ref().map_or(Ok(()), |next| route::check(next, champion, self.sources.has_locks))?;
         Ok(next)
     }
@@ -293,10 +316,15 @@ impl Writer {
         answered
     }
 
-    /// Lets no plan hold for an endpoint, for whoever looks again later what became of it.
-    pub(crate) fn propose_none(&self, endpoint: &str) -> oneshot::Receiver<Result<Report>> {
+    /// Lets a plan hold that did before, by what replicas share: at once, where its revision is known here and still warm.
+    pub async fn go_back(&self, draft: Plan) -> Result<Report> {
+        self.give(Order::Apply { draft: Box::new(draft), how: How::Back }).await
+    }
+
+    /// Lets no plan hold for an endpoint, as another replica does, for whoever looks again later what became of it.
+    pub(crate) fn follow_none(&self, endpoint: &str) -> oneshot::Receiver<Result<Report>> {
         let (answer, answered) = oneshot::channel();
-        let order = Order::Remove { endpoint: endpoint.to_owned() };
+        let order = Order::Remove { endpoint: endpoint.to_owned(), is_followed: true };
         drop(self.commands.send(Command::Order(order, answer)));
         answered
     }
@@ -308,7 +336,7 @@ impl Writer {
 
     /// Lets no plan hold for an endpoint any more.
     pub async fn remove_plan(&self, endpoint: &str) -> Result<Report> {
-        self.give(Order::Remove { endpoint: endpoint.to_owned() }).await
+        self.give(Order::Remove { endpoint: endpoint.to_owned(), is_followed: false }).await
     }
 
     async fn give(&self, order: Order) -> Result<Report> {
@@ -324,10 +352,18 @@ impl State {
         match order {
             Order::Apply { draft, how } => {
                 // What is wrong in itself changes nothing, and takes nobody's turn who waits.
-                if let Err(error) = self.plans.next(&draft, None) {
+                if let Err(error) = self.plans.next(&draft, None, how) {
                     drop(answer.send(Err(error)));
                 } else if how == How::DryRun {
                     drop(answer.send(self.try_out(&draft)));
+                } else if let Some(report) = self.point_back(&draft, how) {
+                    let lacks_some = !report.loads.is_empty();
+                    drop(answer.send(Ok(report)));
+                    return lacks_some;
+                } else if how.is_followed() && self.plans.is_awaited(&draft.endpoint) {
+                    // It holds beside what waits, or is asked for again.
+                    let busy = || Err(Error::new(ErrorKind::NotReady, "another plan waits here for its versions"));
+                    drop(answer.send(self.settle(&Proposal::new(*draft, None, how)).unwrap_or_else(busy)));
                 } else {
                     self.arm_models(&draft);
                     self.plans.propose(*draft, Some(answer), how);
@@ -336,13 +372,13 @@ impl State {
                 }
             }
             Order::Rollback { endpoint, to } => {
-                let report = self.roll_back(&endpoint, to);
+                let report = self.roll_back(&endpoint, to, How::Decided);
                 let lacks_some = report.as_ref().is_ok_and(|report| !report.loads.is_empty());
                 drop(answer.send(report));
                 return lacks_some;
             }
-            Order::Remove { endpoint } => {
-                drop(answer.send(self.remove_plan(&endpoint)));
+            Order::Remove { endpoint, is_followed } => {
+                drop(answer.send(self.remove_plan(&endpoint, is_followed)));
                 // That there is something to forget, and when, is found by a look.
                 return true;
             }
@@ -361,7 +397,7 @@ impl State {
         let standing = stand(draft, &catalog.models);
         let champion = standing.get(draft.champion()).and_then(|found| found.as_deref().ok());
         let before = self.plans.sources.endpoints.plan(&draft.endpoint).map(|plan| &**plan);
-        let Some(next) = self.plans.next(draft, champion)? else {
+        let Some(next) = self.plans.next(draft, champion, How::DryRun)? else {
             return Ok(self.plans.report(&draft.endpoint, before, before, true));
         };
         let scan = repository::scan_with(&self.plan.root, self.plan.pushed.as_deref())
@@ -412,10 +448,10 @@ impl State {
     /// What becomes of a proposal; `None` while that is open.
     fn settle(&mut self, proposal: &Proposal) -> Option<Result<Report>> {
         let Proposal { draft, answer: _, how, is_looked_for, unreadable } = proposal;
-        let is_meanwhile = *how == How::Meanwhile;
+        let how = *how;
         let standing = stand(draft, &self.inference.catalog.load().models);
         let champion = standing.get(draft.champion()).and_then(|found| found.as_deref().ok());
-        let next = match self.plans.next(draft, champion) {
+        let next = match self.plans.next(draft, champion, how) {
             Ok(next) => next,
             Err(error) => return Some(Err(error)),
         };
@@ -427,10 +463,10 @@ impl State {
             return (!is_open).then(|| Err(cannot_hold(&draft.endpoint, &reasons)));
         }
         Some(Ok(match next {
-            Some(next) => self.let_hold(next, is_meanwhile),
+            Some(next) => self.let_hold(next, how),
             None => {
                 let held = self.plans.sources.endpoints.plan(&draft.endpoint).cloned();
-                if !is_meanwhile {
+                if how != How::Meanwhile {
                     self.plans.sources.endpoints.decide(&draft.endpoint);
                 }
                 let is_kept = self.plans.keep();
@@ -439,11 +475,14 @@ impl State {
         }))
     }
 
-    fn let_hold(&mut self, next: Plan, is_meanwhile: bool) -> Report {
+    fn let_hold(&mut self, next: Plan, how: How) -> Report {
         let before = self.plans.sources.endpoints.plan(&next.endpoint).cloned();
         let (endpoint, revision) = (next.endpoint.clone(), next.revision);
-        self.plans.sources.endpoints.add(next.clone());
-        if is_meanwhile {
+        match how.is_back() {
+            true => self.plans.sources.endpoints.add_back(next.clone()),
+            false => self.plans.sources.endpoints.add(next.clone()),
+        }
+        if how == How::Meanwhile {
             self.plans.sources.endpoints.await_file(&endpoint);
         }
         self.publish(self.catalog());
@@ -453,8 +492,14 @@ impl State {
         self.plans.report(&endpoint, before.as_deref(), Some(&next), is_kept)
     }
 
+    /// Goes back to the revision that says what a draft does, where there is one that is warm.
+    fn point_back(&mut self, draft: &Plan, how: How) -> Option<Report> {
+        let revision = self.plans.sources.endpoints.revision_of(draft).filter(|_| how.is_back())?;
+        self.roll_back(&draft.endpoint, Some(revision), how).ok()
+    }
+
     /// One new catalog that points at a revision whose champion is ready. Its other arms are loaded where they can be.
-    fn roll_back(&mut self, endpoint: &str, to: Option<u64>) -> Result<Report> {
+    fn roll_back(&mut self, endpoint: &str, to: Option<u64>, how: How) -> Result<Report> {
         let back = self.plans.sources.endpoints.back(endpoint, to)?;
         let before = self.plans.sources.endpoints.plan(endpoint).cloned();
         let standing = stand(&back, &self.inference.catalog.load().models);
@@ -463,7 +508,9 @@ impl State {
                 format!("revision {} of endpoint {endpoint:?} is not warm any more: {}", back.revision, missing.reason);
             return Err(Error::new(ErrorKind::NotReady, message));
         }
-        self.plans.drop_proposal(endpoint, "the endpoint was rolled back in the meantime");
+        if !(how.is_followed() && self.plans.is_awaited(endpoint)) {
+            self.plans.drop_proposal(endpoint, "the endpoint was rolled back in the meantime");
+        }
         self.plans.sources.endpoints.point(endpoint, back.revision);
         self.publish(self.catalog());
         self.retry_refused();
@@ -477,10 +524,12 @@ impl State {
         Ok(Report { loads, ..self.plans.report(endpoint, before.as_deref(), Some(&back), is_kept) })
     }
 
-    fn remove_plan(&mut self, endpoint: &str) -> Result<Report> {
+    fn remove_plan(&mut self, endpoint: &str, is_followed: bool) -> Result<Report> {
         let before = self.plans.sources.endpoints.plan(endpoint).cloned();
         self.plans.sources.endpoints.remove(endpoint)?;
-        self.plans.drop_proposal(endpoint, "the plan was removed in the meantime");
+        if !(is_followed && self.plans.is_awaited(endpoint)) {
+            self.plans.drop_proposal(endpoint, "the plan was removed in the meantime");
+        }
         self.plans.removed.remove(endpoint);
         self.publish(self.catalog());
         self.retry_refused();
@@ -514,7 +563,7 @@ impl State {
             self.plans.drop_proposal_of_file(endpoint);
             self.plans.declare(endpoint, None);
             match self.plans.has(endpoint) {
-                true => drop(self.remove_plan(endpoint)),
+                true => drop(self.remove_plan(endpoint, false)),
                 // A file that comes back is news, after a restart too.
                 false => {
                     self.plans.keep();
@@ -548,10 +597,10 @@ impl State {
             Said::Rollout(declared) => return self.take_in_rollout(*declared, is_first),
         };
         self.plans.declare(&endpoint, None);
-        self.plans.next(&draft, None)?;
+        self.plans.next(&draft, None, How::Decided)?;
         self.arm_models(&draft);
         if is_first && !self.plans.has(&endpoint) {
-            self.adopt(&draft, false)?;
+            self.adopt(&draft, How::Decided)?;
             self.note_trouble(&endpoint, None);
             return Ok(());
         }
@@ -568,7 +617,7 @@ impl State {
         if let Some(champion) = declared.written.champion.as_ref().filter(|_| is_first && !self.plans.has(&endpoint)) {
             let alone = begin::alone(&endpoint, champion, declared.written.key.as_ref());
             self.arm_models(&alone);
-            self.adopt(&alone, true)?;
+            self.adopt(&alone, How::Meanwhile)?;
         }
         self.plans.declare(&endpoint, Some(declared));
         self.note_trouble(&endpoint, None);
@@ -577,9 +626,9 @@ impl State {
 
     /// Lets the plan of a file hold at the start where none did: nobody is to be answered by a version that no plan names while
     /// its own versions are being loaded. Later, whoever answered before answers until they are there.
-    fn adopt(&mut self, draft: &Plan, is_meanwhile: bool) -> Result<()> {
-        let Some(next) = self.plans.next(draft, None)? else { return Ok(()) };
-        self.let_hold(next, is_meanwhile);
+    fn adopt(&mut self, draft: &Plan, how: How) -> Result<()> {
+        let Some(next) = self.plans.next(draft, None, how)? else { return Ok(()) };
+        self.let_hold(next, how);
         Ok(())
     }
 

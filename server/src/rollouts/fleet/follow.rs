@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tiltyard_registry as registry;
 use tiltyard_rollout::plan::Plan;
-use tiltyard_types::{Error, Moment, Result};
+use tiltyard_types::{Error, ErrorKind, Moment, Result};
 use tokio::sync::oneshot;
 
 use super::{Beside, Heard};
@@ -22,11 +22,16 @@ use crate::writer::{How, Report};
 /// How soon a plan that does not hold is tried again, the first time: what it needs may be on its way. Then twice as late each time.
 const SOON: Duration = Duration::from_millis(250);
 
+/// How often others may come first until somebody is told to ask again.
+const SHARES: usize = 32;
+
 /// A plan that is to hold since the log says so.
 #[derive(Debug)]
 pub(in crate::rollouts) struct Due {
     /// None is to hold.
     plan: Option<Plan>,
+    /// Whether it held before.
+    is_back: bool,
     pending: Option<oneshot::Receiver<Result<Report>>>,
     retry: Moment,
     patience: Duration,
@@ -181,6 +186,7 @@ impl Driver {
             if *sequence <= self.followed {
                 continue;
             }
+            let is_back = matches!(wanted, Wanted::Back(_));
             let plan = match wanted {
                 // As long as it goes on, its own part of the thread sees to it.
                 Wanted::Rollout(_) if self.active.contains_key(endpoint) => continue,
@@ -193,41 +199,68 @@ impl Driver {
                     self.active.remove(endpoint);
                     plan.as_deref().cloned()
                 }
+                Wanted::Back(plan) => {
+                    self.active.remove(endpoint);
+                    Some(Plan::clone(plan))
+                }
             };
-            self.due.insert(endpoint.clone(), Due { plan, pending: None, retry: now, patience: SOON, told: None });
+            let due = Due { plan, is_back, pending: None, retry: now, patience: SOON, told: None };
+            self.due.insert(endpoint.clone(), due);
         }
         self.followed = record.head().sequence;
     }
 
-    /// What a rollback leads to by the log, where what holds is from there or is about to be. Fails where the log knows of nothing before
-    /// that: numbers that replicas remember for themselves would lead each to another place.
-    pub(in crate::rollouts) fn before(&mut self, endpoint: &str) -> Result<Option<Plan>> {
-        self.follow(clock::now());
+    /// What a rollback leads to by the log, where it knows of anything before, and what holds is from there or is about to be. Where some
+    /// versions are `out` of the question, it is the latest plan without them, whatever holds.
+    pub(in crate::rollouts) fn before(&mut self, endpoint: &str, out: &[(String, u64)]) -> Result<Option<Plan>> {
+        self.read_all(endpoint)?;
         let Some(record) = &self.record else { return Err(self.standstill()) };
         let held = self.writer.plans.load().endpoints.plan(endpoint).cloned();
-        let past = record.rollouts().past(endpoint);
-        let past = past.filter(|past| self.due.contains_key(endpoint) || past.is_now(held.as_deref()));
-        let nothing = || {
-            Error::not_found(format!(
-                "endpoint {endpoint:?} has no revision to go back to: the log that replicas share knows of no plan before this one. \
-                 Name a revision of this replica (--to), or apply what is to hold"
-            ))
-        };
-        past.map(|past| past.before().cloned().ok_or_else(nothing)).transpose()
+        let Some(past) = record.rollouts().past(endpoint) else { return Ok(None) };
+        if !out.is_empty() {
+            return Ok(past.latest(|plan| !plan.has_any(out)).cloned());
+        }
+        let is_known = self.due.contains_key(endpoint) || past.is_now(held.as_deref());
+        Ok(past.before().filter(|_| is_known).cloned())
     }
 
-    /// Tells the other replicas what somebody did to a plan.
-    pub(in crate::rollouts) fn share(&mut self, endpoint: &str, change: &Change, by: &str) -> Result<()> {
-        let Some(mut record) = self.record.take() else { return Err(self.standstill()) };
-        let shared = record.apply(endpoint, change, by, clock::unix_ms());
-        if shared.is_ok() {
-            self.resume(&record);
+    /// Reads all that others have said. Fails where that cannot be, or a rollout of the endpoint goes on.
+    fn read_all(&mut self, endpoint: &str) -> Result<()> {
+        self.follow(clock::now());
+        if self.record.is_none() || self.closed.is_some() {
+            return Err(self.standstill());
         }
-        self.record = Some(record);
-        shared.map_err(|error| {
-            let why = format!("the plan holds on this replica, and the others were not told: {error}; apply it again");
-            Error::new(error.kind(), why)
-        })
+        match self.going_on(endpoint) {
+            None => Ok(()),
+            Some(id) => Err(Error::new(
+                ErrorKind::NotReady,
+                format!(
+                    "rollout {id} of endpoint {endpoint:?} has just begun on another replica: ask again, or abort it"
+                ),
+            )),
+        }
+    }
+
+    /// Tells the other replicas what somebody did to a plan, or is about to.
+    pub(in crate::rollouts) fn share(&mut self, endpoint: &str, change: &Change, by: &str) -> Result<()> {
+        for _ in 0..SHARES {
+            self.read_all(endpoint)?;
+            let Some(mut record) = self.record.take() else { return Err(self.standstill()) };
+            let shared = record.apply(endpoint, change, by, clock::unix_ms());
+            if shared.is_ok() {
+                self.resume(&record);
+            }
+            self.record = Some(record);
+            match shared {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    let why = format!("the other replicas were not told: {error}; ask again");
+                    return Err(Error::new(error.kind(), why));
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::NotReady, "others write to the log all the time: ask again in a moment"))
     }
 
     /// Has plans hold that the log wants.
@@ -264,8 +297,8 @@ impl Driver {
             }
             if now >= due.retry {
                 due.pending = Some(match &due.plan {
-                    Some(plan) => writer.propose(plan.clone(), How::Followed),
-                    None => writer.propose_none(endpoint),
+                    Some(plan) => writer.propose(plan.clone(), How::Followed { is_back: due.is_back }),
+                    None => writer.follow_none(endpoint),
                 });
             }
             true
