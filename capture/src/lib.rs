@@ -293,7 +293,9 @@ impl Capture {
                 Duration::ZERO
             }
         };
-        let is_full = pending >= self.limits.segment_bytes || waited >= self.limits.segment_time;
+        // A small ring is emptied while there is room for what comes meanwhile.
+        let is_full =
+            pending >= self.limits.segment_bytes.min(self.ring.bytes() / 2) || waited >= self.limits.segment_time;
         let to_age = self.limits.age_max.map(|_| AGE_INTERVAL.saturating_sub(since(watch.aged_us, now_us)));
         let is_due = (pending > 0 && is_full) || to_age == Some(Duration::ZERO);
         let to_drain = (pending > 0).then(|| self.limits.segment_time.saturating_sub(waited));

@@ -74,6 +74,7 @@ impl Kept {
     }
 
     /// Where they are, from the folder of segments.
+    #[cfg(test)]
     pub(crate) fn into_files(self) -> impl Iterator<Item = String> {
         self.files.into_keys().map(|(_, file)| file)
     }

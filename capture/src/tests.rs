@@ -221,6 +221,47 @@ fn old_segments_make_room() {
 }
 
 #[test]
+fn what_few_use_does_not_fail() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let capture = Capture::open(folder.path(), &limits()).expect("it opens");
+    for second in 0..3 {
+        capture.keep(NOW_US + second * 2_000_000);
+        assert_eq!((capture.state().failing, capture.state().failures), (None, 0), "after {second} records");
+        // By one thread, and so into one part of the ring.
+        capture.offer(&record(u128::from(second), &tensor(1, 2))).expect("captured");
+    }
+}
+
+#[test]
+fn a_small_ring_is_emptied_before_it_is_full() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let limits = Limits { ring_bytes: 256 << 10, segment_time: Duration::from_secs(3600), ..limits() };
+    let capture = Capture::open(folder.path(), &limits).expect("it opens");
+    let features = tensor(1, 2);
+    let mut drained = 0;
+    for number in 0..20_000_u128 {
+        capture.offer(&record(number, &features)).expect("there is room");
+        if capture.keep(NOW_US).is_due {
+            drained += capture.drain(NOW_US).expect("it drains").rows;
+        }
+    }
+    assert!(drained > 10_000, "{drained}");
+}
+
+#[test]
+fn a_table_that_nobody_wrote_is_found_whatever_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(verify(&folder.path().join("elsewhere")).is_err(), "no capture is no whole one");
+    let capture = Capture::open(folder.path(), &limits()).expect("it opens");
+    capture.offer(&record(1, &tensor(1, 2))).expect("captured");
+    capture.drain(NOW_US).expect("it drains");
+    let written = folder.path().join("segments").join(&segments(folder.path())[0]);
+    std::fs::copy(&written, written.with_file_name("forged.parquet")).expect("a copy");
+    let faults = verify(folder.path()).expect("the manifest is whole").faults;
+    assert!(faults.len() == 1 && faults[0].contains("forged.parquet: not in the manifest"), "{faults:?}");
+}
+
+#[test]
 fn what_is_due_is_said() {
     let folder = tempfile::tempdir().expect("a folder");
     let limits = Limits { segment_bytes: 2000, segment_time: Duration::from_secs(60), ..limits() };

@@ -1,7 +1,7 @@
 //! Are the segments what was written, to the byte?
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -11,7 +11,6 @@ use tiltyard_types::Digest;
 
 use crate::drain;
 use crate::manifest::{self, REMOVED, WRITTEN};
-use crate::retention::Kept;
 use crate::segment::Facts;
 use crate::{Error, Result};
 
@@ -31,8 +30,13 @@ pub struct Verified {
 /// Checks the manifest's chain and every segment's bytes in a capture's folder. Fails where the manifest itself is not
 /// what was written. A server may go on capturing meanwhile.
 pub fn verify(folder: &Path) -> Result<Verified> {
+    if ["ring", "segments.jsonl"].iter().all(|name| !folder.join(name).exists()) {
+        let why = "there is no capture: expected the folder of one, with its ring or its segments.jsonl".to_owned();
+        return Err(Error::Broken { path: folder.to_owned(), why });
+    }
     // In this order: a segment is named by the commit until it is in the manifest, and has its name only then.
-    let there: Vec<String> = Kept::find(&folder.join("segments")).into_files().collect();
+    let mut there = Vec::new();
+    tables(&folder.join("segments"), "", &mut there);
     let on_their_way = drain::on_their_way(folder);
     let (written, mut removed) = read(folder)?;
     let mut found = Verified::default();
@@ -65,6 +69,18 @@ pub fn verify(folder: &Path) -> Result<Verified> {
     found.faults.extend(there.iter().filter(is_strange).map(|file| format!("{file}: not in the manifest")));
     found.faults.sort();
     Ok(found)
+}
+
+/// Every file that programs take for rows on record, whoever put it there: whatever its name, it ends with `.parquet`.
+fn tables(folder: &Path, below: &str, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder.join(below)).into_iter().flatten().flatten() {
+        let name = format!("{below}{}", entry.file_name().to_string_lossy());
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => tables(folder, &format!("{name}/"), found),
+            _ if name.ends_with(".parquet") => found.push(name),
+            _ => {}
+        }
+    }
 }
 
 /// A segment that the manifest says was written.

@@ -1,5 +1,6 @@
 """Does the registry keep what was pushed, let answer what was agreed to, and know later who answered and why?"""
 
+import concurrent.futures
 import csv
 import http.server
 import json
@@ -212,6 +213,58 @@ def test_a_version_in_quarantine_answers_nobody(guarded):
     assert guarded.answers() == 4
     guarded.run("archive", "risk@3", by="ann")
     assert "archived" in guarded.refused("promote", "risk@3", by="ann")
+
+
+def test_one_quarantine_after_the_other_leads_to_what_may_answer(registry):
+    for version in "2", "1":
+        registry.run("push", "risk", RISK / version)
+    registry.run("promote", "risk@3")
+    registry.run("promote", "risk@4")
+    registry.run("quarantine", "risk@4", "--reason", "poisoned data")
+    assert registry.answers() == 3
+    registry.run("quarantine", "risk@3", "--reason", "the same data")
+    serving.until(lambda: registry.answers() == 2, "the folder's newest version")
+
+
+def test_the_same_bytes_pushed_at_once_are_one_version(registry):
+    with concurrent.futures.ThreadPoolExecutor(6) as many:
+        pushed = [many.submit(registry.json, "push", model, RISK / "2") for model in ["risk", "other"] * 3]
+        versions = [(each.result()["model"], each.result()["version"]) for each in pushed]
+    assert set(versions) == {("risk", 3), ("other", 1)}, versions
+
+
+def test_a_rollout_ends_when_its_approval_is_taken_back(guarded, tmp_path):
+    policy = tmp_path / "prod.toml"
+    policy.write_text('rollout = "canary"\n\n[[approvals]]\nrequired = 1\nroles = ["approver"]\n')
+    guarded.run("environments", "set", "prod", "-f", policy, by="root")
+    guarded.run("push", "risk", RISK / "1", by="ann")
+    guarded.run("request", "risk@3", "--reason", "better", by="ann")
+    assert "tiltyard promote risk@3 --to prod --rollout" in guarded.run("approve", "risk@3", by="ada")
+    assert "rollout: it would come as direct" in guarded.refused("promote", "risk@3", "--dry-run", by="ann")
+    assert "Nothing is in the way" in guarded.run("promote", "risk@3", "--dry-run", "--rollout", by="ann")
+    elsewhere = guarded.refused("promote", "risk@3", "--to", "dev", "--rollout", by="root", code=1)
+    assert "ask a server of dev" in elsewhere, elsewhere
+    guarded.run("promote", "risk@3", "--steps", "20%/1h", by="ann")
+    guarded.run("revoke", "risk@3", "--reason", "I read the wrong report", by="ada")
+    stands = lambda: guarded.json("rollout", "status", "risk", by="ada")["state"]
+    serving.until(lambda: stands() == "aborted", "the rollout's end")
+    assert guarded.answers() == 2
+
+
+def test_what_is_asked_in_the_wrong_place_is_refused(registry, tmp_path):
+    folder = next((registry.server.folder / "data" / "state").glob("*/log")).parent
+    registry.run("push", "risk", RISK / "1")
+    kept, proof = tmp_path / "kept.txt", tmp_path / "proof.json"
+    kept.write_text(registry.run("audit", "checkpoint"))
+    proof.write_text(registry.run("audit", "prove", "1"))
+    code, _, error = command("audit", "verify", proof, "--checkpoint", kept)
+    assert code == 2 and "against a whole log" in error, error
+    code, _, error = command("registry", "migrate", "--from", tmp_path / "nowhere", "--to", tmp_path / "to")
+    assert code == 1 and "has no log" in error and not (tmp_path / "nowhere").exists(), error
+    registry.run("note", "risk@3", "--tag", "late=yes")
+    assert registry.server.stop() == 0
+    told = json.loads(command("audit", "verify", folder, "--output", "json")[1])
+    assert told["signed"] == told["head"]["sequence"], "the end signs what is new: " + str(told)
 
 
 def again(models, tmp_path, *flags, **more):

@@ -270,6 +270,11 @@ impl Ring {
         self.shards.iter().enumerate().map(span).collect()
     }
 
+    /// Bytes of records that have room.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shards.iter().map(Shard::area_bytes).sum()
+    }
+
     /// Bytes that are committed and not drained.
     pub(crate) fn pending_bytes(&self) -> u64 {
         self.pending().iter().map(|span| span.to.position - span.from.place.position).sum()
@@ -338,14 +343,14 @@ impl Ring {
             .enumerate()
             .map(|(shard, one)| Ticket { shard, end: lock(&one.state).tail.position })
             .collect();
-        until.into_iter().try_for_each(|ticket| self.wait_durable(ticket))
+        until.into_iter().map(|ticket| self.wait_durable(ticket)).fold(Ok(()), Result::and)
     }
 
     /// Returns when the record is on the disk. All that wait at the same time share one sync.
     pub(crate) fn wait_durable(&self, ticket: Ticket) -> io::Result<()> {
         let mut state = lock(&self.sync);
         loop {
-            if state.failed[ticket.shard] >= ticket.end {
+            if ticket.end > 0 && state.failed[ticket.shard] >= ticket.end {
                 return Err(io::Error::other("the disk did not take the record"));
             }
             if state.ends[ticket.shard] >= ticket.end {

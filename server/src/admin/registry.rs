@@ -306,7 +306,10 @@ fn needs(book: &Book, reference: &str, environment: &str) -> Result<Value> {
     let needs = book.needs(model, number, environment, book::Way::Canary, clock::unix_ms());
     let needs = needs.ok_or_else(|| Error::not_found(format!("no environment is called {environment:?}")))?;
     let request = book.open_request(model, number, environment).map(|request| request_form(book, request));
-    Ok(json!({ "model": model, "version": number, "needs": of(&needs)?, "request": request.transpose()? }))
+    let way = book.environment(environment).map(|environment| environment.policy.rollout.name());
+    Ok(json!({
+        "model": model, "version": number, "needs": of(&needs)?, "rollout": way, "request": request.transpose()?,
+    }))
 }
 
 fn history(book: &Book, endpoint: &str, query: &BTreeMap<String, String>) -> Result<Value> {
@@ -412,10 +415,14 @@ async fn order(service: &Service, caller: Option<&Caller>, order: Order) -> Resu
     }
     let is_quarantine = matches!(&order.wants, Wants::State(state) if state.state == VersionState::Quarantined);
     let decided = service.registry.order(order, principal(caller, name)).await?;
+    let mut answer = of(&decided)?;
     if is_quarantine {
-        promote::take_out(service, name.unwrap_or_default()).await;
+        let still = promote::take_out(service, name.unwrap_or_default()).await;
+        if !still.is_empty() {
+            answer["still_answers"] = json!(still);
+        }
     }
-    of(&decided)
+    Ok(answer)
 }
 
 /// What an order takes.

@@ -117,13 +117,19 @@ fn check(matches: &ArgMatches) -> Result<(), Failure> {
     let failed = |error: Error| Failure::failed(error.to_string());
     let key = matches.get_one::<PathBuf>("key").map(|path| PublicKey::read(path)).transpose().map_err(failed)?;
     let is_trusted = key.is_some();
+    let kept = matches.get_one::<PathBuf>("checkpoint");
+    if kept.is_some() && (path.is_file() || path.join("export.json").exists()) {
+        return Err(Failure::usage(
+            "--checkpoint is held against a whole log: expected a server's folder, and not an export or a proof",
+        ));
+    }
     let found = if path.is_file() {
         of_proof(&path, key.as_ref()).map_err(failed)?
     } else if path.join("export.json").exists() {
         let exported = verify_export(&path, key.as_ref()).map_err(failed)?;
         json!({ "from": exported.from, "until": exported.to, "signed_at_ms": exported.checkpoint.time_ms })
     } else {
-        of_folder(&path, key, matches.get_one::<PathBuf>("checkpoint"))?
+        of_folder(&path, key, kept)?
     };
     if Form::of(matches) == Form::Json {
         return output::print_json(&found);

@@ -33,6 +33,9 @@ use crate::{admin, clock, cores, deadlines, descriptors, protocol, start};
 /// How long the end waits for traces to be sent on.
 const TRACES_FLUSHED_MAX: Duration = Duration::from_secs(1);
 
+/// How long the end waits for a checkpoint of the record.
+const SEALED_MAX: Duration = Duration::from_secs(2);
+
 /// Serves until told to end. The exit code says whether requests were cut off. Fails where the settings are wrong.
 pub(crate) fn run(matches: &ArgMatches) -> Result<ExitCode, Failure> {
     let loaded = settings::load(matches)?;
@@ -158,6 +161,8 @@ impl Life {
             }
             self.enter(drain.phase());
         }
+        // What is new on the record is signed, unless its place is slow.
+        drop(deadlines::within(clock::now() + SEALED_MAX, self.service.registry.checkpoint()).await);
         Ok(self.end())
     }
 

@@ -107,12 +107,17 @@ impl Beside {
         }
     }
 
-    /// Signs what must be signed before it is said.
-    pub(super) fn sign(&self, fact: &mut Fact) {
-        let (Some(sealer), Some(said)) = (&self.sealer, fact.to_seal()) else { return };
+    /// Signs what must be signed before it is said. Fails where that cannot be.
+    pub(super) fn sign(&self, fact: &mut Fact) -> Result<()> {
+        let Some(said) = fact.to_seal() else { return Ok(()) };
+        let Some(sealer) = &self.sealer else {
+            let why = self.told[0].as_deref().unwrap_or("the server has just started: ask again in a moment");
+            return Err(Error::Unfit(format!("approvals are signed, and this one cannot be: {why}")));
+        };
         let signer = sealer.signer();
         let signature = signer.sign(APPROVAL, said.as_bytes());
         fact.seal(Seal { key: signer.public().to_string(), signature });
+        Ok(())
     }
 
     /// Has everything signed that is there, and says what that came to.

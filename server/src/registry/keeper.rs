@@ -201,7 +201,7 @@ impl Keeper {
                 let book = self.shared.book.read().unwrap_or_else(PoisonError::into_inner);
                 book.decide(self.named(order.clone(), &book), by, now_ms)?
             };
-            decided.facts.iter_mut().for_each(|fact| self.beside.sign(fact));
+            decided.facts.iter_mut().try_for_each(|fact| self.beside.sign(fact))?;
             let drafts = decided.facts.iter().map(|fact| Draft::new(now_ms, fact.kind(), fact));
             let drafts = drafts.collect::<tiltyard_registry::Result<Vec<_>>>()?;
             if drafts.is_empty() {

@@ -21,8 +21,8 @@ use super::{Registry, principal, program, versions_of};
 use crate::admin::endpoints;
 use crate::admin::rollouts::begin_for;
 use crate::locks::calls::{Call, Caller};
-use crate::rollouts::begin;
 use crate::rollouts::written::{Written, WrittenArm};
+use crate::rollouts::{Told, begin};
 use crate::service::Service;
 use crate::writer::How;
 use crate::{clock, deadlines};
@@ -76,7 +76,14 @@ pub async fn promote(service: &Service, caller: Option<&Caller>, promoting: Prom
         overriding,
     };
     let is_here = to == registry.environment;
-    if let Some(written) = rollout.filter(|_| is_here) {
+    if rollout.is_some() && !is_here {
+        return Err(Error::invalid(format!(
+            "a rollout runs where its environment is served, and this server is in {}: ask a server of {to} (--admin URL), or leave \
+             the rollout out",
+            registry.environment
+        )));
+    }
+    if let Some(written) = rollout {
         let mut written: Written = serde_json::from_value(written)
             .map_err(|error| Error::invalid(format!("the rollout cannot be read: {error}")))?;
         // Every rollout has steps, in which its challenger answers.
@@ -223,6 +230,7 @@ impl Keeper {
                 })
                 .collect()
         };
+        self.stop_unapproved(&told);
         for end in ended {
             let of = end.promotion.clone();
             if self.see_to(&of, Wants::End(end.clone())).is_some() {
@@ -230,6 +238,30 @@ impl Keeper {
             }
         }
         self.follow_harm();
+    }
+
+    /// Has rollouts end whose version has no approval any more: traffic must not go where nobody may promote.
+    fn stop_unapproved(&mut self, told: &Told) {
+        let unapproved: Vec<(String, String)> = {
+            let book = self.shared.book.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let under_way = book.promotions().filter(|promotion| {
+                let id = promotion.rollout.as_ref().map(|rollout| &rollout.id);
+                promotion.end.is_none()
+                    && promotion.environment == self.environment
+                    && id.is_some_and(|id| told.governed.get(&promotion.model) == Some(id))
+            });
+            under_way
+                .filter_map(|promotion| {
+                    let unmet = book.unmet_at_end(promotion, clock::unix_ms()).ok()?;
+                    let approvals = unmet.iter().find(|need| need.rule == "approvals")?;
+                    Some((promotion.model.clone(), approvals.to_string()))
+                })
+                .collect()
+        };
+        for (model, why) in unapproved {
+            self.tell_once(model.clone(), format!("its rollout is aborted: {why}"));
+            self.rollouts.abort(&model, "tiltyard");
+        }
     }
 
     /// A version that became worse after its promotion, and was taken back, is not in the environment any more.
@@ -323,8 +355,8 @@ impl Keeper {
 }
 
 /// Has no endpoint be answered by a version that must not answer any more: rollouts of it end, and what answered before answers again.
-/// Where nothing did, it is said: somebody must decide who answers.
-pub async fn take_out(service: &Service, model: &str) {
+/// Where nothing did, the newest version that may answer does. Gives the endpoints where none can: somebody must decide who answers.
+pub async fn take_out(service: &Service, model: &str) -> Vec<String> {
     let quarantined: Vec<u64> = {
         let book = service.registry.book();
         let versions = book.model(model).into_iter().flat_map(versions_of);
@@ -358,6 +390,7 @@ pub async fn take_out(service: &Service, model: &str) {
             Ok(_) => {}
         }
     }
+    let mut still = Vec::new();
     let plans = service.writer.plans.load().endpoints.current();
     for (endpoint, plan) in plans {
         let out: Vec<(String, u64)> = quarantined.iter().map(|version| (model.to_owned(), *version)).collect();
@@ -375,12 +408,20 @@ pub async fn take_out(service: &Service, model: &str) {
         let by_log = service.rollouts.before(&endpoint, out.clone()).await.ok().flatten();
         let back = by_log
             .or_else(|| service.writer.plans.load().endpoints.without(&endpoint, &out).map(|plan| Plan::clone(plan)));
+        let back = back.or_else(|| {
+            let answering = begin::answering(&service.inference.catalog.load().models, &endpoint);
+            let version = answering.into_iter().find(|version| !out.contains(&(endpoint.clone(), *version)))?;
+            let champion = WrittenArm { name: None, model: Some(endpoint.clone()), version, digest: None };
+            Some(begin::alone(&endpoint, &champion, Some(&plan.key)))
+        });
         let gone_back = match back {
             Some(plan) => endpoints::go_back(service, None, plan).await.map(drop),
-            None => Err(Error::not_found("no plan without it held before")),
+            None => Err(Error::not_found("no plan without it held before, and no other version answers")),
         };
         if let Err(error) = gone_back {
             tracing::error!(endpoint, %error, "a quarantined version still answers, and nothing without it can answer instead: apply another plan");
+            still.push(endpoint);
         }
     }
+    still
 }

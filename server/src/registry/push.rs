@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -75,6 +76,10 @@ impl From<Said> for Metric {
         Metric { key, value, interval, evaluator }
     }
 }
+
+/// How often a version is loaded once more whose files seemed to change, and how long that is waited for.
+const LOADS: usize = 20;
+const LINKS: Duration = Duration::from_millis(50);
 
 /// Takes a version in. Where files are missing, says which: they are sent, and the same is asked again.
 pub async fn push(service: &Service, model: &str, pushing: Pushing, by: Principal) -> Result<Value> {
@@ -173,7 +178,9 @@ async fn check(
     files: Manifest,
     artifact: Digest,
 ) -> Result<Found> {
-    let place = Trial(service.registry.pushed.with_file_name("trials").join(text_of(&artifact)));
+    // Of its own: the same may be pushed twice at once.
+    let trial = format!("{artifact}-{}", uuid::Uuid::now_v7().simple());
+    let place = Trial(service.registry.pushed.with_file_name("trials").join(trial));
     let (artifacts, loader, model) = (Arc::clone(artifacts), Arc::clone(&service.loader), model.to_owned());
     let load = move || -> Result<Found> {
         materialise(&*artifacts, &files, &place.0)?;
@@ -184,10 +191,17 @@ async fn check(
 }
 
 fn load(loader: &Loader, model: &str, folder: &std::path::Path) -> Result<Found> {
-    let found = FoundVersion::at(folder)
-        .map_err(|error| Error::new(ErrorKind::NotReady, format!("the version's files cannot be read: {error}")))?;
+    let unreadable = |error| Error::new(ErrorKind::NotReady, format!("the version's files cannot be read: {error}"));
     // Number 0 is nobody's: no lock is known of it.
-    let loaded = loader.load(model, 0, &found);
+    let mut loaded = loader.load(model, 0, &FoundVersion::at(folder).map_err(unreadable)?);
+    // Its bytes are those of the store. Who lays out the same beside it makes links to them, which looks like a change.
+    for _ in 0..LOADS {
+        if !loaded.as_ref().is_err_and(|error| error.incomplete) {
+            break;
+        }
+        std::thread::sleep(LINKS);
+        loaded = loader.load(model, 0, &FoundVersion::at(folder).map_err(unreadable)?);
+    }
     let deployment = loaded.map_err(|error| Error::invalid(format!("it is not taken in: {}", error.reason)))?;
     let signed = match &deployment.made {
         Some(Made::By(maker)) => Some(Signed { key: maker.clone(), identity: String::new() }),

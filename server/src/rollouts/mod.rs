@@ -183,6 +183,16 @@ impl Rollouts {
         orders.send(Order { endpoint, by: by.to_owned(), wish, answer }).ok()
     }
 
+    /// Has the endpoint's rollout end with the champion, in a moment.
+    pub fn abort(&self, endpoint: &str, by: &str) {
+        let (answer, _) = oneshot::channel();
+        let wish = Wish::Tell(Command::Abort);
+        let order = Order { endpoint: endpoint.to_owned(), by: by.to_owned(), wish, answer };
+        if let Some(orders) = &self.orders {
+            drop(orders.send(order));
+        }
+    }
+
     fn is_free(&self, endpoint: &str) -> Result<()> {
         match self.told.load().governed.get(endpoint) {
             None => Ok(()),

@@ -96,9 +96,17 @@ fn told(version: &str, to: &str, standing: &Value) -> String {
         .map(|need| format!("  {}: {}; needed: {}\n", text(need, "rule"), text(need, "is"), text(need, "needed")))
         .collect();
     match needs.is_empty() {
-        true => format!("{head}Nothing is in the way: tiltyard promote {version} --to {to}\n"),
+        true => {
+            let rollout = if comes_by_rollout(standing) { " --rollout" } else { "" };
+            format!("{head}Nothing is in the way: tiltyard promote {version} --to {to}{rollout}\n")
+        }
         false => format!("{head}In the way:\n{lines}"),
     }
+}
+
+/// Whether the environment takes versions by a rollout only.
+pub(super) fn comes_by_rollout(standing: &Value) -> bool {
+    standing["rollout"].as_str().is_some_and(|way| way != "direct")
 }
 
 fn list(matches: &ArgMatches, form: &Value) -> Result<(), Failure> {

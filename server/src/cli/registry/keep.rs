@@ -2,6 +2,7 @@
 //!
 //! A server that runs makes backups of its own log; bringing one back, and moving a log to a database, is done while none runs.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -60,6 +61,19 @@ pub(crate) fn command() -> Command {
         .after_help("Examples:\n  tiltyard registry backup /backups/2026-11-29\n  tiltyard registry restore /backups/2026-11-29 --to restored\n  tiltyard registry migrate --from ~/.local/share/tiltyard/state/0a1b…/log --to postgres://registry@db/tiltyard --password-file pw")
 }
 
+/// Fails where there is no log to be moved: to open one would begin one.
+fn is_log(place: &str) -> Result<(), Failure> {
+    let is_segment = |entry: fs::DirEntry| entry.path().extension().is_some_and(|end| end == "jsonl");
+    let has_log = || fs::read_dir(place).is_ok_and(|entries| entries.flatten().any(is_segment));
+    match place.contains("://") || has_log() {
+        true => Ok(()),
+        false => Err(Failure::failed(format!(
+            "{place} has no log: expected a folder with segments such as 00000000000000000001.jsonl, as <data \
+             dir>/state/<repository>/log and the folder log of a backup are, or the URL of a database"
+        ))),
+    }
+}
+
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let failed = |error: tiltyard_registry::Error| Failure::failed(error.to_string());
     match matches.subcommand() {
@@ -80,6 +94,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
         Some(("migrate", matches)) => {
             let place = |name: &str| matches.get_one::<String>(name).map(String::as_str).unwrap_or_default();
             let password = matches.get_one::<String>("password_file").map(|file| super::read_text(file)).transpose()?;
+            is_log(place("from"))?;
             let (from, to) = (open(place("from"), password.as_deref())?, open(place("to"), password.as_deref())?);
             let moved = migrate(&from, &to).map_err(failed)?;
             let form = serde_json::to_value(moved).map_err(|error| Failure::failed(error.to_string()))?;

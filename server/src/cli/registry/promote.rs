@@ -3,6 +3,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
+use super::approve::comes_by_rollout;
 use super::{Asked, reference};
 use crate::cli::exit::Failure;
 use crate::cli::output::{self, Form};
@@ -100,12 +101,19 @@ fn dry_run(matches: &ArgMatches, asked: &Asked, version: &str, to: &str) -> Resu
     if Form::of(matches) == Form::Json {
         output::print_json(&standing)?;
     }
-    if needs.is_empty() {
+    let has_rollout = ["rollout", "steps", "shadow"].iter().any(|name| matches.contains_id(name));
+    let lacks_rollout = comes_by_rollout(&standing) && !has_rollout;
+    if needs.is_empty() && !lacks_rollout {
         return if Form::of(matches) == Form::Table { output::print("Nothing is in the way.\n") } else { Ok(()) };
     }
     let text = |need: &Value, key: &str| need[key].as_str().unwrap_or_default().to_owned();
     let lines = needs
         .iter()
         .map(|need| format!("\n  {}: {}; needed: {}", text(need, "rule"), text(need, "is"), text(need, "needed")));
-    Err(Failure::refused(format!("{version} may not be in {to}:{}", lines.collect::<String>())))
+    let way = standing["rollout"].as_str().unwrap_or_default();
+    let rollout = match lacks_rollout {
+        true => format!("\n  rollout: it would come as direct; needed: a rollout of the kind {way} (--rollout)"),
+        false => String::new(),
+    };
+    Err(Failure::refused(format!("{version} may not be in {to}:{}{rollout}", lines.collect::<String>())))
 }

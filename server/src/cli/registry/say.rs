@@ -81,9 +81,22 @@ pub(crate) fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     for wants in orders {
         answers.push(asked.order(&wants)?);
     }
-    match Form::of(matches) {
-        Form::Json => output::print_json(&Value::Array(answers)),
-        Form::Table => output::print("It is on the record.\n"),
+    let still: Vec<String> = answers
+        .iter()
+        .flat_map(|answer| answer["still_answers"].as_array().into_iter().flatten())
+        .filter_map(|endpoint| endpoint.as_str().map(str::to_owned))
+        .collect();
+    if Form::of(matches) == Form::Json {
+        output::print_json(&Value::Array(answers))?;
+    }
+    match (still.first(), Form::of(matches)) {
+        (Some(first), _) => Err(Failure::failed(format!(
+            "it is on the record, and the version answers {} still, since no other can: push or load another, then \
+             tiltyard apply a plan with that for {first}",
+            still.join(", ")
+        ))),
+        (None, Form::Json) => Ok(()),
+        (None, Form::Table) => output::print("It is on the record.\n"),
     }
 }
 
