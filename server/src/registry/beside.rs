@@ -52,7 +52,7 @@ impl Beside {
         }
     }
 
-    /// Takes in what is new. `is_over` where the process is about to end: then what is new is signed whatever the time.
+    /// Takes in what is new.
     pub(super) fn follow(&mut self, log: &Log) {
         let sealed = self.seal(log);
         self.tell(0, "what is new on the record is not signed", sealed.err());

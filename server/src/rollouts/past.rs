@@ -48,7 +48,7 @@ impl Past {
         self.plans.is_empty()
     }
 
-    /// The latest plan before what holds that does without what it must.
+    /// The latest plan that may hold, what holds now among them.
     pub fn latest(&self, may_hold: impl Fn(&Plan) -> bool) -> Option<&Plan> {
         self.plans.iter().rev().find(|plan| may_hold(plan))
     }
