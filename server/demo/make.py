@@ -33,6 +33,7 @@ OPSET, IR_VERSION = 17, 8
 LATE_MINUTES = 15
 HELD_OUT_FROM = 7  # July
 RIDGE, STEPS = 1.0, 8
+STRETCH_ROWS = 250
 
 # In this order in the file, so that what an hour's flights have in common compresses well.
 COLUMNS = {
@@ -178,6 +179,14 @@ def write_version(version, model, held_out):
     return chances
 
 
+def write_losses(losses):
+    """The mean squared error of each version in each stretch of the rows: no day is like the other."""
+    lines = ["from," + ",".join(str(version) for version in range(1, len(losses) + 1))]
+    for at in range(0, len(losses[0]), STRETCH_ROWS):
+        lines.append(",".join([str(at), *(f"{np.mean(of_rows[at:at + STRETCH_ROWS]):.4f}" for of_rows in losses)]))
+    (HERE / "losses.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_settings():
     lines = [
         'description = "The chance that a flight from New York arrives 15 minutes late or more, an hour before it is to leave."',
@@ -202,14 +211,16 @@ def main():
     write_settings()
     text = held_out[[*COLUMNS, "late"]].to_csv(index=False, lineterminator="\n").encode()
     (HERE / "flights.csv.gz").write_bytes(gzip.compress(text, 9, mtime=0))
-    versions = []
+    versions, losses = [], []
     for version, (name, rows, of_rows) in enumerate(sets, 1):
         chances = write_version(version, model_of(*train(rows, of_rows)), held_out)
+        losses.append((chances.astype(np.float64) - truth) ** 2)
         versions.append({
             "version": version, "trained_on": name, "rows": len(rows),
-            "squared_error": round(float(np.mean((chances.astype(np.float64) - truth) ** 2)), 5),
+            "squared_error": round(float(np.mean(losses[-1])), 5),
             "accuracy": round(float(np.mean((chances >= 0.5) == truth)), 5),
         })
+    write_losses(losses)
     manifest = {
         "rows": len(truth), "rows_sha256": hashlib.sha256(text).hexdigest(), "late": round(float(truth.mean()), 5),
         "versions": versions,

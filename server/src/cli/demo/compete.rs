@@ -88,13 +88,14 @@ pub(super) fn new_folder(wanted: Option<&PathBuf>) -> Result<(PathBuf, bool), Fa
 fn contest(admin: &Http, traffic: &Traffic, mut watched: Watched) -> Result<Watched, Failure> {
     let path = format!("/admin/endpoints/{MODEL}/rollout");
     let body = rollout(watched.challenger.version).to_string().into_bytes();
-    watched.note(begin(admin, &path, &body)?);
+    watched.note(begin(admin, &path, &body)?, traffic.answered());
     let bar = progress::bar("demo", None);
     let mut left_alone: Option<Instant> = None;
     while !watched.has_ended() && left_alone.is_none_or(|since| since.elapsed() < AFTER_ROWS) {
         thread::sleep(PAUSE);
         traffic.check()?;
-        watched.note(read(&ask(admin, "GET", &path, Vec::new())?)?);
+        let answered = traffic.answered();
+        watched.note(read(&ask(admin, "GET", &path, Vec::new())?)?, answered);
         show(&bar, &watched, traffic);
         if traffic.has_ended() {
             left_alone.get_or_insert_with(Instant::now);

@@ -2,6 +2,7 @@
 //!
 //! `server/demo` has it all, and the script that made it.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read as _};
 use std::ops::{Range, RangeInclusive};
@@ -23,6 +24,7 @@ pub(super) const OUTPUT: &str = "late";
 
 const SETTINGS: &str = include_str!("../../../demo/flights/model.toml");
 const MANIFEST: &str = include_str!("../../../demo/manifest.json");
+const LOSSES: &str = include_str!("../../../demo/losses.csv");
 const ROWS: &[u8] = include_bytes!("../../../demo/flights.csv.gz");
 
 /// From version 1 on.
@@ -31,6 +33,9 @@ const VERSIONS: [&[u8]; 3] = [
     include_bytes!("../../../demo/flights/2/model.onnx"),
     include_bytes!("../../../demo/flights/3/model.onnx"),
 ];
+
+/// Rows that `losses.csv` has a line for.
+const STRETCH_ROWS: usize = 250;
 
 /// What the script that made them found out.
 #[derive(Debug, Deserialize)]
@@ -58,17 +63,40 @@ pub(super) struct Version {
     pub(super) squared_error: f64,
     /// The share of rows on whose side of one half the chance is.
     pub(super) accuracy: f64,
+    /// The same error in each stretch of [`STRETCH_ROWS`].
+    #[serde(skip)]
+    squared_errors: Vec<f64>,
 }
 
 impl Manifest {
     pub(super) fn read() -> Result<Manifest, Failure> {
-        serde_json::from_str(MANIFEST)
-            .map_err(|error| Failure::failed(format!("the demo's manifest is wrong: {error}")))
+        let wrong = |error: &dyn Display| Failure::failed(format!("the demo's manifest is wrong: {error}"));
+        let mut manifest: Manifest = serde_json::from_str(MANIFEST).map_err(|error| wrong(&error))?;
+        // A column for each version, after that of the rows.
+        for (version, column) in manifest.versions.iter_mut().zip(1..) {
+            let numbers = LOSSES.lines().skip(1).filter_map(|line| line.split(',').nth(column));
+            version.squared_errors =
+                numbers.map(str::parse).collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
+        }
+        Ok(manifest)
     }
 
     pub(super) fn version(&self, version: u64) -> Result<&Version, Failure> {
         let found = self.versions.iter().find(|found| found.version == version);
         found.ok_or_else(|| Failure::failed(format!("the demo's manifest does not know version {version}")))
+    }
+}
+
+impl Version {
+    /// The mean of (chance − label)² on these rows, in whose first and last stretch all rows count alike.
+    pub(super) fn squared_error_on(&self, rows: Range<usize>) -> f64 {
+        let (mut sum, mut count) = (0.0, 0);
+        for (error, start) in self.squared_errors.iter().zip((0..).step_by(STRETCH_ROWS)) {
+            let among = rows.end.min(start + STRETCH_ROWS).saturating_sub(rows.start.max(start));
+            sum += error * among as f64;
+            count += among;
+        }
+        if count == 0 { self.squared_error } else { sum / count as f64 }
     }
 }
 
@@ -157,6 +185,20 @@ mod tests {
         };
         assert!((0..rows.len()).all(is_whole) && rows.get(rows.len()).is_none());
         assert!(SETTINGS.matches("[[columns]]").count() == rows.width);
+    }
+
+    #[test]
+    fn how_good_a_version_is_differs_by_stretch() {
+        let manifest = Manifest::read().unwrap();
+        for version in &manifest.versions {
+            assert_eq!(version.squared_errors.len(), manifest.rows.div_ceil(STRETCH_ROWS));
+            assert!((version.squared_error_on(0..manifest.rows) - version.squared_error).abs() < 1e-4, "{version:?}");
+            let [first, second] = [0, 1].map(|at| version.squared_errors[at]);
+            assert_eq!(version.squared_error_on(10..20), first);
+            assert!((version.squared_error_on(200..450) - (0.2 * first + 0.8 * second)).abs() < 1e-9);
+            // Of no row, what holds of all.
+            assert_eq!(version.squared_error_on(5..5), version.squared_error);
+        }
     }
 
     #[test]

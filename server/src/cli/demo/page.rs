@@ -37,7 +37,7 @@ pub(super) fn of(report: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>Models compete</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>Models compete</h1>\n<p>{ABOUT}</p>\n"
     );
-    let head = ["Rollout", "Champion", "Challenger", "State", "After", "Labels", "Gain", "Within", "On all rows"];
+    let head = ["Rollout", "Champion", "Challenger", "State", "After", "Labels", "Gain", "Within", "On its rows"];
     let head: String = head.iter().map(|cell| format!("<th>{cell}</th>")).collect();
     let _ = writeln!(page, "<table>\n<tr>{head}</tr>");
     for watched in &report.rollouts {

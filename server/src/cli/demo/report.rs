@@ -67,7 +67,7 @@ impl Report {
             "labels",
             "gain",
             "within",
-            "on all rows",
+            "on its rows",
         ]);
         for watched in &self.rollouts {
             table.add(cells(watched));
@@ -214,7 +214,7 @@ pub(super) mod tests {
             "errors passes",
             "40000 labels",
             "+0.0010 to +0.0200",
-            "+0.0081",
+            "+0.0088",
             "70000 of 166668 flights",
             "60000 joined, 1000 unknown",
             "Both verdicts were reached.",

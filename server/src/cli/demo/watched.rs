@@ -55,6 +55,8 @@ pub(super) struct Watched {
     pub(super) challenger: Version,
     /// The state that is to be reached.
     pub(super) expected: &'static str,
+    /// How many rows were answered when the challenger had no share yet.
+    first_row: usize,
     started: Instant,
     pub(super) took: Duration,
     pub(super) samples: Vec<Sample>,
@@ -69,6 +71,7 @@ impl Watched {
             champion: manifest.version(champion)?.clone(),
             challenger: manifest.version(challenger)?.clone(),
             expected,
+            first_row: 0,
             started: Instant::now(),
             took: Duration::ZERO,
             samples: Vec::new(),
@@ -76,10 +79,14 @@ impl Watched {
         })
     }
 
-    /// Notes what the admin port tells now.
-    pub(super) fn note(&mut self, form: Value) {
+    /// Notes what the admin port tells, which was asked when so many rows were answered.
+    pub(super) fn note(&mut self, form: Value, answered: usize) {
         self.took = self.started.elapsed();
-        self.samples.push(Sample::of(&form, self.took.as_secs_f64()));
+        let sample = Sample::of(&form, self.took.as_secs_f64());
+        if sample.share == 0.0 && sample.labels == 0 {
+            self.first_row = answered;
+        }
+        self.samples.push(sample);
         self.form = form;
     }
 
@@ -107,8 +114,15 @@ impl Watched {
     }
 
     /// How much less the challenger loses on all rows, as it was known beforehand.
-    pub(super) fn truth(&self) -> f64 {
+    fn gain_on_all_rows(&self) -> f64 {
         self.champion.squared_error - self.challenger.squared_error
+    }
+
+    /// The same on the rows whose labels counted, which are other days than all: what the gain is an estimate of.
+    pub(super) fn truth(&self) -> f64 {
+        let labels = usize::try_from(self.last().labels).unwrap_or(usize::MAX);
+        let rows = self.first_row..self.first_row.saturating_add(labels);
+        self.champion.squared_error_on(rows.clone()) - self.challenger.squared_error_on(rows)
     }
 
     pub(super) fn last(&self) -> Sample {
@@ -129,7 +143,8 @@ impl Watched {
             "reason": self.reasons().join("; "), "verdict": form["verdict"],
             "seconds": self.took.as_secs_f64(), "units": form["units"], "labels": form["labelled"],
             "estimates": { "quality": form["quality"], "guardrails": form["guardrails"],
-                           "gain_on_all_rows": self.truth() },
+                           "gain_on_its_rows": self.truth(), "gain_on_all_rows": self.gain_on_all_rows() },
+            "first_row": self.first_row,
         })
     }
 }
@@ -138,9 +153,10 @@ impl Watched {
 pub(super) mod tests {
     use super::*;
 
-    /// A rollout that ended after two looks.
+    /// A rollout that began when 500 rows were answered, and ended after two looks.
     pub(in crate::cli::demo) fn ended(state: &str, expected: &'static str) -> Watched {
         let mut watched = Watched::begin(&Manifest::read().unwrap(), [1, 2], expected).unwrap();
+        watched.note(json!({ "rollout": "flights-1", "state": "running", "share": 0 }), 500);
         for (labels, lower) in [(2_000, -0.01), (40_000, 0.001)] {
             watched.note(json!({
                 "rollout": "flights-1", "endpoint": "flights", "state": state, "ended": state != "running", "share": 500_000,
@@ -149,7 +165,7 @@ pub(super) mod tests {
                 "quality": {"metric": "late", "n": labels, "gain": 0.008, "needed": 0.0, "passes": lower > 0.0, "is_futile": false,
                             "interval": {"lower": lower, "upper": 0.02}, "harm": {"below": 0.0, "upper": 0.03, "is_shown": false}},
                 "verdict": {"decision": "promote", "reasons": [{"reason": "guardrail", "metric": "errors", "passes": true}]},
-            }));
+            }), labels);
         }
         watched
     }
@@ -170,6 +186,8 @@ pub(super) mod tests {
             (&"promoted".into(), &true.into(), &20_000.into())
         );
         assert_eq!(form["reason"], "errors passes");
+        assert_eq!(form["first_row"], 500);
+        assert!((0.005..0.015).contains(&form["estimates"]["gain_on_its_rows"].as_f64().unwrap()), "{form}");
         assert!((form["estimates"]["gain_on_all_rows"].as_f64().unwrap() - 0.00808).abs() < 1e-9);
         assert!(!ended("running", "promoted").has_ended() && ended("halted", "promoted").has_ended());
         assert!(!ended("futile", "rolled_back").is_as_expected());
