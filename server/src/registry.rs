@@ -12,7 +12,7 @@ pub mod promote;
 pub mod push;
 mod served;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -54,6 +54,8 @@ struct Shared {
     /// Why nothing can be changed, where that is so.
     closed: ArcSwapOption<String>,
     head: RwLock<Option<Head>>,
+    /// Why what came into the environment does not answer, by model, and which version that is.
+    troubles: RwLock<BTreeMap<String, (u64, String)>>,
 }
 
 /// What the keeper is asked for.
@@ -187,6 +189,13 @@ impl Registry {
     /// Why nothing can be changed now; `None` where all is well.
     pub fn trouble(&self) -> Option<Arc<String>> {
         self.shared.closed.load_full()
+    }
+
+    /// Why a version that came into the environment does not answer, as it was tried last; `None` where it does, or that is not
+    /// known yet.
+    fn why_not(&self, model: &str, version: u64) -> Option<String> {
+        let troubles = self.shared.troubles.read().unwrap_or_else(PoisonError::into_inner);
+        troubles.get(model).filter(|(of, _)| *of == version).map(|(_, why)| why.clone())
     }
 
     /// Has something done that the rules allow, once the log has it.

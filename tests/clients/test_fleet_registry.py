@@ -29,8 +29,6 @@ def test_replicas_share_versions_environments_and_history(tmp_path, place):
 
 def share(fleet, tmp_path):
     fleet.leader()
-    # What somebody applied is what is gone back to in the end.
-    apply(fleet.replicas[0].server, tmp_path, toml(("champion", 1, 'role = "champion"')), name="risk")
     first, second, third = [Registry(replica.server) for replica in fleet.replicas]
     pushed = first.json("push", "risk", RISK / "1", "--metric", "auc=0.91@holdout")
     assert pushed["version"] == 3
@@ -48,6 +46,13 @@ def share(fleet, tmp_path):
     sql = "SELECT model, version FROM tiltyard.versions"
     serving.until(lambda: fleet.postgres.ask(sql) == ["risk|3"], "the tables")
     assert not any("tables do not follow" in replica.server.log_text() for replica in fleet.replicas)
+    # Before the first promotion there was no plan: what the folder answered with is what a rollback leads to, whoever is asked.
+    third.run("rollback", "risk")
+    for registry in first, second, third:
+        serving.until(lambda: version(registry.server) == 2, "what the folder answered with before", 30)
+    second.run("promote", "risk@3")
+    for registry in first, second, third:
+        serving.until(lambda: version(registry.server) == 3, "the version to answer", 30)
     fleet.leader().kill()
     living = [Registry(replica.server) for replica in fleet.living]
     for registry in living:
@@ -56,4 +61,4 @@ def share(fleet, tmp_path):
     # What one replica must not answer any more, none does.
     living[0].run("quarantine", "risk@3", "--reason", "it was trained on the wrong rows")
     for registry in living:
-        serving.until(lambda: version(registry.server) == 1, "what answered before", 30)
+        serving.until(lambda: version(registry.server) == 2, "what the folder answered with before", 30)

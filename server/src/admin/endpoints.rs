@@ -79,13 +79,7 @@ where
                 Said::Plan(draft) => *draft,
                 Said::Rollout(declared) => return super::rollouts::apply(service, caller, *declared, dry_run).await,
             };
-            may_deploy(caller, &draft)?;
-            service.rollouts.may_change(endpoint).await?;
-            let report = service.writer.apply(draft, dry_run).await?;
-            if !dry_run {
-                tell_others(service, caller, endpoint, Change::Applied).await?;
-            }
-            Ok(form(&report, dry_run))
+            Ok(form(&apply(service, caller, draft, dry_run).await?, dry_run))
         }
         (&Method::DELETE, "") => {
             let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
@@ -111,6 +105,18 @@ where
             "nothing is at {method} /admin/endpoints/{endpoint}/{verb}: expected GET, PUT or DELETE, GET of …/shadows, or POST to …/rollback or …/rollout"
         ))),
     }
+}
+
+/// Has a plan hold, on all replicas.
+pub(crate) async fn apply(service: &Service, caller: Option<&Caller>, draft: Plan, dry_run: bool) -> Result<Report> {
+    may_deploy(caller, &draft)?;
+    let endpoint = draft.endpoint.clone();
+    service.rollouts.may_change(&endpoint).await?;
+    let report = service.writer.apply(draft, dry_run).await?;
+    if !dry_run {
+        tell_others(service, caller, &endpoint, Change::Applied).await?;
+    }
+    Ok(report)
 }
 
 /// Has a plan hold again that held before: the one of this revision, or else the one before.

@@ -66,6 +66,7 @@ pub(super) struct Keeper {
 
 /// A plan that the environment wants.
 pub(super) struct Proposed {
+    pub(super) version: u64,
     pub(super) pending: Option<oneshot::Receiver<Result<Report>>>,
     pub(super) retry: Moment,
 }

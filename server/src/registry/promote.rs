@@ -5,6 +5,7 @@
 //! Where the environment is not this server's, its own servers see it on the record.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -14,7 +15,7 @@ use tiltyard_registry::book::{
     VersionState, Wants, Way,
 };
 use tiltyard_rollout::plan::Plan;
-use tiltyard_types::{Error, Result};
+use tiltyard_types::{Error, Moment, Result};
 
 use super::keeper::{Keeper, Proposed};
 use super::{Registry, principal, program, versions_of};
@@ -29,6 +30,9 @@ use crate::{clock, deadlines};
 
 /// How long whoever promotes waits for the plan to hold; it goes on to be tried.
 const HOLDS_MAX: Duration = Duration::from_secs(60);
+
+/// How long the same must be in the way until nobody waits any more.
+const STANDS: Duration = Duration::from_secs(3);
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -105,14 +109,51 @@ pub async fn promote(service: &Service, caller: Option<&Caller>, promoting: Prom
         };
         return Ok(json!({ "model": model, "version": number, "to": to, "rollout": id, "outcome": decided.outcome }));
     }
-    let decided = registry.order(Wants::Promote(wants).into(), by).await?;
-    let holds = match is_here {
+    let outcome = match is_here && is_there_already(service, &model, number) {
+        true => {
+            have_it_answer(service, caller, &model, number).await?;
+            None
+        }
+        false => Some(registry.order(Wants::Promote(wants).into(), by).await?.outcome),
+    };
+    let answers = match is_here {
         true => Some(wait_until_it_answers(service, &model, number).await),
         false => None,
     };
     Ok(json!({
-        "model": model, "version": number, "to": to, "outcome": decided.outcome, "is_first": is_first, "answers": holds,
+        "model": model, "version": number, "to": to, "outcome": outcome, "is_first": is_first,
+        "answers": answers.as_ref().map(std::result::Result::is_ok), "why": answers.and_then(std::result::Result::err),
     }))
+}
+
+/// Whether a version is in this server's environment, and another answers: somebody applied another plan, or rolled the endpoint back
+/// to what never was in the environment.
+fn is_there_already(service: &Service, model: &str, number: u64) -> bool {
+    let (book, plans) = (service.registry.book(), service.writer.plans.load());
+    let environment = book.environment(&service.registry.environment);
+    let is_there =
+        environment.and_then(|environment| environment.current(model)).is_some_and(|at| at.version == number);
+    let champion = plans.endpoints.plan(model).map(|plan| &plan.arms[plan.champion()]);
+    is_there && champion.is_none_or(|arm| arm.model != model || arm.version != number)
+}
+
+/// Has a version answer that is in this server's environment and did before. One that is new there the keeper sees to.
+async fn have_it_answer(service: &Service, caller: Option<&Caller>, model: &str, number: u64) -> Result<()> {
+    let did_before = {
+        let book = service.registry.book();
+        let at = book.environment(&service.registry.environment).and_then(|environment| environment.current(model));
+        at.is_some_and(|at| has_answered(&book, model, at))
+    };
+    if did_before {
+        let held = service.writer.plans.load().endpoints.plan(model).cloned();
+        let plan = begin::alone(model, &champion(model, number), held.as_ref().map(|held| &held.key));
+        endpoints::apply(service, caller, plan, false).await?;
+    }
+    Ok(())
+}
+
+fn champion(model: &str, version: u64) -> WrittenArm {
+    WrittenArm { name: None, model: Some(model.to_owned()), version, digest: None }
 }
 
 /// Has an environment go back to what was there before.
@@ -129,7 +170,10 @@ pub async fn go_back(service: &Service, caller: Option<&Caller>, wants: GoBack) 
         Outcome::Position { version, .. } if is_here => Some(wait_until_it_answers(service, &model, *version).await),
         _ => None,
     };
-    Ok(json!({ "model": model, "outcome": decided.outcome, "answers": answers }))
+    Ok(json!({
+        "model": model, "outcome": decided.outcome,
+        "answers": answers.as_ref().map(std::result::Result::is_ok), "why": answers.and_then(std::result::Result::err),
+    }))
 }
 
 /// Notes that somebody went back by the endpoint's plan: where what answers again was in this server's environment before, it is there
@@ -160,18 +204,27 @@ pub async fn note_rollback(service: &Service, caller: Option<&Caller>, endpoint:
     }
 }
 
-/// Whether the endpoint's champion is this version by now, or within a time.
-async fn wait_until_it_answers(service: &Service, model: &str, number: u64) -> bool {
+/// Comes back when the endpoint's champion is this version, or else with what is in the way.
+async fn wait_until_it_answers(service: &Service, model: &str, number: u64) -> std::result::Result<(), String> {
     let until = clock::now() + HOLDS_MAX;
+    let mut in_the_way: Option<(String, Moment)> = None;
     loop {
         let speaker = service.inference.catalog.load().speaker(model, None);
         if speaker.is_ok_and(|arm| arm.deployment.identity.model == model && arm.deployment.identity.version == number)
         {
             service.registry.settle().await;
-            return true;
+            return Ok(());
         }
-        if clock::now() >= until {
-            return false;
+        let now = clock::now();
+        let why =
+            service.registry.why_not(model, number).or_else(|| service.rollouts.told().unheld.get(model).cloned());
+        if why.as_ref() != in_the_way.as_ref().map(|(why, _)| why) {
+            in_the_way = why.map(|why| (why, now));
+        }
+        match in_the_way {
+            Some((why, since)) if now >= until || now >= since + STANDS => return Err(why),
+            None if now >= until => return Err(format!("it is not ready after {} s", HOLDS_MAX.as_secs())),
+            still => in_the_way = still,
         }
         deadlines::within(clock::now() + LOOK, std::future::pending::<()>()).await;
     }
@@ -205,7 +258,7 @@ impl Keeper {
         }
         let told = self.rollouts.told();
         let ended: Vec<End> = {
-            let book = self.shared.book.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let book = self.shared.book.read().unwrap_or_else(PoisonError::into_inner);
             let under_way = book
                 .promotions()
                 .filter(|promotion| promotion.end.is_none() && promotion.environment == self.environment);
@@ -243,7 +296,7 @@ impl Keeper {
     /// Has rollouts end whose version has no approval any more: traffic must not go where nobody may promote.
     fn stop_unapproved(&mut self, told: &Told) {
         let unapproved: Vec<(String, String)> = {
-            let book = self.shared.book.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let book = self.shared.book.read().unwrap_or_else(PoisonError::into_inner);
             let under_way = book.promotions().filter(|promotion| {
                 let id = promotion.rollout.as_ref().map(|rollout| &rollout.id);
                 promotion.end.is_none()
@@ -268,7 +321,7 @@ impl Keeper {
     fn follow_harm(&mut self) {
         let told = self.rollouts.told();
         let harmed: Vec<GoBack> = {
-            let book = self.shared.book.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let book = self.shared.book.read().unwrap_or_else(PoisonError::into_inner);
             let Some(environment) = book.environment(&self.environment) else { return };
             let promoted = book.promotions().filter(|promotion| {
                 promotion.environment == self.environment
@@ -302,7 +355,7 @@ impl Keeper {
         }
         let now = clock::now();
         let wanted: BTreeMap<String, u64> = {
-            let book = self.shared.book.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let book = self.shared.book.read().unwrap_or_else(PoisonError::into_inner);
             let Some(environment) = book.environment(&self.environment) else { return };
             let plans = self.writer.plans.load();
             let positions = environment.positions.keys().filter_map(|model| Some((model, environment.current(model)?)));
@@ -315,9 +368,14 @@ impl Keeper {
                 .map(|(model, at)| (model.clone(), at.version))
                 .collect()
         };
-        self.proposed.retain(|model, _| wanted.contains_key(model));
+        let is_wanted = |model: &str, version: u64| wanted.get(model) == Some(&version);
+        self.proposed.retain(|model, proposed| is_wanted(model, proposed.version));
+        let mut troubles = self.shared.troubles.write().unwrap_or_else(PoisonError::into_inner);
+        troubles.retain(|model, (version, _)| is_wanted(model, *version));
+        drop(troubles);
         for (model, version) in wanted {
-            let proposed = self.proposed.entry(model.clone()).or_insert(Proposed { pending: None, retry: now });
+            let proposed =
+                self.proposed.entry(model.clone()).or_insert(Proposed { version, pending: None, retry: now });
             if let Some(pending) = &mut proposed.pending {
                 let error = match pending.try_recv() {
                     Err(tokio::sync::oneshot::error::TryRecvError::Empty) => continue,
@@ -328,6 +386,9 @@ impl Keeper {
                 proposed.pending = None;
                 if let Some(error) = error {
                     proposed.retry = now + RETRY;
+                    let mut troubles = self.shared.troubles.write().unwrap_or_else(PoisonError::into_inner);
+                    troubles.insert(model.clone(), (version, error.clone()));
+                    drop(troubles);
                     self.tell_once(
                         format!("{model}@{version}"),
                         format!("it does not answer in {}: {error}", self.environment),
@@ -340,14 +401,18 @@ impl Keeper {
             }
             let Some(proposed) = self.proposed.get_mut(&model) else { continue };
             let held = self.writer.plans.load().endpoints.plan(&model).cloned();
-            let champion = WrittenArm { name: None, model: Some(model.clone()), version, digest: None };
-            let plan = begin::alone(&model, &champion, held.as_ref().map(|held| &held.key));
+            let alone = |version| begin::alone(&model, &champion(&model, version), held.as_ref().map(|held| &held.key));
+            // Where there was no plan, what answers until now is the first: a rollback leads there.
+            let answering = begin::answering(&self.inference.catalog.load().models, &model);
+            let before = answering.into_iter().find(|answers| held.is_none() && *answers != version).map(alone);
             // Where replicas share the log, all of them find there that it is to hold.
-            match self.rollouts.have_hold(plan.clone(), "tiltyard") {
-                Some(()) => proposed.retry = now + RETRY,
-                None => {
-                    proposed.pending = Some(self.writer.propose(plan, How::Decided));
-                    proposed.retry = now;
+            for plan in before.into_iter().chain([alone(version)]) {
+                match self.rollouts.have_hold(plan.clone(), "tiltyard") {
+                    Some(()) => proposed.retry = now + RETRY,
+                    None => {
+                        (proposed.pending, proposed.retry) = (Some(self.writer.propose(plan, How::Decided)), now);
+                        break;
+                    }
                 }
             }
         }
@@ -385,7 +450,7 @@ pub async fn take_out(service: &Service, model: &str) -> Vec<String> {
             Ok(Decided { outcome: Outcome::Position { version, .. }, .. })
                 if environment == service.registry.environment =>
             {
-                wait_until_it_answers(service, model, version).await;
+                drop(wait_until_it_answers(service, model, version).await);
             }
             Ok(_) => {}
         }
@@ -411,8 +476,7 @@ pub async fn take_out(service: &Service, model: &str) -> Vec<String> {
         let back = back.or_else(|| {
             let answering = begin::answering(&service.inference.catalog.load().models, &endpoint);
             let version = answering.into_iter().find(|version| !out.contains(&(endpoint.clone(), *version)))?;
-            let champion = WrittenArm { name: None, model: Some(endpoint.clone()), version, digest: None };
-            Some(begin::alone(&endpoint, &champion, Some(&plan.key)))
+            Some(begin::alone(&endpoint, &champion(&endpoint, version), Some(&plan.key)))
         });
         let gone_back = match back {
             Some(plan) => endpoints::go_back(service, None, plan).await.map(drop),

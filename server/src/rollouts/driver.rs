@@ -595,7 +595,8 @@ impl Driver {
         let (rollouts, closed, waiting) = (self.forms.clone(), self.closed.clone(), waiting.collect());
         let head = self.record.as_ref().map_or(0, |record| record.head().sequence);
         let fleet = self.fleet.as_ref().map(|fleet| fleet.form(head));
-        let mut told = Told { rollouts, closed, waiting, fleet, ..Told::default() };
+        let unheld = self.due.iter().filter_map(|(name, due)| Some((name.clone(), due.told.clone()?))).collect();
+        let mut told = Told { rollouts, closed, waiting, unheld, fleet, ..Told::default() };
         let Some(record) = &self.record else {
             let before = self.told.load();
             (told.latest, told.governed) = (before.latest.clone(), before.governed.clone());

@@ -65,6 +65,8 @@ pub struct Told {
     pub closed: Option<String>,
     /// Why what a file declares does not begin, by endpoint.
     pub waiting: BTreeMap<String, String>,
+    /// Why the plan that replicas share does not hold here, by endpoint.
+    pub unheld: BTreeMap<String, String>,
     /// How the fleet does, where replicas share their log.
     pub fleet: Option<Value>,
 }

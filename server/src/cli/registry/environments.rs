@@ -1,12 +1,14 @@
 //! Which environments are there, what do they ask, and which versions are in them?
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use serde_json::{Value, json};
+use serde_json::json;
+use tiltyard_registry::book::Policy;
 
 use super::{Asked, read_text, text};
 use crate::cli::exit::Failure;
 use crate::cli::output::{self, Form, NOTHING, Table};
 use crate::cli::target::{admin_flag, server_flags};
+use crate::endpoints::file;
 
 pub(crate) fn command() -> Command {
     let name = || Arg::new("name").value_name("ENVIRONMENT").required(true).help("Its name, such as prod");
@@ -50,8 +52,11 @@ fn set(matches: &ArgMatches) -> Result<(), Failure> {
     let name = matches.get_one::<String>("name").cloned().unwrap_or_default();
     let policy = match matches.get_one::<String>("file") {
         None => json!({}),
-        Some(file) => toml::from_str::<Value>(&read_text(file)?)
-            .map_err(|error| Failure::failed(format!("{file} cannot be read as TOML: {error}")))?,
+        Some(file) => {
+            let policy = file::parse::<Policy>(&read_text(file)?);
+            let policy = policy.map_err(|error| Failure::failed(format!("{file}: {}", error.message())))?;
+            serde_json::to_value(policy).map_err(|error| Failure::failed(format!("{file}: {error}")))?
+        }
     };
     let known = asked.get("/admin/registry/environments")?;
     let known = known.as_array().into_iter().flatten().find(|known| known["name"] == name.as_str());
@@ -78,7 +83,10 @@ fn back(matches: &ArgMatches) -> Result<(), Failure> {
     let body = json!({ "environment": of("name"), "model": of("model"), "reason": of("reason"), "to": matches.get_one::<u64>("version") });
     let answer = Asked::of(matches)?.post("/admin/registry/back", &body)?;
     if answer["answers"] == false {
-        return Err(Failure::failed("it is on the record, and does not answer yet: tiltyard status says why"));
+        let why = text(&answer, "why");
+        return Err(Failure::failed(format!(
+            "it is on the record, and does not answer: {why}. It is tried again until it does"
+        )));
     }
     match Form::of(matches) {
         Form::Json => output::print_json(&answer),

@@ -4,7 +4,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::approve::comes_by_rollout;
-use super::{Asked, reference};
+use super::{Asked, reference, text};
 use crate::cli::exit::Failure;
 use crate::cli::output::{self, Form};
 use crate::cli::target::{admin_flag, server_flags};
@@ -61,7 +61,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let name = format!("{}@{}", answer["model"].as_str().unwrap_or_default(), answer["version"]);
     if answer["answers"] == false {
         return Err(Failure::failed(format!(
-            "{name} is in {to} on the record, and does not answer yet: tiltyard status says why"
+            "{name} is in {to} on the record, and does not answer: {}. It is tried again until it does, or another version is promoted",
+            text(&answer, "why")
         )));
     }
     let told = match answer["rollout"].as_str() {

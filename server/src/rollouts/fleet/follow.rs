@@ -36,7 +36,7 @@ pub(in crate::rollouts) struct Due {
     retry: Moment,
     patience: Duration,
     /// Why it did not hold, as it was last said.
-    told: Option<String>,
+    pub(in crate::rollouts) told: Option<String>,
 }
 
 impl Driver {
