@@ -11,6 +11,7 @@ mod sent;
 mod store;
 mod subject;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -47,6 +48,8 @@ pub struct Captures {
     capture: Arc<Capture>,
     /// What may be captured, and how often that was read.
     book: ArcSwap<(u64, Book)>,
+    /// Endpoints of which it was said that a table was probably meant for them.
+    misspelt: Mutex<BTreeSet<String>>,
     folder: PathBuf,
     /// There is a master key.
     can_seal: bool,
@@ -119,7 +122,17 @@ impl Captures {
         let figures = followers.iter().map(|follower| (follower.name, Arc::clone(&follower.figures))).collect();
         let (book, threads) = (ArcSwap::from_pointee((0, book)), Mutex::new(Some(threads)));
         let followers = Mutex::new(followers);
-        Ok(Some(Arc::new(Captures { capture, book, folder, can_seal, audits, threads, followers, figures })))
+        Ok(Some(Arc::new(Captures {
+            capture,
+            book,
+            misspelt: Mutex::default(),
+            folder,
+            can_seal,
+            audits,
+            threads,
+            followers,
+            figures,
+        })))
     }
 
     /// Reads the rules again. Fails on a mistake in them.
@@ -127,17 +140,32 @@ impl Captures {
         Book::open(config.capture_rules.as_deref(), self.can_seal, || hash_key(&self.folder))
     }
 
-    /// Has requests follow these rules from now on, whichever version they reach.
-    pub fn take(&self, rules: Rules, catalog: &Catalog) {
-        let reading = self.book.load().0 + 1;
-        self.book.store(Arc::new((reading, rules)));
+    /// Has requests follow these rules from now on, whichever version they reach. False where they are as they were.
+    pub fn take(&self, rules: Rules, catalog: &Catalog) -> bool {
+        let before = self.book.load();
+        if before.1.says_what(&rules) {
+            return false;
+        }
+        self.book.store(Arc::new((before.0 + 1, rules)));
+        self.misspelt.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.prepare(catalog);
+        true
     }
 
     /// Finds out what is captured of each arm's requests, before one reaches it. It may write to the disk.
     pub fn prepare(&self, catalog: &Catalog) {
-        for arm in catalog.arms() {
-            let _ = self.of(&arm);
+        let arms: Vec<_> = catalog.arms().collect();
+        arms.iter().for_each(|arm| drop(self.of(arm)));
+        let endpoints = arms.iter().map(|arm| arm.endpoint.as_str()).collect::<BTreeSet<&str>>();
+        let book = self.book.load();
+        for &endpoint in &endpoints {
+            let Some(meant) = book.1.meant_for(endpoint, &endpoints) else { continue };
+            if self.misspelt.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.to_owned()) {
+                tracing::warn!(
+                    endpoint,
+                    "everything is captured of it, as it is: capture_rules have no [{endpoint}], but [{meant}], which is no endpoint here"
+                );
+            }
         }
     }
 

@@ -65,6 +65,8 @@ pub struct Report {
     pub changed: Vec<Change>,
     /// What is written, and waits for a restart.
     pub needs_restart: Vec<Change>,
+    /// Settings whose file says something else now, which holds.
+    pub reread: Vec<&'static str>,
 }
 
 impl Report {
@@ -74,7 +76,7 @@ impl Report {
             let change = |Change { key, from, to }: &Change| json!({ "key": key, "from": from, "to": to });
             changes.iter().map(change).collect::<Vec<_>>()
         };
-        json!({ "changed": list(&self.changed), "needs_restart": list(&self.needs_restart) })
+        json!({ "changed": list(&self.changed), "needs_restart": list(&self.needs_restart), "reread": self.reread })
     }
 }
 
@@ -115,8 +117,12 @@ impl Reload {
         }
         drop(held);
         self.take_in(&loaded.config, is_changed("log_level"));
-        if let (Some(captures), Some(rules)) = (captures, rules) {
-            captures.take(rules, &self.service.inference.catalog.load());
+        let mut reread = Vec::new();
+        if let (Some(captures), Some(rules)) = (captures, rules)
+            && captures.take(rules, &self.service.inference.catalog.load())
+        {
+            tracing::info!(key = "capture_rules", "the file was read anew");
+            reread.push("capture_rules");
         }
         for Change { key, from, to } in &changed {
             tracing::info!(key, from, to, "a setting was changed");
@@ -124,10 +130,10 @@ impl Reload {
         for Change { key, from, to } in &needs_restart {
             tracing::warn!(key, from, to, "a setting needs a restart to change");
         }
-        if changed.is_empty() && needs_restart.is_empty() {
+        if changed.is_empty() && needs_restart.is_empty() && reread.is_empty() {
             tracing::info!("the settings are as they were");
         }
-        Ok(Report { changed, needs_restart })
+        Ok(Report { changed, needs_restart, reread })
     }
 
     /// The level of logging is left alone where clients may have changed it since, and nobody wrote another.
@@ -151,10 +157,15 @@ mod tests {
     #[test]
     fn programs_are_told_both_kinds() {
         let change = |key: &'static str| Change { key, from: "1".to_owned(), to: "2".to_owned() };
-        let report = Report { changed: vec![change("requests_max")], needs_restart: vec![change("threads")] };
+        let report = Report {
+            changed: vec![change("requests_max")],
+            needs_restart: vec![change("threads")],
+            reread: vec!["capture_rules"],
+        };
         let expected = json!({
             "changed": [{"key": "requests_max", "from": "1", "to": "2"}],
             "needs_restart": [{"key": "threads", "from": "1", "to": "2"}],
+            "reread": ["capture_rules"],
         });
         assert_eq!(report.form(), expected);
     }

@@ -170,7 +170,7 @@ def test_refusals_are_counted_and_changes_are_logged(locked):
     lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("tiltyard_refused_total"))
     assert float(lines['tiltyard_refused_total{kind="unauthenticated"}']) > 0
     locked.post(f"/v2/repository/models/{MODEL}/load", {}, headers(locked, "deployer"))
-    serving.until(lambda: "loading or unloading model" in locked.log_text(), "who changed what in the log")
+    serving.until(lambda: "changing versions of model" in locked.log_text(), "who changed what in the log")
 
 
 def test_commands_send_tokens(locked, tmp_path):

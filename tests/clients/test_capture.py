@@ -96,6 +96,21 @@ def test_rules_say_what_is_captured(tmp_path):
     assert (tmp_path / "data" / "capture" / "hash.key").stat().st_mode & 0o077 == 0
 
 
+def test_a_misspelt_endpoint_and_rules_that_were_read_anew_are_told(tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[rsik]\ndrop = ["input_mean_radius"]\n')
+    with start(tmp_path, "--capture-rules", str(rules)) as server:
+        serving.until(lambda: "no [risk], but [rsik]" in server.log_text(), "a warning")
+        reload = ["reload", "--ports-file", server.ports_file]
+        assert "as they were" in serving.run_binary(*reload).stdout
+        rules.write_text('[risk]\ndrop = ["input_mean_radius"]\n')
+        assert "capture_rules: the file was read anew" in serving.run_binary(*reload).stdout
+        assert server.log_text().count("no [risk]") == 1
+        assert asking.ask_json(server, risk(2)).kind is None
+        serving.until(lambda: counters(server)[1] == 1, "a captured request")
+    assert "input_mean_radius" not in table(tmp_path).column_names
+
+
 @pytest.mark.parametrize("rules, told", [
     ('[risk]\nsampel = 0.5\n', "sampel"), ('[risk]\nsample = 7.0\n', "from 0 to 1"), ('[risk]\nhash = ["a"]\ndrop = ["a"]\n', "twice")])
 def test_rules_with_a_mistake_end_the_start(tmp_path, rules, told):

@@ -164,6 +164,28 @@ def test_a_version_needs_what_its_environment_asks(guarded, tmp_path):
     assert request["state"] == "promoted" and len(request["approvals"]) == 2, request
 
 
+@pytest.mark.parametrize("policy, told", [
+    ("golden_mim = 1", ["golden_mim", "did you mean golden_min?"]),
+    ("lock = true\ngolden_min = 'one'", ["line 2", "expected a whole number"]),
+    ("[[approvals]]\nrequired = 1\nroles = ['approvr']", ["\"approvr\" is no role", "approver", "persons"]),
+])
+def test_a_mistake_in_a_policy_is_told_where_it_is(guarded, tmp_path, policy, told):
+    file = tmp_path / "prod.toml"
+    file.write_text(policy)
+    error = guarded.refused("environments", "set", "prod", "-f", file, by="root", code=1)
+    assert all(part in error for part in told) and "body" not in error and "u64" not in error, error
+
+
+def test_nothing_is_pushed_whose_baseline_is_not_there(registry, tmp_path):
+    assert "cannot read" in registry.refused("push", "risk", RISK / "1", "--baseline", tmp_path / "none.csv", code=1)
+    assert registry.json("show")["models"] == []
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("no model")
+    error = registry.refused("push", "risk", empty, code=1)
+    assert "no model.onnx in what was pushed" in error and "trials" not in error, error
+
+
 def test_in_an_emergency_an_admin_sets_rules_aside_and_that_stays(guarded, tmp_path):
     policy = tmp_path / "prod.toml"
     policy.write_text(POLICY)
@@ -187,6 +209,31 @@ def test_what_answered_before_is_back_at_once(registry):
     assert registry.json("show", "risk@prod")["version"] == 3
     history = registry.json("history", "risk")
     assert [plan["arms"][0]["version"] for plan in history] == [2, 3, 4, 3]
+
+
+def test_the_first_promotion_leads_back_to_what_the_folder_answered_with(registry):
+    registry.run("push", "risk", RISK / "1")
+    registry.run("promote", "risk@3")
+    assert registry.answers() == 3
+    registry.run("rollback", "risk")
+    assert registry.answers() == 2
+    assert "has no revision to go back to" in registry.refused("rollback", "risk", code=1)
+    assert "and answers" in registry.run("promote", "risk@3"), "it is in prod still"
+    assert registry.answers() == 3
+    assert "is in prod since" in registry.refused("promote", "risk@3", code=1)
+
+
+def test_whoever_promotes_what_cannot_answer_hears_why(registry):
+    """The endpoint's clients send what the version before takes."""
+    registry.run("push", "risk", serving.SAMPLES / "digits" / "1")
+    started = time.monotonic()
+    error = registry.refused("promote", "risk@3", code=1)
+    assert "is in prod on the record, and does not answer" in error and "accept_incompatible" in error, error
+    assert time.monotonic() - started < 30, "it is known at once that it will not"
+    assert registry.answers() == 2
+    registry.run("push", "risk", RISK / "1")
+    registry.run("promote", "risk@4")
+    assert registry.answers() == 4
 
 
 def test_to_roll_an_endpoint_back_takes_its_environment_along(registry):

@@ -103,7 +103,7 @@ async fn order(
     let mut outcome = Outcome::Model { model: model.to_owned() };
     for mut order in orders {
         if let Wants::Push(push) = &mut order.wants {
-            push.number_min = 1 + push::highest(service, &push.model);
+            push.number_min = 1 + push::highest(service, &push.model).await;
         }
         outcome = service.registry.order(order, principal(caller, Some(model))).await?.outcome;
     }

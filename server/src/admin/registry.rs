@@ -20,13 +20,13 @@ use serde_json::{Value, json};
 use tiltyard_registry::artifacts::Blobs;
 use tiltyard_registry::audit::Part;
 use tiltyard_registry::book::{
-    self, Book, GoBack, GraphDiff, Order, Version, VersionState, Wants, card, diff, lineage,
+    self, Book, EnvironmentSet, GoBack, GraphDiff, Order, Version, VersionState, Wants, card, diff, lineage,
 };
 use tiltyard_runtime::onnx::Graph;
 use tiltyard_types::{Digest, Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 
-use crate::locks::calls::{Call, Caller};
+use crate::locks::calls::{Call, Caller, Role};
 use crate::protocol::rest::decode_percent;
 use crate::registry::promote::{self, Promoting};
 use crate::registry::{principal, push, versions_of};
@@ -324,7 +324,8 @@ fn history(book: &Book, endpoint: &str, query: &BTreeMap<String, String>) -> Res
     let plans = book.history(endpoint, ..).map(of).collect::<Result<Vec<_>>>()?;
     if plans.is_empty() {
         let known: Vec<&str> = book.endpoints().take(12).collect();
-        let message = format!("nothing is on the record of endpoint {endpoint:?}: there is {}", known.join(", "));
+        let known = if known.is_empty() { "no endpoint yet".to_owned() } else { known.join(", ") };
+        let message = format!("nothing is on the record of endpoint {endpoint:?}: there is {known}");
         return Err(Error::not_found(message));
     }
     Ok(Value::Array(plans))
@@ -413,6 +414,9 @@ async fn order(service: &Service, caller: Option<&Caller>, order: Order) -> Resu
     {
         return Err(Error::invalid("this is no order of its own: push, promote and back have paths of theirs"));
     }
+    if let Wants::Environment(set) = &order.wants {
+        check_roles(set)?;
+    }
     let is_quarantine = matches!(&order.wants, Wants::State(state) if state.state == VersionState::Quarantined);
     let decided = service.registry.order(order, principal(caller, name)).await?;
     let mut answer = of(&decided)?;
@@ -423,6 +427,18 @@ async fn order(service: &Service, caller: Option<&Caller>, order: Order) -> Resu
         }
     }
     Ok(answer)
+}
+
+/// Fails where approvals are asked of a role that nobody can have.
+fn check_roles(set: &EnvironmentSet) -> Result<()> {
+    let mut roles = set.policy.approvals.iter().flat_map(|group| &group.roles);
+    match roles.find(|role| !Role::ALL.iter().any(|(name, _)| *name == role.as_str())) {
+        None => Ok(()),
+        Some(role) => Err(Error::invalid(format!(
+            "approvals: {role:?} is no role: expected {}; who is meant by name is listed under persons",
+            Role::ALL.map(|(name, _)| name).join(", ")
+        ))),
+    }
 }
 
 /// What an order takes.

@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::book::{Pace, Severity, Terms};
 use crate::config::parse_duration;
+use crate::endpoints::file::explain;
 
 /// Rules that a file may have.
 const RULES_MAX: usize = 200;
@@ -341,7 +342,7 @@ impl Rules {
 
     /// Reads what a file says.
     pub fn read(text: &str) -> Result<Rules, String> {
-        let written: Written = toml::from_str(text).map_err(|error| error.to_string())?;
+        let written: Written = toml::from_str(text).map_err(|error| explain(&error.to_string()))?;
         let mut rules = Rules::standing();
         if !written.defaults {
             rules.all.clear();
@@ -388,13 +389,13 @@ impl Rules {
 
 fn read_rule(mut table: toml::Table) -> Result<Rule, String> {
     let common: toml::Table = COMMON.iter().filter_map(|key| table.remove_entry(*key)).collect();
-    let common: Common = common.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let common: Common = common.try_into().map_err(|error: toml::de::Error| explain(error.message()))?;
     let named = |why: String| format!("{:?}: {why}", common.name);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if common.name.is_empty() || common.name.len() > 64 || !common.name.chars().all(is_plain) {
         return Err(named("expected a name of up to 64 letters, digits, dots, - and _".into()));
     }
-    let watch: Watch = table.try_into().map_err(|error: toml::de::Error| named(error.message().to_owned()))?;
+    let watch: Watch = table.try_into().map_err(|error: toml::de::Error| named(explain(error.message())))?;
     if let Some(fault) = watch.fault() {
         return Err(named(fault));
     }

@@ -35,7 +35,7 @@ impl Captures {
     }
 
     /// Never called.
-    pub fn take(&self, _rules: Rules, _catalog: &Catalog) {
+    pub fn take(&self, _rules: Rules, _catalog: &Catalog) -> bool {
         match *self {}
     }
 

@@ -19,6 +19,7 @@ use std::path::Path;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION};
 use serde::Deserialize;
 use tiltyard_capture::{Action, Rules};
+use tiltyard_types::nearest;
 
 use super::subject::Subject;
 
@@ -27,6 +28,8 @@ const MILLION: f64 = 1e6;
 /// The rules of endpoints.
 #[derive(Debug, Default)]
 pub struct Book {
+    /// As they were read.
+    text: String,
     of: BTreeMap<String, Said>,
     /// Of all others: everything, as it is.
     others: Said,
@@ -72,7 +75,7 @@ impl Book {
 
     fn read(text: &str, can_seal: bool, key: impl Fn() -> Result<[u8; 32], String>) -> Result<Book, String> {
         let tables: BTreeMap<String, Written> = toml::from_str(text).map_err(|error| error.to_string())?;
-        let mut book = Book::default();
+        let mut book = Book { text: text.to_owned(), ..Book::default() };
         for (endpoint, written) in tables {
             if written.subject.is_some() && !can_seal {
                 return Err(format!(
@@ -92,6 +95,17 @@ impl Book {
 
     pub(super) fn of(&self, endpoint: &str) -> &Said {
         self.of.get(endpoint).unwrap_or(&self.others)
+    }
+
+    /// Whether the file says the same.
+    pub(super) fn says_what(&self, other: &Book) -> bool {
+        self.text == other.text
+    }
+
+    /// The table that was probably meant for an endpoint that has none: of a similar name, and of no endpoint that there is.
+    pub(super) fn meant_for<'a>(&'a self, endpoint: &str, known: &BTreeSet<&str>) -> Option<&'a str> {
+        let idle = self.of.keys().map(String::as_str).filter(|name| !known.contains(name));
+        nearest(endpoint, idle).filter(|_| !self.of.contains_key(endpoint))
     }
 }
 
@@ -153,6 +167,16 @@ mod tests {
         assert_eq!((risk.key, keeps_all(risk)), (Some([7; 32]), false));
         let other = &book.of("other").rules;
         assert!(keeps_all(other) && other.sample_per_million == 1_000_000);
+    }
+
+    #[test]
+    fn a_table_of_no_endpoint_may_be_meant_for_another() {
+        let book = read("[rsik]\nredact = [\"input_age\"]\n[fraud]\nsample = 0.1").expect("rules");
+        let known = BTreeSet::from(["risk", "fraud"]);
+        assert_eq!(book.meant_for("risk", &known), Some("rsik"));
+        assert_eq!(book.meant_for("fraud", &known), None, "it has its own");
+        assert_eq!(book.meant_for("digits", &known), None);
+        assert_eq!(book.meant_for("frau", &known), None, "that table is an endpoint's");
     }
 
     #[test]

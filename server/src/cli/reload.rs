@@ -51,7 +51,9 @@ fn told(report: &Value) -> String {
         };
         changes.iter().map(line).collect::<String>()
     };
-    match lines("changed", "") + &lines("needs_restart", "  needs a restart") {
+    let reread = report["reread"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let reread: String = reread.map(|key| format!("{key}: the file was read anew\n")).collect();
+    match lines("changed", "") + &reread + &lines("needs_restart", "  needs a restart") {
         nothing if nothing.is_empty() => "The settings are as they were.\n".to_owned(),
         told => told,
     }
@@ -68,8 +70,12 @@ mod tests {
         let report = json!({
             "changed": [{"key": "drain_timeout", "from": "30s", "to": "1m"}],
             "needs_restart": [{"key": "ports_file", "from": "", "to": "ports.json"}],
+            "reread": ["capture_rules"],
         });
-        assert_eq!(told(&report), "drain_timeout: 30s -> 1m\nports_file: none -> ports.json  needs a restart\n");
+        assert_eq!(
+            told(&report),
+            "drain_timeout: 30s -> 1m\ncapture_rules: the file was read anew\nports_file: none -> ports.json  needs a restart\n"
+        );
         assert_eq!(told(&json!({"changed": [], "needs_restart": []})), "The settings are as they were.\n");
     }
 }

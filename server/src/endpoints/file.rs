@@ -147,9 +147,22 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     parsed.map_err(|message| Error::invalid(explain(&message)))
 }
 
-/// Adds the name that was probably meant to a message such as: unknown field `x`, expected one of `a`, `b`.
+/// What parsers call Rust's types, in words. The longer names first.
+const TYPES: [(&str, &str); 6] = [
+    ("expected u64", "expected a whole number, 0 or more"),
+    ("expected u32", "expected a whole number, 0 or more"),
+    ("expected i64", "expected a whole number"),
+    ("expected f64", "expected a number"),
+    ("expected a boolean", "expected true or false"),
+    ("expected a sequence", "expected a list"),
+];
+
+/// Adds the name that was probably meant to a message such as: unknown field `x`, expected one of `a`, `b`; and has it name no
+/// types of Rust's.
 pub(crate) fn explain(message: &str) -> String {
-    let message = message.trim_end();
+    let message =
+        TYPES.iter().fold(message.trim_end().to_owned(), |message, (rust, words)| message.replace(rust, words));
+    let message = message.as_str();
     let unknown = ["unknown field `", "unknown variant `"].iter().find_map(|words| message.split_once(words));
     let meant = unknown.and_then(|(_, rest)| {
         let (name, expected) = rest.split_once('`')?;
@@ -233,6 +246,8 @@ pub fn write(plan: &Plan) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const SPLIT: &str = r#"
@@ -305,6 +320,15 @@ mod tests {
         assert!(said.plan().unwrap_err().message().contains("declares a rollout"));
         let both = format!("steps = []\n{SPLIT}");
         assert!(read(&both, Some("risk")).unwrap_err().message().contains("in place of arms"));
+    }
+
+    #[test]
+    fn people_are_told_no_types_of_a_language() {
+        let told = |text: &str| parse::<BTreeMap<String, u64>>(text).unwrap_err().message().to_owned();
+        for text in ["a = 'one'", "{\"a\": \"one\"}"] {
+            let message = told(text);
+            assert!(message.contains("expected a whole number, 0 or more") && !message.contains("u64"), "{message}");
+        }
     }
 
     #[test]

@@ -124,9 +124,9 @@ impl fmt::Display for Call<'_> {
             Call::See(model) => write!(f, "looking at model {model:?}"),
             Call::Score(model) => write!(f, "asking model {model:?}"),
             Call::Feedback => f.write_str("sending feedback"),
-            Call::Deploy(model) => write!(f, "loading or unloading model {model:?}"),
+            Call::Deploy(model) => write!(f, "changing versions of model {model:?}"),
             Call::Plan(endpoint) => write!(f, "changing the plan of endpoint {endpoint:?}"),
-            Call::Approve(endpoint) => write!(f, "answering for a gate of endpoint {endpoint:?}"),
+            Call::Approve(endpoint) => write!(f, "saying yes or no to what is wanted of {endpoint:?}"),
             Call::SeeSettings => f.write_str("looking at settings"),
             Call::ChangeSettings => f.write_str("changing settings"),
         }

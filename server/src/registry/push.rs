@@ -116,7 +116,7 @@ pub async fn push(service: &Service, model: &str, pushing: Pushing, by: Principa
         lineage: pushing.lineage,
         source: pushing.source,
     };
-    let number_min = 1 + highest(service, model);
+    let number_min = 1 + highest(service, model).await;
     let push = Wants::Push(Push { model: model.to_owned(), content: Box::new(content), number_min });
     let decided = registry.order(Order { key: pushing.key, wants: push }, by).await?;
     let Outcome::Version { model, version, is_new } = decided.outcome else {
@@ -154,11 +154,12 @@ fn facts_of(version: &Version) -> Value {
 }
 
 /// The highest number that a version of the model has anywhere, folders included.
-pub(crate) fn highest(service: &Service, model: &str) -> u64 {
+pub(crate) async fn highest(service: &Service, model: &str) -> u64 {
     let catalog = service.inference.catalog.load();
     let known = catalog.models.get(model).and_then(|model| model.versions.keys().next_back().copied());
     // A folder may have more than is loaded. Where it cannot be read, what is known must do.
-    let found = repository::scan(&service.registry.repository).ok();
+    let root = service.registry.repository.clone();
+    let found = tokio::task::spawn_blocking(move || repository::scan(&root).ok()).await.ok().flatten();
     let found = found.and_then(|scan| scan.models.get(model)?.versions.keys().next_back().copied());
     known.unwrap_or(0).max(found.unwrap_or(0))
 }
@@ -202,7 +203,11 @@ fn load(loader: &Loader, model: &str, folder: &std::path::Path) -> Result<Found>
         std::thread::sleep(LINKS);
         loaded = loader.load(model, 0, &FoundVersion::at(folder).map_err(unreadable)?);
     }
-    let deployment = loaded.map_err(|error| Error::invalid(format!("it is not taken in: {}", error.reason)))?;
+    let deployment = loaded.map_err(|error| {
+        // Where it was tried is nothing to whoever pushes it.
+        let reason = error.reason.replace(&folder.display().to_string(), "what was pushed");
+        Error::invalid(format!("it is not taken in: {reason}"))
+    })?;
     let signed = match &deployment.made {
         Some(Made::By(maker)) => Some(Signed { key: maker.clone(), identity: String::new() }),
         _ => None,

@@ -78,7 +78,14 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
                 true => "It is on the record",
                 false => "The server that captures here puts it on the record with its next segment",
             };
-            output::print(&format!("{} keys were destroyed. {recorded}, as {}.\n", erased.keys, erased.commitment))
+            let keys = match erased.keys {
+                0 => {
+                    "No key of it was there yet; rows that were accepted before now are erased with their first segment"
+                        .to_owned()
+                }
+                keys => format!("{keys} keys were destroyed"),
+            };
+            output::print(&format!("{keys}. {recorded}, as {}.\n", erased.commitment))
         }
     }
 }

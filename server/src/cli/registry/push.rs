@@ -75,6 +75,10 @@ pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let (model, path) = (text("model").unwrap_or_default(), Path::new(text("path").unwrap_or_default()));
     let (places, facts) = (places(path)?, facts(matches)?);
+    if let Some(rows) = text("baseline") {
+        // Nothing is pushed for what cannot be done after it.
+        fs::metadata(rows).map_err(|error| Failure::failed(format!("cannot read {rows}: {error}")))?;
+    }
     let asked = Asked::of(matches)?;
     let mut answer = send_version(&asked, model, places.clone(), facts)?;
     if let Some(rows) = text("baseline") {
