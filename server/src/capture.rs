@@ -143,23 +143,24 @@ impl Captures {
     /// Has requests follow these rules from now on, whichever version they reach. False where they are as they were.
     pub fn take(&self, rules: Rules, catalog: &Catalog) -> bool {
         let before = self.book.load();
-        if before.1.says_what(&rules) {
-            return false;
-        }
+        let is_news = !before.1.says_what(&rules);
         self.book.store(Arc::new((before.0 + 1, rules)));
-        self.misspelt.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if is_news {
+            self.misspelt.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
         self.prepare(catalog);
-        true
+        is_news
     }
 
     /// Finds out what is captured of each arm's requests, before one reaches it. It may write to the disk.
     pub fn prepare(&self, catalog: &Catalog) {
         let arms: Vec<_> = catalog.arms().collect();
         arms.iter().for_each(|arm| drop(self.of(arm)));
-        let endpoints = arms.iter().map(|arm| arm.endpoint.as_str()).collect::<BTreeSet<&str>>();
+        // Those that are still to come among them.
+        let known = catalog.models.keys().chain(catalog.endpoints.keys()).map(String::as_str).collect();
         let book = self.book.load();
-        for &endpoint in &endpoints {
-            let Some(meant) = book.1.meant_for(endpoint, &endpoints) else { continue };
+        for endpoint in arms.iter().map(|arm| arm.endpoint.as_str()).collect::<BTreeSet<&str>>() {
+            let Some(meant) = book.1.meant_for(endpoint, &known) else { continue };
             if self.misspelt.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.to_owned()) {
                 tracing::warn!(
                     endpoint,

@@ -66,6 +66,8 @@ enum Job {
     Checkpoint(oneshot::Sender<Result<Option<Checkpoint>>>),
     /// To see to everything once, and say when that is done.
     Look(oneshot::Sender<()>),
+    /// To try at once what did not hold for a model.
+    Retry(String, oneshot::Sender<()>),
 }
 
 /// The registry.
@@ -211,6 +213,14 @@ impl Registry {
         let Some(jobs) = &self.jobs else { return };
         let (answer, answered) = oneshot::channel();
         drop(jobs.send(Job::Look(answer)));
+        drop(answered.await);
+    }
+
+    /// Has the plan of a model's version tried at once that came into the environment and does not answer.
+    async fn retry(&self, model: &str) {
+        let Some(jobs) = &self.jobs else { return };
+        let (answer, answered) = oneshot::channel();
+        drop(jobs.send(Job::Retry(model.to_owned(), answer)));
         drop(answered.await);
     }
 

@@ -412,7 +412,7 @@ def test_reload_takes_in_what_may_change_and_names_the_rest(with_file):
     assert reload(server).stdout == "threads: 0 -> 1  needs a restart\n", "what waits for a restart is told again"
     server.file.write_text("")
     report = json.loads(reload(server, "--output", "json").stdout)
-    assert report == {"changed": [{"key": "body_bytes_max", "from": "10", "to": "64MiB"}], "needs_restart": []}
+    assert report == {"changed": [{"key": "body_bytes_max", "from": "10", "to": "64MiB"}], "needs_restart": [], "reread": []}
     assert infer_status(server) == 200
 
 

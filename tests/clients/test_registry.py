@@ -221,6 +221,37 @@ def test_the_first_promotion_leads_back_to_what_the_folder_answered_with(registr
     assert "and answers" in registry.run("promote", "risk@3"), "it is in prod still"
     assert registry.answers() == 3
     assert "is in prod since" in registry.refused("promote", "risk@3", code=1)
+    # It may not come back once nobody is to be answered by it.
+    registry.run("rollback", "risk")
+    registry.run("quarantine", "risk@3", "--reason", "it was trained on the wrong rows")
+    assert "quarantined" in registry.refused("promote", "risk@3")
+    assert registry.answers() == 2
+
+
+def test_what_comes_back_meets_the_rules_of_today(guarded, tmp_path):
+    guarded.run("push", "risk", RISK / "1", by="ann")
+    guarded.run("promote", "risk@3", by="ann")
+    guarded.run("rollback", "risk", by="root")
+    assert guarded.answers() == 2
+    policy = tmp_path / "prod.toml"
+    policy.write_text(POLICY)
+    guarded.run("environments", "set", "prod", "-f", policy, by="root")
+    error = guarded.refused("promote", "risk@3", by="ann")
+    assert "by today's rules" in error and "auc" in error, error
+    assert "is in prod since" in guarded.refused("promote", "risk@3", "--override", "outage", by="root", code=1)
+    guarded.run("environments", "set", "prod", by="root")
+    guarded.run("promote", "risk@3", by="ann")
+    assert guarded.answers() == 3
+
+
+def test_a_promotion_does_not_wait_for_the_end_of_a_rollout_that_has_its_endpoint(registry):
+    registry.run("push", "risk", RISK / "1")
+    registry.run("rollout", "start", "risk", "--challenger", "1", "--steps", "50%/1h")
+    started = time.monotonic()
+    assert "has the endpoint until it ends" in registry.refused("promote", "risk@3", code=1)
+    assert time.monotonic() - started < 30
+    registry.run("rollout", "abort", "risk")
+    serving.until(lambda: registry.answers() == 3, "the version to answer once the rollout has ended", 30)
 
 
 def test_whoever_promotes_what_cannot_answer_hears_why(registry):

@@ -111,6 +111,11 @@ impl Keeper {
                     self.tick();
                     let _ = answer.send(());
                 }
+                Ok(Job::Retry(model, answer)) => {
+                    self.proposed.remove(&model);
+                    self.tick();
+                    let _ = answer.send(());
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     self.tick();
                     next = clock::now() + TICK;

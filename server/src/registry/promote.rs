@@ -15,7 +15,7 @@ use tiltyard_registry::book::{
     VersionState, Wants, Way,
 };
 use tiltyard_rollout::plan::Plan;
-use tiltyard_types::{Error, Moment, Result};
+use tiltyard_types::{Error, ErrorKind, Moment, Result};
 
 use super::keeper::{Keeper, Proposed};
 use super::{Registry, principal, program, versions_of};
@@ -31,8 +31,10 @@ use crate::{clock, deadlines};
 /// How long whoever promotes waits for the plan to hold; it goes on to be tried.
 const HOLDS_MAX: Duration = Duration::from_secs(60);
 
-/// How long the same must be in the way until nobody waits any more.
+/// How long the same must be in the way until nobody waits any more: here, and where the log says what is to hold, which is tried again
+/// and again, since what it needs may be on its way.
 const STANDS: Duration = Duration::from_secs(3);
+const STANDS_SHARED: Duration = Duration::from_secs(15);
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -109,9 +111,10 @@ pub async fn promote(service: &Service, caller: Option<&Caller>, promoting: Prom
         };
         return Ok(json!({ "model": model, "version": number, "to": to, "rollout": id, "outcome": decided.outcome }));
     }
-    let outcome = match is_here && is_there_already(service, &model, number) {
+    let is_again = is_here && wants.overriding.is_none() && is_there_already(service, &model, number);
+    let outcome = match is_again {
         true => {
-            have_it_answer(service, caller, &model, number).await?;
+            answer_again(service, caller, &model, number).await?;
             None
         }
         false => Some(registry.order(Wants::Promote(wants).into(), by).await?.outcome),
@@ -126,30 +129,46 @@ pub async fn promote(service: &Service, caller: Option<&Caller>, promoting: Prom
     }))
 }
 
-/// Whether a version is in this server's environment, and another answers: somebody applied another plan, or rolled the endpoint back
-/// to what never was in the environment.
+/// Whether a version is in this server's environment and may be, and another answers: somebody applied another plan, or rolled the
+/// endpoint back to what never was in the environment.
 fn is_there_already(service: &Service, model: &str, number: u64) -> bool {
     let (book, plans) = (service.registry.book(), service.writer.plans.load());
     let environment = book.environment(&service.registry.environment);
     let is_there =
         environment.and_then(|environment| environment.current(model)).is_some_and(|at| at.version == number);
+    let is_ready = book.version(model, number).is_some_and(|version| version.state == VersionState::Ready);
     let champion = plans.endpoints.plan(model).map(|plan| &plan.arms[plan.champion()]);
-    is_there && champion.is_none_or(|arm| arm.model != model || arm.version != number)
+    is_there && is_ready && champion.is_none_or(|arm| arm.model != model || arm.version != number)
 }
 
-/// Has a version answer that is in this server's environment and did before. One that is new there the keeper sees to.
-async fn have_it_answer(service: &Service, caller: Option<&Caller>, model: &str, number: u64) -> Result<()> {
-    let did_before = {
-        let book = service.registry.book();
-        let at = book.environment(&service.registry.environment).and_then(|environment| environment.current(model));
-        at.is_some_and(|at| has_answered(&book, model, at))
+/// Has a version answer again that is in this server's environment, as far as the environment's rules would let it there today. One
+/// that never answered is tried at once.
+async fn answer_again(service: &Service, caller: Option<&Caller>, model: &str, number: u64) -> Result<()> {
+    let (registry, environment) = (&service.registry, &service.registry.environment);
+    let (did_before, needs) = {
+        let book = registry.book();
+        let at = book.environment(environment).and_then(|environment| environment.current(model));
+        let did_before = at.filter(|at| at.version == number).is_some_and(|at| has_answered(&book, model, at));
+        (did_before, book.needs(model, number, environment, Way::Direct, clock::unix_ms()).unwrap_or_default())
     };
-    if did_before {
-        let held = service.writer.plans.load().endpoints.plan(model).cloned();
-        let plan = begin::alone(model, &champion(model, number), held.as_ref().map(|held| &held.key));
-        endpoints::apply(service, caller, plan, false).await?;
+    if !did_before {
+        registry.retry(model).await;
+        return Ok(());
     }
-    Ok(())
+    if !needs.is_empty() {
+        let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
+        return Err(Error::new(
+            ErrorKind::Forbidden,
+            format!(
+                "{model}@{number} is in {environment}, and another version answers: by today's rules it could not come back, {}. \
+                 `tiltyard rollout start` and `tiltyard apply` change who answers",
+                needs.join("; ")
+            ),
+        ));
+    }
+    let held = service.writer.plans.load().endpoints.plan(model).cloned();
+    let plan = begin::alone(model, &champion(model, number), held.as_ref().map(|held| &held.key));
+    endpoints::apply(service, caller, plan, false).await.map(drop)
 }
 
 fn champion(model: &str, version: u64) -> WrittenArm {
@@ -216,18 +235,30 @@ async fn wait_until_it_answers(service: &Service, model: &str, number: u64) -> s
             return Ok(());
         }
         let now = clock::now();
-        let why =
-            service.registry.why_not(model, number).or_else(|| service.rollouts.told().unheld.get(model).cloned());
+        let (why, stands) = why_not(service, model, number);
         if why.as_ref() != in_the_way.as_ref().map(|(why, _)| why) {
             in_the_way = why.map(|why| (why, now));
         }
         match in_the_way {
-            Some((why, since)) if now >= until || now >= since + STANDS => return Err(why),
+            Some((why, since)) if now >= until || now >= since + stands => return Err(why),
             None if now >= until => return Err(format!("it is not ready after {} s", HOLDS_MAX.as_secs())),
             still => in_the_way = still,
         }
         deadlines::within(clock::now() + LOOK, std::future::pending::<()>()).await;
     }
+}
+
+/// What is in the way of a version, as far as it is known, and for how long it must be.
+fn why_not(service: &Service, model: &str, number: u64) -> (Option<String>, Duration) {
+    if let Some(why) = service.registry.why_not(model, number) {
+        return (Some(why), STANDS);
+    }
+    if let Some(id) = service.rollouts.governs(model) {
+        return (Some(format!("rollout {id} has the endpoint until it ends: promote or abort it")), STANDS);
+    }
+    let unheld = service.rollouts.told().unheld.get(model).cloned();
+    let its = unheld.filter(|(of, version, _)| of == model && *version == number);
+    (its.map(|(_, _, why)| why), STANDS_SHARED)
 }
 
 /// Fails where the rules refuse it, and changes nothing.
@@ -401,18 +432,15 @@ impl Keeper {
             }
             let Some(proposed) = self.proposed.get_mut(&model) else { continue };
             let held = self.writer.plans.load().endpoints.plan(&model).cloned();
-            let alone = |version| begin::alone(&model, &champion(&model, version), held.as_ref().map(|held| &held.key));
-            // Where there was no plan, what answers until now is the first: a rollback leads there.
-            let answering = begin::answering(&self.inference.catalog.load().models, &model);
-            let before = answering.into_iter().find(|answers| held.is_none() && *answers != version).map(alone);
+            // What is tried anew is in nobody's way yet.
+            self.shared.troubles.write().unwrap_or_else(PoisonError::into_inner).remove(&model);
+            let plan = begin::alone(&model, &champion(&model, version), held.as_ref().map(|held| &held.key));
             // Where replicas share the log, all of them find there that it is to hold.
-            for plan in before.into_iter().chain([alone(version)]) {
-                match self.rollouts.have_hold(plan.clone(), "tiltyard") {
-                    Some(()) => proposed.retry = now + RETRY,
-                    None => {
-                        (proposed.pending, proposed.retry) = (Some(self.writer.propose(plan, How::Decided)), now);
-                        break;
-                    }
+            let before = begin::as_it_is(&self.inference.catalog.load(), &model, version);
+            match self.rollouts.have_hold(plan.clone(), before, "tiltyard") {
+                Some(()) => proposed.retry = now + RETRY,
+                None => {
+                    (proposed.pending, proposed.retry) = (Some(self.writer.propose(plan, How::Promoted)), now);
                 }
             }
         }

@@ -7,7 +7,7 @@ use tiltyard_types::{Error, ErrorKind, Result};
 
 use super::aim;
 use super::written::{Written, WrittenArm, without_challenger};
-use crate::catalog::Model;
+use crate::catalog::{Catalog, Endpoint, Model};
 use crate::endpoints::file::Share;
 
 /// The versions of an endpoint's namesake model that answer, the newest first.
@@ -84,6 +84,15 @@ pub fn alone(endpoint: &str, champion: &WrittenArm, key: Option<&KeySource>) -> 
     let salt = Plan::salt_of(endpoint, &arms, &key);
     let (endpoint, policy) = (endpoint.to_owned(), Policy::default());
     Plan { endpoint, revision: 0, arms, key, salt, headers: Vec::new(), steps: Vec::new(), policy, watched: false }
+}
+
+/// The plan that says what answers an endpoint without one; none where it has one, or this version answers already.
+pub fn as_it_is(catalog: &Catalog, endpoint: &str, but: u64) -> Option<Plan> {
+    let Some(Endpoint::Newest(arm)) = catalog.endpoints.get(endpoint) else { return None };
+    let identity = &arm.deployment.identity;
+    let champion =
+        WrittenArm { name: None, model: Some(identity.model.clone()), version: identity.version, digest: None };
+    (identity.version != but).then(|| alone(endpoint, &champion, None))
 }
 
 fn named(endpoint: &str, champion: &WrittenArm) -> Arm {

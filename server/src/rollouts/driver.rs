@@ -461,6 +461,7 @@ impl Driver {
             Wish::Start(plan, declared) => self.start(&endpoint, *plan, declared.as_deref(), by),
             Wish::Tell(command) => self.command(&endpoint, command, by),
             Wish::Changed(change) => self.share(&endpoint, &change, &by),
+            Wish::Promoted(plan, before) => self.share_promotion(&endpoint, plan, before, &by),
             Wish::Before(out, told) => self.before(&endpoint, &out).map(|plan| drop(told.send(plan))),
             Wish::Gate { gate, passed, evidence } => {
                 let evidence = hold::signed(&gate, &by, evidence);
@@ -595,7 +596,7 @@ impl Driver {
         let (rollouts, closed, waiting) = (self.forms.clone(), self.closed.clone(), waiting.collect());
         let head = self.record.as_ref().map_or(0, |record| record.head().sequence);
         let fleet = self.fleet.as_ref().map(|fleet| fleet.form(head));
-        let unheld = self.due.iter().filter_map(|(name, due)| Some((name.clone(), due.told.clone()?))).collect();
+        let unheld = self.due.iter().filter_map(|(name, due)| Some((name.clone(), due.unheld()?))).collect();
         let mut told = Told { rollouts, closed, waiting, unheld, fleet, ..Told::default() };
         let Some(record) = &self.record else {
             let before = self.told.load();

@@ -65,8 +65,8 @@ pub struct Told {
     pub closed: Option<String>,
     /// Why what a file declares does not begin, by endpoint.
     pub waiting: BTreeMap<String, String>,
-    /// Why the plan that replicas share does not hold here, by endpoint.
-    pub unheld: BTreeMap<String, String>,
+    /// Why the plan that replicas share does not hold here, by endpoint, and whose plan that is: a model and its version.
+    pub unheld: BTreeMap<String, (String, u64, String)>,
     /// How the fleet does, where replicas share their log.
     pub fleet: Option<Value>,
 }
@@ -80,6 +80,8 @@ enum Wish {
     Tell(Command),
     /// To tell the other replicas what somebody did to the plan.
     Changed(Change),
+    /// To tell them of the plan of a promotion, and where there was none before, of what answers until then.
+    Promoted(Box<Plan>, Option<Box<Plan>>),
     /// To be told what a rollback leads to, by a log that replicas share, without these versions.
     Before(Vec<(String, u64)>, oneshot::Sender<Option<Plan>>),
     /// With what the answer rests on, where that is known.
@@ -177,10 +179,11 @@ impl Rollouts {
         !self.is_shared || self.told.load().fleet.as_ref().is_some_and(|fleet| fleet["leads"] == true)
     }
 
-    /// Has a plan hold on every replica, in a moment. None where nobody shares the log: then it is this process's alone.
-    pub fn have_hold(&self, plan: Plan, by: &str) -> Option<()> {
+    /// Has the plan of a promotion hold on every replica, in a moment, and where there was none, what answers until then before it.
+    /// None where nobody shares the log: then it is this process's alone.
+    pub fn have_hold(&self, plan: Plan, before: Option<Plan>, by: &str) -> Option<()> {
         let orders = self.orders.as_ref().filter(|_| self.is_shared)?;
-        let (endpoint, wish) = (plan.endpoint.clone(), Wish::Changed(Change::Applied(Box::new(plan))));
+        let (endpoint, wish) = (plan.endpoint.clone(), Wish::Promoted(Box::new(plan), before.map(Box::new)));
         let (answer, _) = oneshot::channel();
         orders.send(Order { endpoint, by: by.to_owned(), wish, answer }).ok()
     }

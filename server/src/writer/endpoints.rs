@@ -65,6 +65,8 @@ pub(super) enum Order {
 pub enum How {
     /// As somebody's decision.
     Decided,
+    /// As a promotion: where there was no plan, what answered until then becomes the plan before.
+    Promoted,
     /// As one that held before, by what replicas share.
     Back,
     /// As somebody decided on another replica, who may have gone back to it. What somebody waits for here goes on, and is told to the
@@ -240,7 +242,7 @@ impl Plans {
     /// Whether somebody waits here for a plan of the endpoint to hold.
     fn is_awaited(&self, endpoint: &str) -> bool {
         self.proposals.get(endpoint).is_some_and(|proposal| {
-            let is_here = matches!(proposal.how, How::Decided | How::Back);
+            let is_here = matches!(proposal.how, How::Decided | How::Promoted | How::Back);
             is_here && proposal.answer.as_ref().is_some_and(|answer| !answer.is_closed())
         })
     }
@@ -475,9 +477,18 @@ impl State {
         }))
     }
 
-    fn let_hold(&mut self, next: Plan, how: How) -> Report {
+    fn let_hold(&mut self, mut next: Plan, how: How) -> Report {
         let before = self.plans.sources.endpoints.plan(&next.endpoint).cloned();
-        let (endpoint, revision) = (next.endpoint.clone(), next.revision);
+        let endpoint = next.endpoint.clone();
+        if how == How::Promoted && before.is_none() {
+            let but = next.arms[next.champion()].version;
+            let first = begin::as_it_is(&self.inference.catalog.load(), &endpoint, but);
+            if let Some(Ok(Some(first))) = first.map(|first| self.plans.next(&first, None, how)) {
+                next.revision = first.revision + 1;
+                self.plans.sources.endpoints.add(first);
+            }
+        }
+        let revision = next.revision;
         match how.is_back() {
             true => self.plans.sources.endpoints.add_back(next.clone()),
             false => self.plans.sources.endpoints.add(next.clone()),

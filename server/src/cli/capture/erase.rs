@@ -80,7 +80,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
             };
             let keys = match erased.keys {
                 0 => {
-                    "No key of it was there yet; rows that were accepted before now are erased with their first segment"
+                    "No key of it is there; rows that were accepted before now and are in no segment yet are erased all the same"
                         .to_owned()
                 }
                 keys => format!("{keys} keys were destroyed"),

@@ -211,6 +211,10 @@ impl Importing<'_> {
         }
         let body = json!({ "version": version, "to": to, "rollout": promote::rollout(self.matches)? });
         let answer = self.asked.post("/admin/registry/promote", &body)?;
+        if answer["answers"] == false {
+            let why = answer["why"].as_str().unwrap_or_default();
+            return Err(Failure::failed(format!("{version} is in {to} on the record, and does not answer: {why}")));
+        }
         match answer["rollout"].as_str() {
             Some(rollout) => facts::note(&format!("{version} competes for {to} in rollout {rollout}")),
             None => facts::note(&format!("{version} is in {to}")),

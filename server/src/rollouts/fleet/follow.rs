@@ -36,7 +36,16 @@ pub(in crate::rollouts) struct Due {
     retry: Moment,
     patience: Duration,
     /// Why it did not hold, as it was last said.
-    pub(in crate::rollouts) told: Option<String>,
+    told: Option<String>,
+}
+
+impl Due {
+    /// Whose plan does not hold, and why.
+    pub(in crate::rollouts) fn unheld(&self) -> Option<(String, u64, String)> {
+        let plan = self.plan.as_ref()?;
+        let champion = &plan.arms[plan.champion()];
+        Some((champion.model.clone(), champion.version, self.told.clone()?))
+    }
 }
 
 impl Driver {
@@ -261,6 +270,23 @@ impl Driver {
             }
         }
         Err(Error::new(ErrorKind::NotReady, "others write to the log all the time: ask again in a moment"))
+    }
+
+    /// The same of a promotion. Where the log knows of no plan, `before` is the one that is gone back to.
+    pub(in crate::rollouts) fn share_promotion(
+        &mut self,
+        endpoint: &str,
+        plan: Box<Plan>,
+        before: Option<Box<Plan>>,
+        by: &str,
+    ) -> Result<()> {
+        self.read_all(endpoint)?;
+        let past = self.record.as_ref().and_then(|record| record.rollouts().past(endpoint));
+        let is_first = past.is_none_or(|past| past.is_empty() || past.is_now(None));
+        if let Some(before) = before.filter(|_| is_first) {
+            self.share(endpoint, &Change::Applied(before), by)?;
+        }
+        self.share(endpoint, &Change::Applied(plan), by)
     }
 
     /// Has plans hold that the log wants.
