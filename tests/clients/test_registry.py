@@ -237,11 +237,30 @@ def test_what_comes_back_meets_the_rules_of_today(guarded, tmp_path):
     policy.write_text(POLICY)
     guarded.run("environments", "set", "prod", "-f", policy, by="root")
     error = guarded.refused("promote", "risk@3", by="ann")
-    assert "by today's rules" in error and "auc" in error, error
+    assert "does not come back" in error and "auc" in error and "approvals" in error, error
     assert "is in prod since" in guarded.refused("promote", "risk@3", "--override", "outage", by="root", code=1)
     guarded.run("environments", "set", "prod", by="root")
     guarded.run("promote", "risk@3", by="ann")
     assert guarded.answers() == 3
+
+
+def test_what_was_approved_comes_back_as_long_as_nothing_of_it_changed(guarded, tmp_path):
+    policy = tmp_path / "prod.toml"
+    policy.write_text(POLICY)
+    guarded.run("environments", "set", "prod", "-f", policy, by="root")
+    guarded.run("push", "risk", RISK / "1", "--metric", "auc=0.95@holdout", by="ann")
+    guarded.run("request", "risk@3", "--to", "prod", "--reason", "better", by="ann")
+    guarded.run("approve", "risk@3", by="ada")
+    guarded.run("promote", "risk@3", by="ann")
+    guarded.run("rollback", "risk", by="root")
+    assert guarded.answers() == 2
+    guarded.run("promote", "risk@3", by="ann")
+    assert guarded.answers() == 3
+    guarded.run("rollback", "risk", by="root")
+    guarded.run("note", "risk@3", "--metric", "auc=0.99@holdout", by="ann")
+    error = guarded.refused("promote", "risk@3", by="ann")
+    assert "does not come back" in error and "approvals" in error, error
+    assert guarded.answers() == 2
 
 
 def test_a_promotion_does_not_wait_for_the_end_of_a_rollout_that_has_its_endpoint(registry):

@@ -17,7 +17,7 @@ use crate::locks::calls::{Call, Caller};
 use crate::registry::promote;
 use crate::rollouts::record::Change;
 use crate::service::Service;
-use crate::writer::Report;
+use crate::writer::{How, Report};
 use crate::{clock, deadlines, shadow};
 
 /// The largest plan that is read.
@@ -79,7 +79,8 @@ where
                 Said::Plan(draft) => *draft,
                 Said::Rollout(declared) => return super::rollouts::apply(service, caller, *declared, dry_run).await,
             };
-            Ok(form(&apply(service, caller, draft, dry_run).await?, dry_run))
+            let how = if dry_run { How::DryRun } else { How::Decided };
+            Ok(form(&apply(service, caller, draft, how).await?, dry_run))
         }
         (&Method::DELETE, "") => {
             let held = service.writer.plans.load().endpoints.plan(endpoint).cloned();
@@ -108,12 +109,12 @@ where
 }
 
 /// Has a plan hold, on all replicas.
-pub(crate) async fn apply(service: &Service, caller: Option<&Caller>, draft: Plan, dry_run: bool) -> Result<Report> {
+pub(crate) async fn apply(service: &Service, caller: Option<&Caller>, draft: Plan, how: How) -> Result<Report> {
     may_deploy(caller, &draft)?;
     let endpoint = draft.endpoint.clone();
     service.rollouts.may_change(&endpoint).await?;
-    let report = service.writer.apply(draft, dry_run).await?;
-    if !dry_run {
+    let report = service.writer.apply(draft, how).await?;
+    if how != How::DryRun {
         tell_others(service, caller, &endpoint, Change::Applied).await?;
     }
     Ok(report)
@@ -140,7 +141,7 @@ async fn roll_back(service: &Service, caller: Option<&Caller>, endpoint: &str, t
 pub(crate) async fn go_back(service: &Service, caller: Option<&Caller>, plan: Plan) -> Result<Report> {
     may_deploy(caller, &plan)?;
     service.rollouts.share(&plan.endpoint, Change::WentBack(Box::new(plan.clone())), named(caller)).await?;
-    service.writer.go_back(plan).await
+    service.writer.apply(plan, How::Back).await
 }
 
 /// Tells the other replicas which plan somebody has made hold, and how.

@@ -17,7 +17,7 @@ use crate::rollouts::record::Change;
 use crate::rollouts::written::{Declared, Written};
 use crate::rollouts::{aim, begin, hold};
 use crate::service::Service;
-use crate::writer::Report;
+use crate::writer::{How, Report};
 
 /// What a person can say to a rollout that goes on.
 const COMMANDS: [(&str, Command); 5] = [
@@ -50,7 +50,7 @@ pub(super) async fn answer(
             let told = service.rollouts.tell(endpoint, command, named(caller)).await?;
             if let Some(held) = held.filter(|held| command == Command::Abort && !held.steps.is_empty()) {
                 // The rollout's thread sees to it: whoever is answered once it is done may go on at once.
-                drop(service.writer.apply(aim::before(&held), false).await);
+                drop(service.writer.apply(aim::before(&held), How::Decided).await);
             }
             Ok(told)
         }
@@ -146,7 +146,7 @@ impl Prepared {
         let answering = begin::answering(&service.inference.catalog.load().models, endpoint);
         let plan = begin::plan(endpoint, written, held.as_deref(), &answering)?;
         may_deploy(caller, &plan)?;
-        let tried = service.writer.apply(begin::salted(&plan), true).await?;
+        let tried = service.writer.apply(begin::salted(&plan), How::DryRun).await?;
         // What a new salt does to keys is nothing to be told of a rollout, which has one of its own.
         let changes = differences::of_rollout(held.as_deref(), &plan);
         Ok(Prepared { plan, is_first: held.is_none(), report: Report { changes, ..tried } })
@@ -155,7 +155,7 @@ impl Prepared {
     async fn begin(self, service: &Service, declared: Option<String>, by: String) -> Result<Value> {
         if self.is_first {
             // What answers now is what a rollback leads to, also where newer versions come.
-            service.writer.apply(aim::before(&self.plan), false).await?;
+            service.writer.apply(aim::before(&self.plan), How::Decided).await?;
         }
         service.rollouts.begin(self.plan, declared, by).await
     }
@@ -177,7 +177,7 @@ pub(super) async fn roll_back(
     }
     service.rollouts.tell(endpoint, Command::Abort, named(caller)).await?;
     // The rollout's thread asks for the same: whoever comes second finds it so.
-    let ended = service.writer.apply(aim::before(&held), false).await?;
+    let ended = service.writer.apply(aim::before(&held), How::Decided).await?;
     let report = match to {
         Some(to) => {
             let back = service.writer.roll_back(endpoint, Some(to)).await?;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tiltyard_registry::book::{
-    Book, Decided, End, Ending, Environment, GoBack, Order, Outcome, Position, Principal, Promote, Refusal, Rollout,
-    VersionState, Wants, Way,
+    Book, Decided, End, Ending, Environment, GoBack, Order, Outcome, Position, Principal, Promote, Promotion, Refusal,
+    Rollout, VersionState, Wants, Way,
 };
 use tiltyard_rollout::plan::Plan;
 use tiltyard_types::{Error, ErrorKind, Moment, Result};
@@ -141,34 +141,48 @@ fn is_there_already(service: &Service, model: &str, number: u64) -> bool {
     is_there && is_ready && champion.is_none_or(|arm| arm.model != model || arm.version != number)
 }
 
-/// Has a version answer again that is in this server's environment, as far as the environment's rules would let it there today. One
-/// that never answered is tried at once.
+/// Has a version answer again that is in this server's environment, where what let it in holds still. One that never answered is tried
+/// at once.
 async fn answer_again(service: &Service, caller: Option<&Caller>, model: &str, number: u64) -> Result<()> {
     let (registry, environment) = (&service.registry, &service.registry.environment);
-    let (did_before, needs) = {
+    let (did_before, mut in_the_way, rollout) = {
         let book = registry.book();
         let at = book.environment(environment).and_then(|environment| environment.current(model));
-        let did_before = at.filter(|at| at.version == number).is_some_and(|at| has_answered(&book, model, at));
-        (did_before, book.needs(model, number, environment, Way::Direct, clock::unix_ms()).unwrap_or_default())
+        let at = at.filter(|at| at.version == number);
+        let promotion = at.and_then(|at| book.promotion(&at.promotion));
+        let rollout = promotion.and_then(|promotion| Some(promotion.rollout.as_ref()?.id.clone()));
+        let in_the_way = promotion.map_or_else(Vec::new, |promotion| unmet_now(&book, promotion));
+        (at.is_some_and(|at| has_answered(&book, model, at)), in_the_way, rollout)
     };
     if !did_before {
         registry.retry(model).await;
         return Ok(());
     }
-    if !needs.is_empty() {
-        let needs: Vec<String> = needs.iter().map(ToString::to_string).collect();
-        return Err(Error::new(
-            ErrorKind::Forbidden,
-            format!(
-                "{model}@{number} is in {environment}, and another version answers: by today's rules it could not come back, {}. \
-                 `tiltyard rollout start` and `tiltyard apply` change who answers",
-                needs.join("; ")
-            ),
-        ));
+    let told = service.rollouts.told();
+    if let Some(id) =
+        rollout.filter(|id| told.rollouts.get(id).is_some_and(|form| form["went_back_after_promotion"] == true))
+    {
+        in_the_way.push(format!("rollout {id} took it back, since it became worse"));
+    }
+    if !in_the_way.is_empty() {
+        let why = format!(
+            "{model}@{number} is in {environment}, and another version answers; it does not come back: {}. Promote another, or have it \
+             compete again: tiltyard rollout start",
+            in_the_way.join("; ")
+        );
+        return Err(Error::new(ErrorKind::Forbidden, why));
     }
     let held = service.writer.plans.load().endpoints.plan(model).cloned();
     let plan = begin::alone(model, &champion(model, number), held.as_ref().map(|held| &held.key));
-    endpoints::apply(service, caller, plan, false).await.map(drop)
+    endpoints::apply(service, caller, plan, How::Promoted).await.map(drop)
+}
+
+/// What would be in the way of a promotion now that was made: its approvals count as long as it is all they were given for.
+fn unmet_now(book: &Book, promotion: &Promotion) -> Vec<String> {
+    let Promotion { model, version, environment, .. } = promotion;
+    let is_bound = book.bound(model, *version, environment).as_ref() == Some(&promotion.bound);
+    let unmet = book.unmet_at_end(promotion, clock::unix_ms()).unwrap_or_default();
+    unmet.iter().filter(|need| !is_bound || need.rule != "approvals").map(ToString::to_string).collect()
 }
 
 fn champion(model: &str, version: u64) -> WrittenArm {

@@ -67,7 +67,7 @@ pub enum How {
     Decided,
     /// As a promotion: where there was no plan, what answered until then becomes the plan before.
     Promoted,
-    /// As one that held before, by what replicas share.
+    /// As one that held before, by what replicas share: at once, where its revision is known here and still warm.
     Back,
     /// As somebody decided on another replica, who may have gone back to it. What somebody waits for here goes on, and is told to the
     /// others when it holds.
@@ -305,8 +305,7 @@ impl Plans {
 impl Writer {
     /// Lets a plan hold once its versions are ready, as the next revision of its endpoint. Fails where one of them will not
     /// be, or the plan may not follow the one before. A dry run only says what would become of it.
-    pub async fn apply(&self, draft: Plan, dry_run: bool) -> Result<Report> {
-        let how = if dry_run { How::DryRun } else { How::Decided };
+    pub async fn apply(&self, draft: Plan, how: How) -> Result<Report> {
         self.give(Order::Apply { draft: Box::new(draft), how }).await
     }
 
@@ -316,11 +315,6 @@ impl Writer {
         let order = Order::Apply { draft: Box::new(draft), how };
         drop(self.commands.send(Command::Order(order, answer)));
         answered
-    }
-
-    /// Lets a plan hold that did before, by what replicas share: at once, where its revision is known here and still warm.
-    pub async fn go_back(&self, draft: Plan) -> Result<Report> {
-        self.give(Order::Apply { draft: Box::new(draft), how: How::Back }).await
     }
 
     /// Lets no plan hold for an endpoint, as another replica does, for whoever looks again later what became of it.

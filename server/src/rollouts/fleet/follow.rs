@@ -213,7 +213,9 @@ impl Driver {
                     Some(Plan::clone(plan))
                 }
             };
-            let due = Due { plan, is_back, pending: None, retry: now, patience: SOON, told: None };
+            // What is said again is no news, and what was in its way may be still.
+            let told = self.due.get(endpoint).filter(|due| due.plan == plan).and_then(|due| due.told.clone());
+            let due = Due { plan, is_back, pending: None, retry: now, patience: SOON, told };
             self.due.insert(endpoint.clone(), due);
         }
         self.followed = record.head().sequence;
