@@ -1,11 +1,12 @@
 """Does a version that is pushed to one replica, and promoted through another, answer on all of them?"""
 
+import time
+
 import pytest
 
 import serving
 import storing
 from replicas import Fleet
-from test_endpoints import apply, toml
 from test_registry import RISK, Registry, row
 
 
@@ -62,3 +63,25 @@ def share(fleet, tmp_path):
     living[0].run("quarantine", "risk@3", "--reason", "it was trained on the wrong rows")
     for registry in living:
         serving.until(lambda: version(registry.server) == 2, "what the folder answered with before", 30)
+
+
+def test_whoever_promotes_on_any_replica_what_cannot_answer_hears_why(tmp_path):
+    models = serving.link_models(tmp_path / "models", RISK)
+    fleet = Fleet(models, tmp_path, "--registry-store", str(tmp_path / "shared"))
+    try:
+        leader = fleet.leader()
+        first = Registry(leader.server)
+        other = Registry(next(replica.server for replica in fleet.replicas if replica is not leader))
+        first.run("push", "risk", serving.SAMPLES / "digits" / "1")
+        serving.until(lambda: other.try_("show", "risk@3")[0] == 0, "the other replica to read the log")
+        started = time.monotonic()
+        error = other.refused("promote", "risk@3", code=1)
+        assert "is in prod on the record, and does not answer" in error and "accept_incompatible" in error, error
+        assert time.monotonic() - started < 45, "not only after all the time that there is"
+        first.run("push", "risk", RISK / "1")
+        serving.until(lambda: other.try_("show", "risk@4")[0] == 0, "the other replica to read the log")
+        other.run("promote", "risk@4")
+        for replica in fleet.replicas:
+            serving.until(lambda: version(replica.server) == 4, "the version to answer", 30)
+    finally:
+        fleet.end()
