@@ -147,7 +147,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
     parsed.map_err(|message| Error::invalid(explain(&message)))
 }
 
-/// What parsers call Rust's types, in words. The longer names first.
+/// What parsers call Rust's types, in words.
 const TYPES: [(&str, &str); 6] = [
     ("expected u64", "expected a whole number, 0 or more"),
     ("expected u32", "expected a whole number, 0 or more"),
